@@ -1,0 +1,1 @@
+"""Money: accounts, tariffs and charging."""

@@ -1,0 +1,1 @@
+"""Processes of their own that carry other worlds to the node."""

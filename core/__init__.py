@@ -1,0 +1,1 @@
+"""What every part of Montana stands on."""

@@ -1,0 +1,1 @@
+"""The node: TURN, its data plane, pages and the command line."""

@@ -1,0 +1,1 @@
+"""What moves packets: the interface and its engines."""

@@ -1,0 +1,1 @@
+"""Where datagrams enter and leave the TURN server."""

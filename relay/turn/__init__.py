@@ -1,0 +1,1 @@
+"""Sans-I/O TURN server (RFC 8656)."""
