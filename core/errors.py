@@ -1,0 +1,45 @@
+"""Every error that Montana raises on purpose, as one tree.
+
+    MontanaError
+    ├── ConfigError          what the operator wrote can't be used; says what to write instead
+    ├── PeerError            what somebody sent over a network can't be used
+    │   ├── StunError        not a STUN message, or one that breaks its own rules
+    │   └── ApiError         not a message of the node's socket
+    └── OperationError       what the operator asked for can't be done now; says what to do
+
+A broken promise of our own is an assertion, never one of these.
+"""
+
+from __future__ import annotations
+
+
+class MontanaError(Exception):
+    """Any of ours."""
+
+
+class ConfigError(MontanaError):
+    """The configuration can't be used; the message names the key and what to write."""
+
+
+class PeerError(MontanaError):
+    """Something that came from a network can't be used."""
+
+
+class StunError(PeerError):
+    """Bytes that are no STUN message, or an attribute that breaks its rules.
+
+    Attributes:
+        code: the STUN error code that answers it (RFC 8489 section 14.8), where one does.
+    """
+
+    def __init__(self, message: str, code: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ApiError(PeerError):
+    """Bytes on the node's socket that are no message of its protocol."""
+
+
+class OperationError(MontanaError):
+    """What was asked for can't be done now; the message says what to do."""
