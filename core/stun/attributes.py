@@ -81,11 +81,7 @@ def encode_xor_address(address: Address, transaction_id: bytes) -> bytes:
     """A transport address XORed with the magic cookie and, for IPv6, the transaction ID."""
     assert 0 <= address.port <= 0xFFFF, "a port has 16 bits"
     port = address.port ^ _COOKIE_HIGH
-    return (
-        _encode_family(address.ip)
-        + port.to_bytes(2, "big")
-        + _mask(address.ip, transaction_id)
-    )
+    return _encode_family(address.ip) + port.to_bytes(2, "big") + _mask(address.ip, transaction_id)
 
 
 def decode_xor_address_untrusted(value: bytes, transaction_id: bytes) -> Address:
@@ -102,9 +98,7 @@ def _encode_family(ip: bytes) -> bytes:
 
 def _check_address(value: bytes) -> None:
     size = len(value)
-    if not (
-        (size == 8 and value[1] == IPV4_FAMILY) or (size == 20 and value[1] == IPV6_FAMILY)
-    ):
+    if not ((size == 8 and value[1] == IPV4_FAMILY) or (size == 20 and value[1] == IPV6_FAMILY)):
         raise StunError("an address has a family and a length that do not agree")
 
 

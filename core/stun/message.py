@@ -5,7 +5,7 @@ a type, a length and a value padded to 32 bits. This module knows that frame and
 attributes that protect it: MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT.
 What other attributes mean is in `attributes`.
 
-`message.pxd` gives the compiled form its C types; both forms behave alike.
+The module runs as it is and compiled, and behaves alike: `bytes` in, and no other buffer.
 """
 
 from __future__ import annotations
