@@ -9,8 +9,6 @@ SHELL := bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-COMPILED := setup.py $(wildcard core/stun/*.py relay/turn/*.py \
-	relay/dataplane/*.pyx relay/dataplane/*.pxd relay/dataplane/*.h bench/*.pyx bench/*.pxd)
 
 help:
 	@printf '%s\n' \
@@ -39,12 +37,15 @@ lint: build
 	$(BIN)/mypy --config-file mypy-tests.ini
 
 clean:
-	@rm -rf build dist montana.egg-info .build.stamp .build.lock .mypy_cache .ruff_cache \
+	@rm -rf build dist montana.egg-info .build.lock .mypy_cache .ruff_cache \
 	  .pytest_cache .hypothesis .benchmarks test-artifacts
 	find core billing relay bridges bench tests -name '*.so' -delete
 	find core billing relay bridges bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-build: requirements .build.stamp
+# setup.py builds again only what changed. The lock serves those who build the same checkout from
+# two terminals.
+build: .venv/.dependencies.stamp
+	@flock .build.lock $(BIN)/python setup.py --quiet build_ext --inplace
 
 # What no rule below can make; named all at once, with the line that installs it.
 requirements:
@@ -64,13 +65,7 @@ requirements:
 	  exit 1
 	fi
 
-# The lock serves those who build the same checkout from two terminals.
-.build.stamp: .venv/.dependencies.stamp $(COMPILED)
-	@echo 'Building the compiled core'
-	flock .build.lock $(BIN)/python setup.py --quiet build_ext --inplace
-	touch $@
-
-.venv/.dependencies.stamp: pyproject.toml
+.venv/.dependencies.stamp: pyproject.toml | requirements
 	@test -x $(BIN)/python || { echo 'Creating .venv'; $(PYTHON) -m venv .venv; }
 	echo 'Installing what pyproject.toml names'
 	mapfile -t builders < <($(BIN)/python -c \

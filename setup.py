@@ -116,9 +116,7 @@ class BuildExtensions(build_ext):
 
 setup(
     ext_modules=[
-        extension(source)
-        for source in CODEC + SERVER + DATA_PLANE + BENCH
-        if Path(source).exists()
+        extension(source) for source in CODEC + SERVER + DATA_PLANE + BENCH if Path(source).exists()
     ],
     cmdclass={"build_ext": BuildExtensions},
 )

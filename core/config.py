@@ -1,14 +1,34 @@
-"""The node's configuration: one TOML file, validated once, frozen."""
+"""The node's configuration: one TOML file, validated once, frozen.
+
+`load` reads a file, `validate_untrusted` a document; both name every problem at once, each by
+its key. `development_config` is what runs without a file. Tables and keys of the file have the
+names of the classes' fields; `deploy/node.toml` explains each of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+import base64
+import os
+import socket
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
 
+from core import config_reader as read
+from core import limits
+from core.config_reader import Table
+from core.errors import ConfigError
 from core.stun.address import Address
 
 Network = IPv4Network | IPv6Network
+
+TURN_PORT = 3478
+HTTP_PORT = 8790
+METRICS_PORT = 9641
+LOOPBACK_NETWORKS: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +37,9 @@ class Endpoint:
 
     transport: str
     address: Address
+
+    def __str__(self) -> str:
+        return f"{self.transport}://{self.address}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +73,8 @@ class TurnConfig:
     realm: str = "montana"
     workers: int = 1
     low_latency: bool = False
-    secrets: tuple[str, ...] = ()
-    users: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    users: Mapping[str, str] = field(default_factory=dict, repr=False)
     peers: PeerRules = PeerRules()
     external: Mapping[bytes, bytes] = field(default_factory=dict)
     limits: TurnLimits = TurnLimits()
@@ -59,3 +82,384 @@ class TurnConfig:
     max_lifetime_s: int = 3600
     nonce_lifetime_s: int = 3600
     drain_timeout_s: int = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    """The ``[http]`` table: where pages are served, over TLS where a certificate is named."""
+
+    listen: tuple[Address, ...] = (Address(b"\x7f\x00\x00\x01", HTTP_PORT),)
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    """The ``[metrics]`` table: where Prometheus and health checks come."""
+
+    listen: Address = Address(b"\x7f\x00\x00\x01", METRICS_PORT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogConfig:
+    """The ``[log]`` table."""
+
+    level: str = "info"
+    format: str = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    """The whole file.
+
+    Attributes:
+        data_dir: what the node keeps: its key, its socket. Made when it is missing.
+        development: `montana up --dev` or `--lan`: pages ask for no link.
+    """
+
+    data_dir: Path
+    turn: TurnConfig
+    http: HttpConfig = HttpConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    log: LogConfig = LogConfig()
+    development: bool = False
+
+
+def load(path: Path) -> NodeConfig:
+    """Read and validate the file at `path`; relative paths in it start at its folder.
+
+    Raises:
+        ConfigError: it can't be read, is no TOML, or says something that can't be used.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limits.CONFIG_FILE_MAXIMUM_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+    if len(content) > limits.CONFIG_FILE_MAXIMUM_BYTES:
+        raise ConfigError(f"{path} is too large to be a configuration")
+    try:
+        document = tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from error
+    try:
+        return validate_untrusted(document, path.absolute().parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path} can't be used:\n{error}") from None
+
+
+def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
+    """Turn a parsed TOML document into a configuration; relative paths start at `folder`.
+
+    Raises:
+        ConfigError: one line for each problem, the key first.
+    """
+    problems: list[str] = []
+    root = Table(document, "", problems)
+
+    node = root.table("node")
+    data_dir = folder / node.value("data_dir", read.text, "data")
+    node.finish()
+
+    turn = _turn(root.table("turn"))
+    http = _http(root.table("http"), folder)
+
+    metrics_table = root.table("metrics")
+    metrics = MetricsConfig(
+        listen=metrics_table.value("listen", read.host_port, MetricsConfig().listen)
+    )
+    metrics_table.finish()
+
+    log_table = root.table("log")
+    log = LogConfig(
+        level=log_table.value("level", read.choice("debug", "info", "warning", "error"), "info"),
+        format=log_table.value("format", read.choice("text", "json"), "text"),
+    )
+    log_table.finish()
+
+    root.finish()
+    if problems:
+        raise ConfigError("\n".join(f"  {problem}" for problem in problems))
+    return NodeConfig(data_dir=data_dir, turn=turn, http=http, metrics=metrics, log=log)
+
+
+def _turn(table: Table) -> TurnConfig:
+    listen = table.items("listen", _endpoint, limits.LISTENERS_MAXIMUM)
+    if "listen" not in table:
+        table.complain("listen", f'is missing; add listen = ["udp://0.0.0.0:{TURN_PORT}"]')
+    bound = tuple(dict.fromkeys(endpoint.address.ip for endpoint in listen))
+    wildcard = any(not any(packed) for packed in bound)
+    relay_addresses = table.items("relay_addresses", read.ip, limits.RELAY_ADDRESSES_MAXIMUM)
+    if "relay_addresses" not in table:
+        relay_addresses = bound
+        if wildcard:
+            table.complain(
+                "relay_addresses",
+                "is missing, and listen has a wildcard address that doesn't tell them; "
+                'add relay_addresses = ["192.0.2.1"] with this machine\'s own address',
+            )
+    elif not relay_addresses:
+        table.complain("relay_addresses", "names no address that can be used")
+
+    secrets = table.items("secrets", _secret, limits.SECRETS_MAXIMUM)
+    users = _users(table.table("users"), time_limited=bool(secrets))
+    if not (table.fills("secrets") or table.fills("users")):
+        table.complain(
+            "secrets",
+            "is missing, and so is [turn.users]; a relay without authentication is open to "
+            'everybody. Add secrets = ["..."] with what `openssl rand -base64 32` prints, or '
+            'users, such as\n    [turn.users]\n    alice = "her password"',
+        )
+
+    peers_table = table.table("peers")
+    peers = PeerRules(
+        allow=peers_table.items("allow", read.network, limits.PEER_RULES_MAXIMUM),
+        deny=peers_table.items("deny", read.network, limits.PEER_RULES_MAXIMUM),
+    )
+    peers_table.finish()
+
+    default = TurnConfig(listen=(), relay_addresses=())
+    lifetime = read.number(limits.LIFETIME_MINIMUM_S, limits.LIFETIME_MAXIMUM_S)
+    config = TurnConfig(
+        listen=listen,
+        relay_addresses=relay_addresses,
+        relay_ports=table.value("relay_ports", read.port_range, default.relay_ports),
+        realm=table.value("realm", _realm, default.realm),
+        workers=table.value("workers", read.number(1, limits.WORKERS_MAXIMUM), default.workers),
+        low_latency=table.value("low_latency", read.flag, default.low_latency),
+        secrets=secrets,
+        users=users,
+        peers=peers,
+        external=_external(
+            table.table("external"), set() if wildcard else {*bound, *relay_addresses}
+        ),
+        limits=_limits(table.table("limits")),
+        default_lifetime_s=table.value("default_lifetime_s", lifetime, default.default_lifetime_s),
+        max_lifetime_s=table.value("max_lifetime_s", lifetime, default.max_lifetime_s),
+        nonce_lifetime_s=table.value(
+            "nonce_lifetime_s",
+            read.number(1, limits.NONCE_LIFETIME_MAXIMUM_S),
+            default.nonce_lifetime_s,
+        ),
+        drain_timeout_s=table.value(
+            "drain_timeout_s",
+            read.number(0, limits.DRAIN_TIMEOUT_MAXIMUM_S),
+            default.drain_timeout_s,
+        ),
+    )
+    if config.default_lifetime_s > config.max_lifetime_s:
+        table.complain(
+            "default_lifetime_s",
+            f"is {config.default_lifetime_s}, more than max_lifetime_s, {config.max_lifetime_s}",
+        )
+    table.finish()
+    return config
+
+
+def _endpoint(value: object) -> Endpoint:
+    written = read.text(value)
+    transport, separator, address = written.partition("://")
+    if not separator:
+        raise ValueError(f"begins with its transport, such as udp://127.0.0.1:{TURN_PORT}")
+    if transport != "udp":
+        raise ValueError(f"has the transport {transport!r}; udp is the one there is")
+    return Endpoint(transport=transport, address=read.host_port(address, TURN_PORT))
+
+
+def _secret(value: object) -> str:
+    secret = read.text(value)
+    if len(secret) < limits.SECRET_MINIMUM_CHARACTERS:
+        raise ValueError(
+            f"is too short to be a secret: {limits.SECRET_MINIMUM_CHARACTERS} characters at "
+            "least; take what `openssl rand -base64 32` prints"
+        )
+    return secret
+
+
+def _realm(value: object) -> str:
+    realm = read.text(value)
+    if len(realm) > limits.REALM_MAXIMUM_CHARACTERS or not realm.isprintable():
+        raise ValueError(
+            f"has {limits.REALM_MAXIMUM_CHARACTERS} printable characters at most "
+            "(RFC 8489 section 14.9)"
+        )
+    return realm
+
+
+def _users(table: Table, *, time_limited: bool) -> Mapping[str, str]:
+    users: dict[str, str] = {}
+    for name, value in table.pairs(limits.USERS_MAXIMUM).items():
+        try:
+            password = read.text(value)
+        except ValueError as error:
+            table.complain(name, f"the password {error}")
+            continue
+        if len(password.encode()) > limits.PASSWORD_MAXIMUM_BYTES:
+            table.complain(name, f"the password has {limits.PASSWORD_MAXIMUM_BYTES} bytes at most")
+        elif not 0 < len(name.encode()) <= limits.USERNAME_MAXIMUM_BYTES:
+            table.complain(name, f"a name has from 1 to {limits.USERNAME_MAXIMUM_BYTES} bytes")
+        elif time_limited and name.partition(":")[0].isdigit() and ":" in name:
+            table.complain(name, "reads as a time-limited name, which the secrets are for")
+        else:
+            users[name] = password
+    return users
+
+
+def _external(table: Table, own: set[bytes]) -> Mapping[bytes, bytes]:
+    """The 1:1 NAT map; `own` are the addresses that it may speak of, empty for any."""
+    external: dict[bytes, bytes] = {}
+    for key, value in table.pairs(limits.RELAY_ADDRESSES_MAXIMUM).items():
+        try:
+            inside, outside = read.ip(key), read.ip(value)
+        except ValueError as error:
+            table.complain(key, str(error))
+            continue
+        if len(inside) != len(outside):
+            table.complain(key, "maps between IPv4 and IPv6; both have to be of one family")
+        elif own and inside not in own:
+            table.complain(key, "is neither in listen nor in relay_addresses")
+        elif outside in external.values() or outside in own:
+            table.complain(key, f"{ip_address(outside)} already stands for another address")
+        else:
+            external[inside] = outside
+    return external
+
+
+def _limits(table: Table) -> TurnLimits:
+    default = TurnLimits()
+
+    def bound(key: str, minimum: int, maximum: int) -> int:
+        return table.value(key, read.number(minimum, maximum), int(getattr(default, key)))
+
+    turn_limits = TurnLimits(
+        allocations=bound("allocations", 1, limits.ALLOCATIONS_MAXIMUM),
+        allocations_per_user=bound("allocations_per_user", 1, limits.ALLOCATIONS_MAXIMUM),
+        permissions_per_allocation=bound(
+            "permissions_per_allocation", 1, limits.PERMISSIONS_PER_ALLOCATION_MAXIMUM
+        ),
+        channels_per_allocation=bound(
+            "channels_per_allocation", 1, limits.CHANNELS_PER_ALLOCATION_MAXIMUM
+        ),
+        bytes_per_second=bound("bytes_per_second", 0, limits.BYTES_PER_SECOND_MAXIMUM),
+        error_replies_per_second=bound(
+            "error_replies_per_second", 1, limits.ERROR_REPLIES_PER_SECOND_MAXIMUM
+        ),
+        error_replies_exempt=table.items(
+            "error_replies_exempt", read.network, limits.PEER_RULES_MAXIMUM
+        ),
+    )
+    table.finish()
+    return turn_limits
+
+
+def _http(table: Table, folder: Path) -> HttpConfig:
+    default = HttpConfig()
+    if table.holds_text("listen"):
+        one = table.value("listen", read.host_port, default.listen[0])
+        listen: tuple[Address, ...] = (one,)
+    else:
+        listen = table.items("listen", read.host_port, limits.LISTENERS_MAXIMUM, default.listen)
+        if not listen:
+            table.complain("listen", f'names no address; write listen = "{default.listen[0]}"')
+    files: dict[str, Path | None] = {}
+    for key in ("certificate", "private_key"):
+        name = table.value(key, read.text, "")
+        files[key] = folder / name if name else None
+    if (files["certificate"] is None) != (files["private_key"] is None):
+        absent = "certificate" if files["certificate"] is None else "private_key"
+        table.complain(absent, "is missing; certificate and private_key come together")
+    table.finish()
+    return HttpConfig(listen=listen, **files)
+
+
+def development_config(
+    data_dir: Path, *, secret: str | None = None, lan: Sequence[str] = ()
+) -> NodeConfig:
+    """What `montana up --dev` runs: on loopback alone, one worker, a secret of its own.
+
+    Args:
+        data_dir: where the node keeps its key and its socket.
+        secret: for time-limited credentials; a random one when None.
+        lan: IP addresses of this machine to bind to in place of loopback (`--lan`), see
+            `lan_addresses`; loopback peers are refused then. The caller adds the certificate.
+    """
+    hosts = tuple(lan) or (("127.0.0.1", "::1") if has_ipv6_loopback() else ("127.0.0.1",))
+    return NodeConfig(
+        data_dir=data_dir,
+        turn=TurnConfig(
+            listen=tuple(
+                Endpoint(transport="udp", address=Address.from_text(host, TURN_PORT))
+                for host in hosts
+            ),
+            relay_addresses=tuple(ip_address(host).packed for host in hosts),
+            secrets=(secret or base64.b64encode(os.urandom(32)).decode(),),
+            peers=PeerRules() if lan else PeerRules(allow=LOOPBACK_NETWORKS),
+        ),
+        http=HttpConfig(listen=tuple(Address.from_text(host, HTTP_PORT) for host in lan))
+        if lan
+        else HttpConfig(),
+        development=True,
+    )
+
+
+def has_ipv6_loopback() -> bool:
+    """Whether ``::1`` can be bound here."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def lan_addresses() -> tuple[str, ...]:
+    """The private IPv4 address that this machine has in its local network, as a tuple of one.
+
+    Empty where there is none: `--lan` opens a node to whoever can reach it, so a public address
+    is never taken for one. Nothing is sent: connecting a UDP socket asks the routing table.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return ()
+        host = str(probe.getsockname()[0])
+    address = ip_address(host)
+    return (host,) if address.is_private and not address.is_loopback else ()
+
+
+def describe(config: NodeConfig) -> str:
+    """What the node would do with `config`, for `montana config check`. Names no secret."""
+    turn = config.turn
+    scheme = "https" if config.http.certificate else "http"
+    authentication = [
+        f"{count} {noun}{'' if count == 1 else 's'}"
+        for count, noun in ((len(turn.secrets), "secret"), (len(turn.users), "user"))
+        if count
+    ]
+    lines = {
+        "data": str(config.data_dir),
+        "TURN": ", ".join(map(str, turn.listen)),
+        "relays": ", ".join(str(ip_address(packed)) for packed in turn.relay_addresses)
+        + f", ports {turn.relay_ports[0]}-{turn.relay_ports[1]}",
+        "external": ", ".join(
+            f"{ip_address(inside)} is {ip_address(outside)}"
+            for inside, outside in turn.external.items()
+        ),
+        "authentication": " and ".join(authentication) + f", realm {turn.realm}",
+        "peers": ", ".join(
+            [f"allow {network}" for network in turn.peers.allow]
+            + [f"deny {network}" for network in turn.peers.deny]
+        ),
+        "workers": str(turn.workers),
+        "limits": ", ".join(
+            f"{item.name} {getattr(turn.limits, item.name)}"
+            for item in fields(TurnLimits)
+            if item.type == "int"
+        ),
+        "pages": ", ".join(f"{scheme}://{address}" for address in config.http.listen),
+        "metrics": f"http://{config.metrics.listen}",
+    }
+    return "\n".join(f"{name + ':':16}{value}" for name, value in lines.items() if value)
