@@ -34,7 +34,6 @@ lint: build
 	@$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file mypy-tests.ini
 
 clean:
 	@rm -rf build dist montana.egg-info .build.lock .mypy_cache .ruff_cache \

@@ -61,6 +61,12 @@ def test_a_link_or_a_directory_is_no_key(tmp_path: Path) -> None:
         load_or_create(tmp_path)
 
 
+def test_a_pipe_is_no_key_and_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / FILE_NAME, 0o600)
+    with pytest.raises(ConfigError, match="no regular file"):
+        load_or_create(tmp_path)
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
