@@ -20,12 +20,11 @@ CODEC = [
     "core/stun/channel_data.py",
     "core/stun/classify.py",
     "core/stun/credentials.py",
-    "core/stun/integrity.py",
     "core/stun/message.py",
 ]
 SERVER: list[str] = []
-DATA_PLANE = sorted(str(path) for path in Path().glob("relay/dataplane/*.pyx"))
-BENCH = ["bench/generator.pyx"]
+DATA_PLANE = sorted(map(str, Path().glob("relay/dataplane/*.pyx")))
+BENCH = sorted(map(str, Path().glob("bench/*.pyx")))
 """Built in place for a checkout, never packaged."""
 
 C_FLAGS = ["-O3", "-pthread", "-Wall", "-Wno-unused-function", "-Wno-unused-variable"]
@@ -115,8 +114,6 @@ class BuildExtensions(build_ext):
 
 
 setup(
-    ext_modules=[
-        extension(source) for source in CODEC + SERVER + DATA_PLANE + BENCH if Path(source).exists()
-    ],
+    ext_modules=[extension(source) for source in CODEC + SERVER + DATA_PLANE + BENCH],
     cmdclass={"build_ext": BuildExtensions},
 )

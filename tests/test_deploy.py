@@ -1,0 +1,72 @@
+"""What deploy/ promises, held against the code and the documents."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+from core.config import TurnConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+def unit() -> dict[str, list[str]]:
+    """The [Service] section: every value of every key."""
+    found: dict[str, list[str]] = {}
+    section = ""
+    for line in (ROOT / "deploy" / "montana.service").read_text().splitlines():
+        if line.startswith("["):
+            section = line
+        elif section == "[Service]" and "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_unit_waits_longer_than_a_node_drains() -> None:
+    default = TurnConfig(listen=(), relay_addresses=())
+    assert int(unit()["TimeoutStopSec"][0]) > default.drain_timeout_s
+
+
+def test_the_unit_and_the_sample_agree_on_the_data_directory() -> None:
+    sample = (ROOT / "deploy" / "node.toml").read_text()
+    assert f'data_dir = "/var/lib/{unit()["StateDirectory"][0]}"' in sample
+
+
+def test_the_unit_gives_no_privilege() -> None:
+    service = unit()
+    assert service["User"] == ["montana"]
+    assert service["CapabilityBoundingSet"] == [""]
+    for key in ("NoNewPrivileges", "PrivateDevices", "ProtectHome", "MemoryDenyWriteExecute"):
+        assert service[key] == ["yes"]
+    assert service["ProtectSystem"] == ["strict"]
+
+
+def test_the_container_copies_what_a_build_needs() -> None:
+    containerfile = (ROOT / "deploy" / "Containerfile").read_text()
+    copied = set(re.findall(r"^COPY (?!--)(.+) \S+$", containerfile, re.MULTILINE))
+    names = {name for group in copied for name in group.split()}
+    assert names == {
+        "pyproject.toml", "setup.py", "README.md", "LICENSE", "core", "billing", "relay", "bridges",
+    }  # fmt: skip
+    assert all((ROOT / name).exists() for name in names)
+
+
+def test_socket_buffers_may_be_8_mib() -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string("[sysctl]\n" + (ROOT / "deploy" / "sysctl.conf").read_text())
+    assert dict(parser["sysctl"]) == {
+        "net.core.rmem_max": str(8 * 1024 * 1024),
+        "net.core.wmem_max": str(8 * 1024 * 1024),
+    }
+
+
+def test_both_readmes_name_the_same_commands_keys_and_files() -> None:
+    def spoken_of(name: str) -> list[str]:
+        text = (ROOT / name).read_text()
+        links = set(re.findall(r"\]\(([^)]+)\)", text)) - {"README.md", "README.ru.md"}
+        code = set(re.findall(r"`([^`\n]+)`", text))
+        return sorted(links | code)
+
+    assert spoken_of("README.md") == spoken_of("README.ru.md")
