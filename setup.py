@@ -7,6 +7,7 @@ well; the rest is Cython. Modules of named tuples and enumerations gain nothing 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -71,6 +72,9 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         in_place = self.inplace or self.editable_mode
+        if not in_place:
+            # A wheel takes all that lies here, and builds in place leave theirs.
+            shutil.rmtree(Path(self.build_lib) / "bench", ignore_errors=True)
         self.extensions = [
             one for one in self.extensions if in_place or not one.name.startswith("bench.")
         ]
