@@ -117,7 +117,8 @@ class BuildExtensions(build_ext):
             raise SystemExit("Cython's performance hints are errors here:\n" + "\n".join(hints))
 
 
-setup(
-    ext_modules=[extension(source) for source in CODEC + SERVER + DATA_PLANE + BENCH],
-    cmdclass={"build_ext": BuildExtensions},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[extension(source) for source in CODEC + SERVER + DATA_PLANE + BENCH],
+        cmdclass={"build_ext": BuildExtensions},
+    )
