@@ -40,7 +40,6 @@ def extension(source: str) -> Extension:
         include_dirs=["."],
         extra_compile_args=C_FLAGS,
         extra_link_args=["-pthread"],
-        depends=["setup.py"],
     )
 
 
@@ -104,7 +103,7 @@ class BuildExtensions(build_ext):
             )
             for result in translated:
                 by_name[result.name].sources = result.sources
-                by_name[result.name].depends = result.depends
+                by_name[result.name].depends = [*result.depends, "setup.py"]
 
         hints = [
             line
