@@ -22,7 +22,8 @@ AccountName = Annotated[
 ]
 """An account: no blanks, and neither ``:`` nor ``#``, which cut a TURN username into its parts."""
 CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
-Seconds = Annotated[int, msgspec.Meta(ge=1, le=30 * 24 * 3600)]
+CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
+Seconds = Annotated[int, msgspec.Meta(ge=1, le=CREDENTIALS_TTL_MAXIMUM_S)]
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):

@@ -1,0 +1,252 @@
+"""Joins the sans-I/O TURN server to a data plane, under trio.
+
+Datagrams that the engine's threads don't forward themselves come here, go through the server, and
+what it wishes is carried out at once. Nothing here waits but for the engine's descriptor and for
+the next deadline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import trio
+
+from core.clock import Clock
+from core.units import NS_PER_S
+from relay.dataplane.interface import ControlDatagram, DataPlane, IcmpError, RelayUnavailable
+from relay.turn.effects import (
+    CloseAllocation,
+    CloseRelay,
+    Effect,
+    InstallChannel,
+    InstallPermission,
+    OpenAllocation,
+    OpenRelay,
+    RefreshAllocation,
+    RelayData,
+    RemoveChannel,
+    RemovePermission,
+    Reply,
+)
+from relay.turn.server import Server
+
+BATCH = 64
+"""Datagrams handled before other tasks get their turn: some 5 ms at worst."""
+EXPIRE_INTERVAL_S = 1.0
+"""How late an entry may be removed. It forwards nothing after its time: the engine sees to that."""
+
+
+class _Allocation:
+    """What an allocation of the server's is to the engine."""
+
+    __slots__ = ("handle", "session")
+
+    def __init__(self, handle: int, session: str) -> None:
+        self.handle = handle
+        self.session = session
+
+
+class _Session:
+    """A session's handle in the engine, and how many allocations have joined it."""
+
+    __slots__ = ("allocations", "handle")
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.allocations = 0
+
+
+class UdpListener:
+    """Drives `server` with what `data_plane` receives.
+
+    Args:
+        rate_bytes_s: what each allocation may carry in each direction; 0 for no limit.
+    """
+
+    def __init__(
+        self, server: Server, data_plane: DataPlane, clock: Clock, *, rate_bytes_s: int
+    ) -> None:
+        self._server = server
+        self._data_plane = data_plane
+        self._clock = clock
+        self._rate_bytes_s = rate_bytes_s
+        self._relays: dict[int, int] = {}
+        self._allocations: dict[int, _Allocation] = {}
+        self._by_handle: dict[int, int] = {}
+        self._sessions: dict[str, _Session] = {}
+        self._emptied = trio.Event()
+        self._actions: dict[type[Any], Callable[[Any], None]] = {
+            Reply: self._reply,
+            OpenRelay: self._open_relay,
+            CloseRelay: self._close_relay,
+            OpenAllocation: self._open_allocation,
+            RefreshAllocation: self._refresh_allocation,
+            CloseAllocation: self._close_allocation,
+            InstallPermission: self._install_permission,
+            InstallChannel: self._install_channel,
+            RemovePermission: self._remove_permission,
+            RemoveChannel: self._remove_channel,
+            RelayData: self._relay_data,
+        }
+        self.refused_flows = 0
+        """Permissions and channels that the engine had no slot for."""
+
+    @property
+    def allocation_count(self) -> int:
+        """Allocations that live now."""
+        return len(self._allocations)
+
+    @property
+    def session_count(self) -> int:
+        """Sessions that live now."""
+        return len(self._sessions)
+
+    def session_names(self) -> dict[int, str]:
+        """Each living session's name, by the engine's handle."""
+        return {session.handle: name for name, session in self._sessions.items()}
+
+    async def run(self) -> None:
+        """Serve until cancelled; the engine has been started."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._expire_in_time)
+            while True:
+                await trio.lowlevel.wait_readable(self._data_plane.control_fd)
+                self.handle_batch()
+
+    async def wait_until_empty(self) -> None:
+        """Return when no allocation lives."""
+        while self._allocations:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
+
+    def handle_batch(self) -> None:
+        """Take what the engine has for us, `BATCH` things at most, and act on it."""
+        now_ns = self._clock.monotonic_ns()
+        server = self._server
+        deadline_ns = server.next_deadline_ns
+        if deadline_ns is not None and deadline_ns <= now_ns:
+            self.carry_out(server.expire(now_ns))
+        for received in self._data_plane.receive(BATCH):
+            if type(received) is ControlDatagram:
+                self.carry_out(server.receive(received.payload, received.five_tuple, now_ns))
+            else:
+                assert type(received) is IcmpError
+                allocation = self._by_handle.get(received.allocation)
+                if allocation is not None:
+                    self.carry_out(
+                        server.icmp_received(
+                            allocation,
+                            received.peer,
+                            received.icmp_type,
+                            received.icmp_code,
+                            received.data,
+                            now_ns,
+                        )
+                    )
+
+    def carry_out(self, effects: Iterable[Effect]) -> None:
+        """Do what the server wishes, in its order."""
+        actions = self._actions
+        for effect in effects:
+            actions[type(effect)](effect)
+
+    async def _expire_in_time(self) -> None:
+        while True:
+            now_ns = self._clock.monotonic_ns()
+            deadline_ns = self._server.next_deadline_ns
+            if deadline_ns is not None and deadline_ns <= now_ns:
+                self.carry_out(self._server.expire(now_ns))
+                deadline_ns = self._server.next_deadline_ns
+            wait_s = EXPIRE_INTERVAL_S
+            if deadline_ns is not None:
+                wait_s = min(wait_s, max(0.0, (deadline_ns - now_ns) / NS_PER_S))
+            await trio.sleep(wait_s)
+
+    def _reply(self, effect: Reply) -> None:
+        self._data_plane.reply(effect.five_tuple, effect.payload)
+
+    def _open_relay(self, effect: OpenRelay) -> None:
+        try:
+            handle = self._data_plane.open_relay(effect.address)
+        except RelayUnavailable:
+            outcome = self._server.relay_failed(effect.relay, self._clock.monotonic_ns())
+        else:
+            self._relays[effect.relay] = handle
+            outcome = self._server.relay_opened(effect.relay, self._clock.monotonic_ns())
+        # As deep as the server tries other ports, which it bounds.
+        self.carry_out(outcome)
+
+    def _close_relay(self, effect: CloseRelay) -> None:
+        self._data_plane.close_relay(self._relays.pop(effect.relay))
+
+    def _open_allocation(self, effect: OpenAllocation) -> None:
+        session = self._sessions.get(effect.session)
+        if session is None:
+            session = _Session(self._data_plane.open_session())
+            self._sessions[effect.session] = session
+        session.allocations += 1
+        handle = self._data_plane.open_allocation(
+            effect.five_tuple,
+            [self._relays.pop(relay) for relay in effect.relays],
+            session.handle,
+            effect.expires_ns,
+            self._rate_bytes_s,
+        )
+        self._allocations[effect.allocation] = _Allocation(handle, effect.session)
+        self._by_handle[handle] = effect.allocation
+
+    def _refresh_allocation(self, effect: RefreshAllocation) -> None:
+        self._data_plane.refresh_allocation(
+            self._allocations[effect.allocation].handle, effect.expires_ns
+        )
+
+    def _close_allocation(self, effect: CloseAllocation) -> None:
+        allocation = self._allocations.pop(effect.allocation)
+        del self._by_handle[allocation.handle]
+        self._data_plane.close_allocation(allocation.handle)
+        session = self._sessions[allocation.session]
+        session.allocations -= 1
+        if not session.allocations:
+            del self._sessions[allocation.session]
+            self._data_plane.close_session(session.handle)
+        if not self._allocations:
+            self._emptied.set()
+
+    def _install_permission(self, effect: InstallPermission) -> None:
+        try:
+            self._data_plane.install_permission(
+                self._allocations[effect.allocation].handle,
+                effect.peer_ip,
+                effect.expires_ns,
+                effect.own,
+            )
+        except RelayUnavailable:
+            self.refused_flows += 1
+
+    def _install_channel(self, effect: InstallChannel) -> None:
+        try:
+            self._data_plane.install_channel(
+                self._allocations[effect.allocation].handle,
+                effect.channel,
+                effect.peer,
+                effect.expires_ns,
+            )
+        except RelayUnavailable:
+            self.refused_flows += 1
+
+    def _remove_permission(self, effect: RemovePermission) -> None:
+        self._data_plane.remove_permission(
+            self._allocations[effect.allocation].handle, effect.peer_ip
+        )
+
+    def _remove_channel(self, effect: RemoveChannel) -> None:
+        self._data_plane.remove_channel(self._allocations[effect.allocation].handle, effect.channel)
+
+    def _relay_data(self, effect: RelayData) -> None:
+        self._data_plane.send_to_peer(
+            self._allocations[effect.allocation].handle,
+            effect.peer,
+            effect.payload,
+            effect.dont_fragment,
+        )
