@@ -54,6 +54,7 @@ cdef extern from * nogil:
         uint32_t events
         epoll_data_t data
 
+    ssize_t send(int fd, const void *data, size_t size, int flags)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
     int epoll_create1(int flags)

@@ -1,0 +1,188 @@
+"""The servers that are compared, each started alone on the server core."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.process import SERVER_CORE, use_core
+from bench.turn_client import ClientError, Credentials, wait_until_answering
+from core.errors import OperationError
+from core.stun.address import Address
+
+CREDENTIALS = Credentials("bench", "a password for benchmarks")
+REALM = "bench"
+RELAY_PORTS = (10_000, 32_767)
+"""Below the ports that the generator's own sockets get."""
+ALLOCATIONS_MAXIMUM = RELAY_PORTS[1] - RELAY_PORTS[0]
+START_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 10.0
+COTURN = "coturn"
+MONTANA = "montana"
+MONTANA_LOW_LATENCY = "montana, low latency"
+
+
+class Server(NamedTuple):
+    """A running server."""
+
+    name: str
+    version: str
+    address: Address
+    pid: int
+
+
+@contextmanager
+def running(name: str) -> Iterator[Server]:
+    """Start the server of this name, and stop it in the end.
+
+    Raises:
+        OperationError: it can't be started; says why.
+    """
+    with tempfile.TemporaryDirectory(prefix="montana-bench-") as folder:
+        process, address, shown_version = (
+            _start_coturn(Path(folder))
+            if name == COTURN
+            else _start_montana(Path(folder), low_latency=name == MONTANA_LOW_LATENCY)
+        )
+        try:
+            _wait(process, name, address, Path(folder))
+            yield Server(name, shown_version, address, process.pid)
+            if process.poll() is not None:
+                raise OperationError(
+                    f"{name} has ended by itself with status {process.returncode}:\n"
+                    f"{_last_words(Path(folder))}"
+                )
+        finally:
+            _stop(process)
+
+
+def coturn_is_installed() -> bool:
+    """Whether Debian's turnserver is there."""
+    return shutil.which("turnserver") is not None
+
+
+def free_port() -> int:
+    """A port that nothing is bound to now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        port: int = udp.getsockname()[1]
+        return port
+
+
+def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address, str]:
+    program = shutil.which("turnserver")
+    if program is None:
+        raise OperationError("turnserver is missing; install it with: sudo apt install coturn")
+    address = Address.from_text("127.0.0.1", free_port())
+    command = [
+        program,
+        "-n",
+        *("-L", address.host, "-E", address.host, "-p", str(address.port)),
+        *("-m", "1"),
+        *("--min-port", str(RELAY_PORTS[0]), "--max-port", str(RELAY_PORTS[1])),
+        *("--lt-cred-mech", "-r", REALM),
+        *("-u", f"{CREDENTIALS.username}:{CREDENTIALS.password}"),
+        "--allow-loopback-peers",
+        *("--no-tls", "--no-dtls", "--no-tcp", "--no-tcp-relay"),
+        *("--no-cli", "--no-rfc5780", "--no-stun-backward-compatibility"),
+        *("--no-software-attribute", "--no-multicast-peers"),
+        *("--no-dynamic-ip-list", "--no-dynamic-realms", "--no-auth-pings"),
+        *("--no-stdout-log", "--simple-log", "--log-file", "/dev/null"),
+        *("--pidfile", str(folder / "pid")),
+        *("--userdb", str(folder / "userdb")),
+    ]
+    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"\d+\.\d+\.\d+", shown.stdout + shown.stderr)
+    return _spawn(command, folder), address, found.group() if found else "unknown"
+
+
+def _start_montana(
+    folder: Path, *, low_latency: bool
+) -> tuple[subprocess.Popen[bytes], Address, str]:
+    address = Address.from_text("127.0.0.1", free_port())
+    config = folder / "node.toml"
+    config.write_text(
+        f"""
+        [node]
+        data_dir = "data"
+        [turn]
+        listen = ["udp://{address}"]
+        relay_addresses = ["{address.host}"]
+        relay_ports = [{RELAY_PORTS[0]}, {RELAY_PORTS[1]}]
+        realm = "{REALM}"
+        workers = 1
+        low_latency = {str(low_latency).lower()}
+        drain_timeout_s = 0
+        [turn.users]
+        {CREDENTIALS.username} = "{CREDENTIALS.password}"
+        [turn.peers]
+        allow = ["127.0.0.0/8"]
+        [turn.limits]
+        allocations = {ALLOCATIONS_MAXIMUM}
+        allocations_per_user = {ALLOCATIONS_MAXIMUM}
+        error_replies_exempt = ["127.0.0.0/8"]
+        [http]
+        listen = "127.0.0.1:{free_port()}"
+        [metrics]
+        listen = "127.0.0.1:{free_port()}"
+        [log]
+        level = "warning"
+        """
+    )
+    program = Path(sys.executable).with_name("montana")
+    if not program.exists():
+        raise OperationError(f"{program.name} is not installed; run: make build")
+    command = [str(program), "up", "--config", str(config), "--json"]
+    return _spawn(command, folder), address, version("montana")
+
+
+def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a server on its core. It inherits what this process may use, so that is narrowed
+    for a moment: setting it afterwards would miss threads that have started already."""
+    mine = os.sched_getaffinity(0)
+    use_core(SERVER_CORE)
+    try:
+        with (folder / "output").open("wb") as output, (folder / "errors").open("wb") as errors:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=folder
+            )
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def _wait(process: subprocess.Popen[bytes], name: str, address: Address, folder: Path) -> None:
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        try:
+            wait_until_answering(address, 0.5)
+        except ClientError:
+            continue
+        return
+    raise OperationError(f"{name} does not answer; its last words:\n{_last_words(folder)}")
+
+
+def _last_words(folder: Path) -> str:
+    lines = []
+    for stream in ("output", "errors"):
+        lines += (folder / stream).read_text(errors="replace").splitlines()[-10:]
+    return "\n".join(lines)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
