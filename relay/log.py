@@ -55,7 +55,7 @@ class JsonFormatter(_Formatter):
             "message": record.getMessage()[:MESSAGE_CHARACTERS_MAX],
             **self.fields(record),
         }
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps(line, default=str)
 
 
 class TextFormatter(_Formatter):
@@ -82,7 +82,7 @@ def _value(value: object) -> str:
     text = str(value)
     if text and all(character.isprintable() and character not in ' "=' for character in text):
         return text
-    return json.dumps(text, ensure_ascii=False)
+    return _printable(json.dumps(text, ensure_ascii=False))
 
 
 def set_up_logging(stream: TextIO, *, level: str, as_json: bool) -> None:

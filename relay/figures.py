@@ -1,0 +1,82 @@
+"""The node's figures: one reading for the status command and for the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core.clock import Clock
+from core.units import NS_PER_S
+from relay.dataplane.interface import DataPlane
+from relay.listeners.udp import UdpListener
+
+DIRECTIONS = ("to_peer", "to_client")
+_DROP_PREFIX = "drop_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What the node counts; all but the numbers of living things only ever grow.
+
+    Attributes:
+        packets: relayed packets, by direction.
+        bytes: their payload, by direction.
+        drops: packets that were not relayed, by cause.
+        engine: the data plane's other counters, under its own names.
+        active_s: seconds in which a session relayed something, summed over all sessions.
+    """
+
+    uptime_s: int
+    allocations: int
+    sessions: int
+    flows: int
+    packets: dict[str, int]
+    bytes: dict[str, int]
+    drops: dict[str, int]
+    engine: dict[str, int]
+    active_s: int
+
+
+class FigureReader:
+    """Reads the figures; keeps what ended flows and sessions counted last."""
+
+    def __init__(self, listener: UdpListener, data_plane: DataPlane, clock: Clock) -> None:
+        self._listener = listener
+        self._data_plane = data_plane
+        self._clock = clock
+        self._start_ns = clock.monotonic_ns()
+        self._ended_sessions_active_s = 0
+
+    def collect_ended(self) -> None:
+        """Take what ended since the last call, so that the engine may use its slots again."""
+        self._data_plane.take_closed_flows()
+        ended = self._data_plane.take_closed_sessions()
+        self._ended_sessions_active_s += int(ended["active_seconds"].sum())
+
+    def read(self) -> Figures:
+        """The figures now."""
+        self.collect_ended()
+        totals = self._data_plane.totals()
+        living = self._data_plane.session_counters()
+        drops = {
+            name.removeprefix(_DROP_PREFIX): count
+            for name, count in totals.items()
+            if name.startswith(_DROP_PREFIX)
+        }
+        if self._listener.refused_flows:
+            drops["no_slot"] = self._listener.refused_flows
+        relayed = {f"{unit}_{way}" for unit in ("packets", "bytes") for way in DIRECTIONS}
+        return Figures(
+            uptime_s=(self._clock.monotonic_ns() - self._start_ns) // NS_PER_S,
+            allocations=self._listener.allocation_count,
+            sessions=self._listener.session_count,
+            flows=len(self._data_plane.flow_counters()),
+            packets={way: totals.get(f"packets_{way}", 0) for way in DIRECTIONS},
+            bytes={way: totals.get(f"bytes_{way}", 0) for way in DIRECTIONS},
+            drops=drops,
+            engine={
+                name: count
+                for name, count in totals.items()
+                if name not in relayed and not name.startswith(_DROP_PREFIX)
+            },
+            active_s=self._ended_sessions_active_s + int(living["active_seconds"].sum()),
+        )

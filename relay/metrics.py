@@ -1,0 +1,70 @@
+"""What Prometheus reads. No label holds a user's name, an address or a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from relay.figures import Figures
+from relay.version import VERSION
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_GAUGES = {
+    "allocations": "Allocations that live now.",
+    "sessions": "Sessions that live now.",
+    "flows": "Permissions and channels that live now.",
+}
+_COUNTERS = {
+    "packets": ("relayed_packets", "direction", "Packets relayed."),
+    "bytes": ("relayed_bytes", "direction", "Payload bytes relayed."),
+    "drops": ("dropped_packets", "cause", "Packets that were not relayed, by cause."),
+    "engine": ("engine_events", "event", "What the data plane counts besides, by event."),
+}
+
+
+class _NodeCollector(Collector):
+    def __init__(self, read_figures: Callable[[], Figures]) -> None:
+        self._read_figures = read_figures
+
+    def describe(self) -> list[Metric]:
+        """Nothing before the first reading: names can't clash, the registry is ours alone."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The figures now."""
+        figures = self._read_figures()
+        build = GaugeMetricFamily("montana_build_info", "The version.", labels=["version"])
+        build.add_metric([VERSION], 1)
+        yield build
+        yield GaugeMetricFamily(
+            "montana_uptime_seconds", "Seconds since the start.", value=figures.uptime_s
+        )
+        for field, help_text in _GAUGES.items():
+            yield GaugeMetricFamily(f"montana_{field}", help_text, value=getattr(figures, field))
+        yield CounterMetricFamily(
+            "montana_session_active_seconds",
+            "Seconds in which a session relayed something, over all sessions.",
+            value=figures.active_s,
+        )
+        for field, (name, label, help_text) in _COUNTERS.items():
+            family = CounterMetricFamily(f"montana_{name}", help_text, labels=[label])
+            for value, count in getattr(figures, field).items():
+                family.add_metric([value], count)
+            yield family
+
+
+class Metrics:
+    """Renders the node's metrics, its process's among them, as Prometheus's text."""
+
+    def __init__(self, read_figures: Callable[[], Figures]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_NodeCollector(read_figures))
+        ProcessCollector(registry=self._registry)
+
+    def render(self) -> bytes:
+        """The text, as `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
