@@ -8,7 +8,7 @@ the next deadline.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -29,7 +29,9 @@ from relay.turn.effects import (
     RemovePermission,
     Reply,
 )
-from relay.turn.server import Server
+
+if TYPE_CHECKING:
+    from relay.turn.server import Server
 
 BATCH = 64
 """Datagrams handled before other tasks get their turn: some 5 ms at worst."""
