@@ -37,15 +37,13 @@ _log = logging.getLogger("montana.api")
 
 
 class ApiServer:
-    """Listens on a Unix socket and hands each request to `handler`.
+    """Holds a Unix socket from `async with` on, and answers on it in `serve`.
 
-    `handler` returns the reply's body; an `OperationError` of its becomes a `Failure`. Requests
-    of one connection are carried out one after the other, connections beside each other.
+    Requests of one connection are carried out one after the other, connections beside each other.
     """
 
-    def __init__(self, path: Path, handler: Handler, *, software: str) -> None:
+    def __init__(self, path: Path, *, software: str) -> None:
         self.path = path
-        self._handler = handler
         self._software = software
         self._allowed_uids = {0, os.geteuid()}
         self._connections = 0
@@ -92,8 +90,9 @@ class ApiServer:
         self.path.unlink(missing_ok=True)
         self._unlock()
 
-    async def serve(self) -> None:
-        """Answer until cancelled."""
+    async def serve(self, handler: Handler) -> None:
+        """Answer until cancelled. `handler` returns a reply's body for a request's; an
+        `OperationError` of its becomes a `Failure`."""
         assert self._socket is not None
         async with trio.open_nursery() as nursery:
             while True:
@@ -108,7 +107,7 @@ class ApiServer:
                     connection.close()
                     continue
                 self._connections += 1
-                nursery.start_soon(self._converse, connection)
+                nursery.start_soon(self._converse, connection, handler)
 
     def _lock(self) -> int:
         lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -135,16 +134,16 @@ class ApiServer:
             return False
         return True
 
-    async def _converse(self, connection: trio.socket.SocketType) -> None:
+    async def _converse(self, connection: trio.socket.SocketType, handler: Handler) -> None:
         try:
             with connection:
-                await self._exchange(connection)
+                await self._exchange(connection, handler)
         except (OSError, trio.TooSlowError) as error:
             _log.debug("a connection to the socket ended: %s", error)
         finally:
             self._connections -= 1
 
-    async def _exchange(self, connection: trio.socket.SocketType) -> None:
+    async def _exchange(self, connection: trio.socket.SocketType, handler: Handler) -> None:
         protocol = NodeConnection(self._software)
         hello_deadline = trio.current_time() + HELLO_TIMEOUT_S
         while True:
@@ -159,15 +158,16 @@ class ApiServer:
                 await _send_all(connection, protocol.data_to_send())
                 return
             for request in requests:
-                protocol.reply(request.id, await self._carry_out(request.body))
+                protocol.reply(request.id, await _carry_out(handler, request.body))
                 await _send_all(connection, protocol.data_to_send())
             await _send_all(connection, protocol.data_to_send())
 
-    async def _carry_out(self, body: RequestBody) -> ReplyBody:
-        try:
-            return await self._handler(body)
-        except OperationError as error:
-            return Failure(str(error))
+
+async def _carry_out(handler: Handler, body: RequestBody) -> ReplyBody:
+    try:
+        return await handler(body)
+    except OperationError as error:
+        return Failure(str(error))
 
 
 async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:

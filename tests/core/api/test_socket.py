@@ -33,8 +33,8 @@ async def answer(body: RequestBody) -> ReplyBody:
 
 @asynccontextmanager
 async def serving(path: Path) -> AsyncIterator[ApiServer]:
-    async with ApiServer(path, answer, software="test") as server, trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve)
+    async with ApiServer(path, software="test") as server, trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, answer)
         yield server
         nursery.cancel_scope.cancel()
 
@@ -76,7 +76,7 @@ async def test_a_second_node_is_refused_and_a_dead_ones_socket_replaced(tmp_path
     path = tmp_path / "s"
     async with serving(path):
         with pytest.raises(OperationError, match="another node is running"):
-            async with ApiServer(path, answer, software="second"):
+            async with ApiServer(path, software="second"):
                 pass
     path.write_bytes(b"left over")
     async with serving(path), connect(path, software="test") as client:
@@ -86,7 +86,7 @@ async def test_a_second_node_is_refused_and_a_dead_ones_socket_replaced(tmp_path
 @pytest.mark.trio
 async def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
     with pytest.raises(OperationError, match="shorter data_dir"):
-        async with ApiServer(tmp_path / ("d" * 120), answer, software="test"):
+        async with ApiServer(tmp_path / ("d" * 120), software="test"):
             pass
 
 
