@@ -41,13 +41,18 @@ class Mode(StrEnum):
     CALL_ECHO = "call, echoed"
     """Half of the clients send, their partners echo."""
 
+    @property
+    def echoes(self) -> bool:
+        """Whether latencies are those of round trips."""
+        return self in (Mode.PEER_ECHO, Mode.CALL_ECHO)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What is offered to a server.
 
     Attributes:
-        rate: packets a second over all clients, 0 for flat out.
+        rate: packets a second over all clients, echoes included, 0 for flat out.
     """
 
     mode: Mode
@@ -132,11 +137,15 @@ class Traffic:
             raise
 
     def close(self) -> None:
-        """Close the sockets, not the allocations: the server is stopped next."""
+        """Close the sockets, whatever becomes of the allocations."""
         for client in self._clients:
             client.close()
         for peer in self._peers:
             peer.close()
+
+    def release(self) -> None:
+        """Ask the server to close the allocations."""
+        run_all((client, client.refresh(0)) for client in self._clients)
 
     def _open_calls(self, allocations: int) -> None:
         clients = open_clients(self._server.address, allocations + allocations % 2)
@@ -171,11 +180,15 @@ class Traffic:
             if self.mode == Mode.PEER_ECHO:
                 self.paths += [there, back._replace(answers=len(self.paths))]
 
-    def measure(
-        self, *, seconds: float, payload_bytes: int = 172, burst: int = 1, rate: float = 0.0
-    ) -> Measurement:
+    def measure(self, load: Load, seconds: float) -> Measurement:
         """Offer a load for `seconds` after a warm-up, and count until the last packet is in."""
-        generator = Generator(self.paths, payload_bytes=payload_bytes, burst=burst, rate=rate)
+        assert load.mode == self.mode
+        generator = Generator(
+            self.paths,
+            payload_bytes=load.payload_bytes,
+            burst=load.burst,
+            rate=load.rate / 2 if load.mode.echoes else load.rate,
+        )
         generator.run(WARM_UP_S)
         generator.drain(quiet_s=0.05)
         generator.reset()
@@ -216,10 +229,11 @@ class Traffic:
 
 @contextmanager
 def traffic(server: Server, mode: Mode, allocations: int) -> Iterator[Traffic]:
-    """Allocations of this mode on a running server."""
+    """Allocations of this mode on a running server, released in the end."""
     opened = Traffic(server, mode, allocations)
     try:
         yield opened
+        opened.release()
     finally:
         opened.close()
 
