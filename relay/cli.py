@@ -90,10 +90,10 @@ def up(config: Path | None, dev: bool, lan: bool, data_dir: Path | None, as_json
         read_config: Callable[[], NodeConfig] = lambda: load(config)  # noqa: E731
     else:
         read_config = _development(data_dir or Path(DEFAULT_DATA_DIR), lan=lan)
+    first = read_config()
     # Late, so that the other commands start quickly.
     from relay.node import run_node
 
-    first = read_config()
     trio.run(run_node, first, read_config if config else None, as_json)
 
 

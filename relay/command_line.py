@@ -72,10 +72,10 @@ class LocalisedGroup(_Localised, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the words name."""
         if self.get_command(ctx, args[0]) is None:
-            close = get_close_matches(args[0], self.commands)
             sentence = text("no_such_command", name=args[0])
-            if close:
-                sentence += " " + text("perhaps", names=", ".join(close))
+            closest = get_close_matches(args[0], self.commands, n=1)
+            if closest:
+                sentence += " " + text("perhaps", name=closest[0])
             raise click.UsageError(sentence, ctx)
         return super().resolve_command(ctx, args)
 
@@ -100,8 +100,9 @@ def describe_usage_error(error: click.UsageError) -> str:
     """What is wrong with a command line, as sentences."""
     if isinstance(error, click.NoSuchOption):
         sentences = [text("no_such_option", name=error.option_name)]
-        if error.possibilities:
-            sentences.append(text("perhaps", names=", ".join(sorted(error.possibilities))))
+        closest = get_close_matches(error.option_name, error.possibilities or (), n=1)
+        if closest:
+            sentences.append(text("perhaps", name=closest[0]))
     elif isinstance(error, click.MissingParameter):
         name = error.param.human_readable_name if error.param is not None else ""
         sentences = [text("missing", name=name)]

@@ -22,7 +22,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "try_help": ("`{command} --help` explains more.", "Подробнее: `{command} --help`."),
     "no_such_option": ("There is no option {name}.", "Параметра {name} нет."),
     "no_such_command": ("There is no command {name}.", "Команды {name} нет."),
-    "perhaps": ("Did you mean {names}?", "Может быть, {names}?"),
+    "perhaps": ("Did you mean {name}?", "Может быть, {name}?"),
     "missing": ("{name} is missing.", "Не хватает {name}."),
     "bad_value": ("{name}: {message}", "{name}: {message}"),
     "options_metavar": ("[OPTIONS]", "[ПАРАМЕТРЫ]"),
