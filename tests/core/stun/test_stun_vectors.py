@@ -8,10 +8,10 @@ from core.stun.address import Address
 from core.stun.constants import Attribute, MessageClass, Method
 from tests.support.stun_forms import Form, each_form, read_vector
 
-SHORT_TERM_PASSWORD = "VOkJxbRl1RmTxUk/WvJxBt"  # noqa: S105 - the RFC's
+SHORT_TERM_PASSWORD = "VOkJxbRl1RmTxUk/WvJxBt"
 USERNAME = "\u30de\u30c8\u30ea\u30c3\u30af\u30b9"
 REALM = "example.org"
-PASSWORD = "TheMatrIX"  # noqa: S105 - the RFC's
+PASSWORD = "TheMatrIX"
 SHORT_TERM_TRANSACTION_ID = bytes.fromhex("b7e7a701bc34d686fa87dfae")
 LONG_TERM_TRANSACTION_ID = bytes.fromhex("78ad3433c6ad72c029da412e")
 
