@@ -1,0 +1,103 @@
+"""The node's figures, as the status and Prometheus read them."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.clock import VirtualClock
+from core.stun.address import Address, FiveTuple
+from relay.dataplane.interface import OWN_NO
+from relay.figures import FigureReader
+from relay.listeners.udp import UdpListener
+from relay.metrics import Metrics
+from relay.turn.effects import (
+    CloseAllocation,
+    InstallPermission,
+    OpenAllocation,
+    OpenRelay,
+    RelayData,
+)
+from tests.support.fake_dataplane import FakeDataPlane
+
+CLIENT = FiveTuple(
+    "udp", Address.from_text("127.0.0.1", 5000), Address.from_text("127.0.0.1", 3478)
+)
+PEER = Address.from_text("198.51.100.77", 4000)
+FAR_NS = 10**18
+USER = "1800000600:alice@example"
+
+
+class OpeningServer:
+    """Opens one allocation for the relay numbered 1."""
+
+    next_deadline_ns = None
+
+    def relay_opened(self, relay: int, now_ns: int) -> list[OpenAllocation]:
+        del now_ns
+        return [OpenAllocation(relay, CLIENT, (relay,), USER, FAR_NS)]
+
+
+def relaying() -> tuple[VirtualClock, UdpListener, FigureReader]:
+    clock = VirtualClock()
+    data_plane = FakeDataPlane(clock)
+    listener = UdpListener(
+        OpeningServer(),  # type: ignore[arg-type]
+        data_plane,
+        clock,
+        rate_bytes_s=0,
+    )
+    reader = FigureReader(listener, data_plane, clock)
+    listener.carry_out(
+        [
+            OpenRelay(1, Address.from_text("127.0.0.1", 50001)),
+            InstallPermission(1, PEER.ip, FAR_NS, OWN_NO),
+        ]
+    )
+    for _ in range(3):
+        listener.carry_out([RelayData(1, PEER, b"payload", False)])
+        clock.advance_s(1)
+    data_plane.peer_sends(
+        Address.from_text("198.51.100.78", 1), Address.from_text("127.0.0.1", 50001), b"stranger"
+    )
+    return clock, listener, reader
+
+
+def test_figures_of_a_living_and_of_an_ended_session() -> None:
+    clock, listener, reader = relaying()
+    figures = reader.read()
+    assert (figures.allocations, figures.sessions, figures.flows) == (1, 1, 1)
+    assert figures.packets == {"to_peer": 3, "to_client": 0}
+    assert figures.bytes == {"to_peer": 21, "to_client": 0}
+    assert figures.drops == {"no_permission": 1}
+    assert (figures.uptime_s, figures.active_s) == (3, 3)
+
+    listener.carry_out([CloseAllocation(1, "expired")])
+    clock.advance_s(1)
+    for _ in range(2):
+        figures = reader.read()
+        assert (figures.allocations, figures.sessions, figures.flows) == (0, 0, 0)
+        assert figures.packets == {"to_peer": 3, "to_client": 0}
+        assert figures.active_s == 3
+
+
+def test_prometheus_reads_every_figure() -> None:
+    _, _, reader = relaying()
+    rendered = Metrics(reader.read).render().decode()
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(rendered)
+        for sample in family.samples
+    }
+    assert samples["montana_allocations",] == 1
+    assert samples["montana_relayed_packets_total", "to_peer"] == 3
+    assert samples["montana_relayed_bytes_total", "to_peer"] == 21
+    assert samples["montana_dropped_packets_total", "no_permission"] == 1
+    assert samples["montana_session_active_seconds_total",] == 3
+    assert samples["process_open_fds",] > 0
+
+
+def test_no_metric_names_a_user_or_an_address() -> None:
+    _, _, reader = relaying()
+    rendered = Metrics(reader.read).render().decode()
+    for private in ("alice", USER, "127.0.0.1", "198.51.100", "CALL-"):
+        assert private not in rendered
