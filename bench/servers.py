@@ -37,7 +37,6 @@ class Server(NamedTuple):
     """A running server."""
 
     name: str
-    version: str
     address: Address
     pid: int
 
@@ -50,14 +49,14 @@ def running(name: str) -> Iterator[Server]:
         OperationError: it can't be started; says why.
     """
     with tempfile.TemporaryDirectory(prefix="montana-bench-") as folder:
-        process, address, shown_version = (
+        process, address = (
             _start_coturn(Path(folder))
             if name == COTURN
             else _start_montana(Path(folder), low_latency=name == MONTANA_LOW_LATENCY)
         )
         try:
             _wait(process, name, address, Path(folder))
-            yield Server(name, shown_version, address, process.pid)
+            yield Server(name, address, process.pid)
             if process.poll() is not None:
                 raise OperationError(
                     f"{name} has ended by itself with status {process.returncode}:\n"
@@ -72,6 +71,20 @@ def coturn_is_installed() -> bool:
     return shutil.which("turnserver") is not None
 
 
+def version_of(name: str) -> str:
+    """The version of a server that is installed."""
+    if name != COTURN:
+        return version("montana")
+    shown = subprocess.run(
+        [shutil.which("turnserver") or COTURN, "--version"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"\d+\.\d+\.\d+", shown.stdout + shown.stderr)
+    return found.group() if found else "of unknown version"
+
+
 def free_port() -> int:
     """A port that nothing is bound to now."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
@@ -80,7 +93,7 @@ def free_port() -> int:
         return port
 
 
-def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address, str]:
+def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address]:
     program = shutil.which("turnserver")
     if program is None:
         raise OperationError("turnserver is missing; install it with: sudo apt install coturn")
@@ -102,14 +115,10 @@ def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address, str]:
         *("--pidfile", str(folder / "pid")),
         *("--userdb", str(folder / "userdb")),
     ]
-    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
-    found = re.search(r"\d+\.\d+\.\d+", shown.stdout + shown.stderr)
-    return _spawn(command, folder), address, found.group() if found else "unknown"
+    return _spawn(command, folder), address
 
 
-def _start_montana(
-    folder: Path, *, low_latency: bool
-) -> tuple[subprocess.Popen[bytes], Address, str]:
+def _start_montana(folder: Path, *, low_latency: bool) -> tuple[subprocess.Popen[bytes], Address]:
     address = Address.from_text("127.0.0.1", free_port())
     config = folder / "node.toml"
     config.write_text(
@@ -144,7 +153,7 @@ def _start_montana(
     if not program.exists():
         raise OperationError(f"{program.name} is not installed; run: make build")
     command = [str(program), "up", "--config", str(config), "--json"]
-    return _spawn(command, folder), address, version("montana")
+    return _spawn(command, folder), address
 
 
 def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
