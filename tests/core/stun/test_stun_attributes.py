@@ -179,6 +179,7 @@ REFUSED: list[tuple[str, str]] = [
     ("password_algorithm", "0001000000020000"),
     ("password_algorithms", "000100"),
     ("password_algorithms", "0001000161620000 00"),
+    ("password_algorithms", "0001000261"),
     ("password_algorithms", "0001ffff"),
     ("user_hash", "00" * 31),
     ("channel_number", "3fff0000"),
