@@ -158,10 +158,20 @@ def _lossless_rows(report: Report) -> list[Row]:
                 montana=lost,
                 ratio=1.0 if lost == 0 else 0.0,
                 bound=1.0,
-                note=_note(cell.measurement),
+                note=_drops(cell.measurement) if lost else "",
             )
         )
     return found
+
+
+def _drops(measurement: Measurement) -> str:
+    """Where packets were lost, and what may excuse it."""
+    told = (
+        f"{measurement.server_drops} dropped at the server's sockets, "
+        f"{measurement.generator_drops} at the generator's"
+    )
+    excuse = _note(measurement)
+    return f"{told}, {excuse}" if excuse else told
 
 
 def _round_trip_rows(report: Report) -> list[Row]:

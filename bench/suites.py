@@ -21,7 +21,9 @@ PAYLOADS = (172, 1100)
 ROUND_TRIP_RATES = (1_000.0, 50_000.0)
 MAXIMUM_LOSS = 0.01
 SEARCH_STEPS = 7
+QUICK_SEARCH_STEPS = 4
 LOSSLESS_STEP = 10_000.0
+QUICK_LOSSLESS_STEP = 20_000.0
 LOSSLESS_CEILING = 400_000.0
 
 
@@ -80,7 +82,7 @@ class Plan:
 
     def seconds(self, full: float) -> float:
         """How long one measurement takes."""
-        return min(full, 0.8) if self.quick else full
+        return min(full, 0.4) if self.quick else full
 
 
 def steady(plan: Plan) -> list[Cell]:
@@ -107,10 +109,11 @@ def maximum(plan: Plan) -> list[Cell]:
     """The highest rate of a call that loses less than one packet in a hundred."""
     loads = [Load(mode=Mode.CALL, allocations=ALLOCATIONS, burst=burst) for burst in BURSTS]
     seconds = plan.seconds(1.0)
+    steps = QUICK_SEARCH_STEPS if plan.quick else SEARCH_STEPS
 
     def work(server: Server) -> dict[Load, Measurement]:
         with traffic(server, Mode.CALL, ALLOCATIONS) as opened:
-            found = {load: _highest_rate(opened, load, seconds) for load in loads}
+            found = {load: _highest_rate(opened, load, seconds, steps) for load in loads}
         for load, measurement in found.items():
             plan.say(_line("maximum", server.name, load, measurement))
         return found
@@ -127,17 +130,19 @@ def lossless(plan: Plan) -> list[Cell]:
         Load(mode=mode, allocations=ALLOCATIONS, burst=burst) for mode in modes for burst in BURSTS
     ]
 
+    step = QUICK_LOSSLESS_STEP if plan.quick else LOSSLESS_STEP
+
     def climb(server: Server) -> dict[Load, float]:
         found = {}
         for shape in shapes:
             with traffic(server, shape.mode, shape.allocations) as opened:
-                rate = LOSSLESS_STEP
+                rate = step
                 while rate < LOSSLESS_CEILING:
-                    load = replace(shape, rate=rate + LOSSLESS_STEP)
+                    load = replace(shape, rate=rate + step)
                     measurement = opened.measure(load, plan.seconds(1.5))
                     if measurement.lost or measurement.server_was_full:
                         break
-                    rate += LOSSLESS_STEP
+                    rate += step
             found[shape] = rate
             plan.say(f"{'lossless':11} {server.name:10} up to {rate:,.0f} packets/s: {shape.mode}")
         return found
@@ -240,12 +245,12 @@ def _cells(suite: str, results: dict[str, dict[Load, list[Measurement]]]) -> lis
     ]
 
 
-def _highest_rate(opened: Traffic, load: Load, seconds: float) -> Measurement:
+def _highest_rate(opened: Traffic, load: Load, seconds: float, steps: int) -> Measurement:
     """The measurement at the highest rate that loses at most one packet in a hundred, between
     nothing and what the generator sends flat out."""
     low, high = 0.0, opened.measure(load, seconds).sent_a_second
     best: Measurement | None = None
-    for _ in range(SEARCH_STEPS):
+    for _ in range(steps):
         rate = (low + high) / 2
         measurement = opened.measure(replace(load, rate=rate), seconds)
         if measurement.loss <= MAXIMUM_LOSS:

@@ -61,9 +61,14 @@ def relay(treatment: Treatment) -> Iterator[tuple[socket.socket, socket.socket, 
             one.close()
 
 
-def run(sender: socket.socket, receiver: socket.socket, **path: int) -> dict[str, int]:
+def run(
+    sender: socket.socket,
+    receiver: socket.socket,
+    send_channel: int = 0,
+    receive_channel: int = 0,
+) -> dict[str, int]:
     generator = Generator(
-        [Path(sender.fileno(), receiver.fileno(), **path)],
+        [Path(sender.fileno(), receiver.fileno(), send_channel, receive_channel)],
         payload_bytes=PAYLOAD_BYTES,
         burst=2,
         rate=RATE,
