@@ -93,6 +93,37 @@ def free_port() -> int:
         return port
 
 
+def node_configuration(address: Address, *, low_latency: bool) -> str:
+    """The node's configuration file: one worker, coturn's freedom toward loopback peers, no cap
+    on what a single source address asks for."""
+    return f"""\
+[node]
+data_dir = "data"
+[turn]
+listen = ["udp://{address}"]
+relay_addresses = ["{address.host}"]
+relay_ports = [{RELAY_PORTS[0]}, {RELAY_PORTS[1]}]
+realm = "{REALM}"
+workers = 1
+low_latency = {str(low_latency).lower()}
+drain_timeout_s = 0
+[turn.users]
+{CREDENTIALS.username} = "{CREDENTIALS.password}"
+[turn.peers]
+allow = ["127.0.0.0/8"]
+[turn.limits]
+allocations = {ALLOCATIONS_MAXIMUM}
+allocations_per_user = {ALLOCATIONS_MAXIMUM}
+error_replies_exempt = ["127.0.0.0/8"]
+[http]
+listen = "127.0.0.1:{free_port()}"
+[metrics]
+listen = "127.0.0.1:{free_port()}"
+[log]
+level = "warning"
+"""
+
+
 def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address]:
     program = shutil.which("turnserver")
     if program is None:
@@ -121,34 +152,7 @@ def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address]:
 def _start_montana(folder: Path, *, low_latency: bool) -> tuple[subprocess.Popen[bytes], Address]:
     address = Address.from_text("127.0.0.1", free_port())
     config = folder / "node.toml"
-    config.write_text(
-        f"""
-        [node]
-        data_dir = "data"
-        [turn]
-        listen = ["udp://{address}"]
-        relay_addresses = ["{address.host}"]
-        relay_ports = [{RELAY_PORTS[0]}, {RELAY_PORTS[1]}]
-        realm = "{REALM}"
-        workers = 1
-        low_latency = {str(low_latency).lower()}
-        drain_timeout_s = 0
-        [turn.users]
-        {CREDENTIALS.username} = "{CREDENTIALS.password}"
-        [turn.peers]
-        allow = ["127.0.0.0/8"]
-        [turn.limits]
-        allocations = {ALLOCATIONS_MAXIMUM}
-        allocations_per_user = {ALLOCATIONS_MAXIMUM}
-        error_replies_exempt = ["127.0.0.0/8"]
-        [http]
-        listen = "127.0.0.1:{free_port()}"
-        [metrics]
-        listen = "127.0.0.1:{free_port()}"
-        [log]
-        level = "warning"
-        """
-    )
+    config.write_text(node_configuration(address, low_latency=low_latency))
     program = Path(sys.executable).with_name("montana")
     if not program.exists():
         raise OperationError(f"{program.name} is not installed; run: make build")
