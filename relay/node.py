@@ -1,0 +1,278 @@
+"""The composition root: the one place that joins the node's parts.
+
+A start takes, in this order, the data directory's key and socket (so that a second node on the
+same directory is told before it touches anything), the TURN ports, the pages' and the metrics'
+ports. Only when all of them answer is the node ready.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import trio
+
+from core import identity
+from core.api.messages import (
+    CheckLinkRequest,
+    CredentialsRequest,
+    ReplyBody,
+    RequestBody,
+    StatusReply,
+)
+from core.api.server import ApiServer
+from core.clock import Clock, SystemClock
+from core.config import Endpoint, NodeConfig, TurnConfig
+from core.errors import ConfigError, OperationError
+from core.stun.address import Address
+from relay.announcer import Announcer
+from relay.credential_issuer import CredentialIssuer
+from relay.dataplane.interface import DataPlane
+from relay.dataplane.sockets import SocketDataPlane
+from relay.figures import FigureReader
+from relay.listeners.udp import UdpListener
+from relay.log import log_event, set_up_logging
+from relay.machine import is_local_address, raise_descriptor_limit
+from relay.node_files import socket_path
+from relay.pages import Pages
+from relay.turn.server import Server
+from relay.version import VERSION
+
+DESCRIPTORS_BESIDE_RELAYS = 1024
+"""For listeners, the socket, HTTP connections, files."""
+COLLECT_INTERVAL_S = 1.0
+
+_log = logging.getLogger("montana.node")
+
+ReadConfig = Callable[[], NodeConfig]
+
+
+class Node:
+    """A node that holds its ports: `run` serves until it is told to end.
+
+    Args:
+        config: with the ports that `data_plane` has really got in `turn.listen`.
+        data_plane: opened, not yet started; the caller closes it.
+        read_config: reads the configuration anew on SIGHUP; None where there is no file.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        data_plane: DataPlane,
+        node_key: identity.Identity,
+        clock: Clock,
+        announcer: Announcer,
+        read_config: ReadConfig | None = None,
+    ) -> None:
+        self._config = config
+        self._data_plane = data_plane
+        self._announcer = announcer
+        self._read_config = read_config
+        self._draining = False
+        self._server = Server(
+            config.turn,
+            random=clock.random_bytes,
+            unix_time_s=clock.unix_s,
+            is_local=is_local_address,
+        )
+        self._listener = UdpListener(
+            self._server, data_plane, clock, rate_bytes_s=config.turn.limits.bytes_per_second
+        )
+        self._figures = FigureReader(self._listener, data_plane, clock)
+        self._issuer = CredentialIssuer(config.turn.secrets, client_addresses(config.turn), clock)
+        self._pages = Pages(config, node_key, clock, self._issuer, self._figures)
+
+    async def run(self, api: ApiServer) -> None:
+        """Serve, also the requests that come through `api`, until a signal ends it."""
+        config = self._config
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async with self._pages, trio.open_nursery() as nursery:
+                self._data_plane.start()
+                nursery.start_soon(self._listener.run)
+                nursery.start_soon(self._pages.serve)
+                nursery.start_soon(api.serve, self._answer)
+                nursery.start_soon(self._collect)
+                # What lives until the end need not be looked at by every later collection.
+                gc.collect()
+                gc.freeze()
+                self._announcer.ready(
+                    turn=[str(endpoint) for endpoint in config.turn.listen],
+                    http=self._pages.url,
+                    socket=str(api.path),
+                    metrics=self._pages.metrics_url,
+                    check_is_open=config.development,
+                    fingerprint=self._pages.fingerprint,
+                )
+                await self._obey(signals)
+                nursery.cancel_scope.cancel()
+        self._announcer.stopped()
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        """Do what signals ask for; return when the node is to end."""
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                await self._drain()
+                nursery.cancel_scope.cancel()
+
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    self._reload()
+                elif self._draining:
+                    break
+                else:
+                    self._draining = True
+                    nursery.start_soon(drain)
+            nursery.cancel_scope.cancel()
+
+    async def _drain(self) -> None:
+        """Take no new allocations, and wait for the others to end."""
+        timeout_s = self._config.turn.drain_timeout_s
+        self._server.drain()
+        self._announcer.draining(allocations=self._listener.allocation_count, timeout_s=timeout_s)
+        with trio.move_on_after(timeout_s):
+            await self._listener.wait_until_empty()
+
+    def _reload(self) -> None:
+        """Take over what may change while the node runs; a bad file changes nothing."""
+        if self._read_config is None:
+            log_event(_log, logging.WARNING, "there is no configuration file to read anew")
+            return
+        try:
+            turn = self._read_config().turn
+        except ConfigError as error:
+            log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
+            return
+        now = replace(
+            self._config.turn,
+            users=turn.users,
+            secrets=turn.secrets,
+            limits=replace(
+                turn.limits,
+                # The engine's tables have been sized for these.
+                allocations=self._config.turn.limits.allocations,
+                permissions_per_allocation=self._config.turn.limits.permissions_per_allocation,
+                channels_per_allocation=self._config.turn.limits.channels_per_allocation,
+            ),
+            peers=turn.peers,
+            drain_timeout_s=turn.drain_timeout_s,
+        )
+        self._config = replace(self._config, turn=now)
+        self._issuer.secrets = now.secrets
+        self._listener.carry_out(self._server.reconfigure(now))
+        log_event(_log, logging.INFO, "the configuration has been read anew")
+
+    async def _collect(self) -> None:
+        """Have what ended counted and its slots freed, once a second."""
+        while True:
+            await trio.sleep(COLLECT_INTERVAL_S)
+            self._figures.collect_ended()
+
+    async def _answer(self, request: RequestBody) -> ReplyBody:
+        """Carry out a request that came through the socket."""
+        if isinstance(request, CredentialsRequest):
+            return self._issuer.issue(request.account, request.ttl_s, request.call)
+        if isinstance(request, CheckLinkRequest):
+            return self._pages.make_check_link()
+        return self._status()
+
+    def _status(self) -> StatusReply:
+        figures = self._figures.read()
+        return StatusReply(
+            version=VERSION,
+            uptime_s=figures.uptime_s,
+            draining=self._draining,
+            turn=[str(endpoint) for endpoint in self._config.turn.listen],
+            http=self._pages.url,
+            metrics=self._pages.metrics_url,
+            workers=self._config.turn.workers,
+            allocations=figures.allocations,
+            sessions=figures.sessions,
+            flows=figures.flows,
+            packets=figures.packets,
+            bytes=figures.bytes,
+            drops=figures.drops,
+            counters=figures.engine,
+        )
+
+
+def client_addresses(turn: TurnConfig) -> list[Address]:
+    """Where clients reach the node: listening addresses as they are seen from outside; in place of
+    a wildcard, the relayed addresses of its family."""
+    found: dict[Address, None] = {}
+    for endpoint in turn.listen:
+        address = endpoint.address
+        hosts = [address.ip]
+        if not any(address.ip):
+            hosts = [ip for ip in turn.relay_addresses if len(ip) == len(address.ip)]
+        for host in hosts:
+            found[Address(turn.external.get(host, host), address.port)] = None
+    return list(found)
+
+
+def open_data_plane(turn: TurnConfig) -> SocketDataPlane:
+    """Bind the TURN ports.
+
+    Raises:
+        OperationError: one of them can't be had.
+    """
+    try:
+        return SocketDataPlane(
+            [endpoint.address for endpoint in turn.listen],
+            workers=turn.workers,
+            relay_addresses=turn.relay_addresses,
+            external=turn.external,
+            max_allocations=turn.limits.allocations,
+            low_latency=turn.low_latency,
+        )
+    except OSError as error:
+        addresses = ", ".join(str(endpoint) for endpoint in turn.listen)
+        raise OperationError(
+            f"the TURN server can't listen on {addresses}: {error.strerror or error}"
+        ) from error
+
+
+async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: bool) -> None:
+    """Run a node until a signal ends it.
+
+    Raises:
+        ConfigError, OperationError: it can't be started; says why and what to do.
+    """
+    set_up_logging(
+        sys.stderr, level=config.log.level, as_json=as_json or config.log.format == "json"
+    )
+    limits = config.turn.limits
+    needed = (
+        limits.allocations * len({len(ip) for ip in config.turn.relay_addresses})
+        + DESCRIPTORS_BESIDE_RELAYS
+    )
+    granted = raise_descriptor_limit(needed)
+    if granted < needed:
+        log_event(
+            _log,
+            logging.WARNING,
+            "too few file descriptors for all allocations; raise the limit (ulimit -n, or "
+            "LimitNOFILE= in the systemd unit)",
+            needed=needed,
+            granted=granted,
+        )
+    clock = SystemClock()
+    node_key = identity.load_or_create(config.data_dir, clock.random_bytes)
+    async with ApiServer(socket_path(config.data_dir), software=f"montana {VERSION}") as api:
+        data_plane = open_data_plane(config.turn)
+        try:
+            for line in data_plane.report():
+                log_event(_log, logging.INFO, line)
+            listening = tuple(
+                Endpoint(transport="udp", address=address) for address in data_plane.listening
+            )
+            config = replace(config, turn=replace(config.turn, listen=listening))
+            announcer = Announcer(as_json=as_json)
+            await Node(config, data_plane, node_key, clock, announcer, read_config).run(api)
+        finally:
+            data_plane.close()
