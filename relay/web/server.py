@@ -1,0 +1,203 @@
+"""The HTTP listener for pages: ports, TLS, and how many connections there may be.
+
+server = HttpServer([Address.from_text("127.0.0.1", 0)], routes, clock=SystemClock())
+await nursery.start(server.serve)
+server.url                            # http://127.0.0.1:40001
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from ipaddress import IPv6Address, ip_address, ip_network
+
+import trio
+
+from core.clock import Clock
+from core.errors import OperationError
+from core.stun.address import Address
+from relay.web.connection import HttpLimits, serve_connection
+from relay.web.http_message import (
+    Request,
+    Response,
+    Routes,
+    error_response,
+    is_host_untrusted,
+)
+from relay.web.tls import CertificateFiles, ReloadingContext
+
+BACKLOG = 256
+TLS_HANDSHAKE_RECORD = 0x16
+"""The first byte of every TLS connection (RFC 8446 section 5.1)."""
+
+_log = logging.getLogger("montana.web")
+
+
+class HttpServer:
+    """Serves `routes` over HTTP/1.1, over HTTPS where a certificate is given.
+
+    On a port with TLS a plain request is told to come again with https, since that is what
+    browsers make of an address without a scheme.
+
+    Args:
+        listen: where; port 0 takes any free one.
+        certificate: read anew when its files change.
+
+    Raises:
+        ConfigError: the certificate can't be used.
+    """
+
+    def __init__(
+        self,
+        listen: Sequence[Address],
+        routes: Routes,
+        *,
+        clock: Clock,
+        certificate: CertificateFiles | None = None,
+        limits: HttpLimits | None = None,
+    ) -> None:
+        assert listen
+        self._listen = tuple(listen)
+        self._routes = routes
+        self._clock = clock
+        self._limits = limits or HttpLimits()
+        self._tls = None if certificate is None else ReloadingContext(certificate, clock)
+        self._listeners: list[trio.SocketListener] = []
+        self._by_client: Counter[str] = Counter()
+        self.addresses: tuple[Address, ...] = ()
+        """What is really bound, in the order of `listen`; empty before `bind`."""
+
+    @property
+    def url(self) -> str:
+        """The first listener's address as a URL without a path. A wildcard is given as loopback."""
+        assert self.addresses, "bind() comes first"
+        address = self.addresses[0]
+        if not any(address.ip):
+            loopback = "127.0.0.1" if len(address.ip) == 4 else "::1"
+            address = Address.from_text(loopback, address.port)
+        return f"{'http' if self._tls is None else 'https'}://{address}"
+
+    @property
+    def connections(self) -> int:
+        """How many there are now."""
+        return self._by_client.total()
+
+    async def bind(self) -> None:
+        """Take the ports.
+
+        Raises:
+            OperationError: one of them can't be had; none is kept then.
+        """
+        assert not self._listeners
+        for address in self._listen:
+            try:
+                self._listeners.append(await _open_listener(address))
+            except OSError as error:
+                await self.close()
+                raise OperationError(
+                    f"pages can't be served on {address}: {error.strerror or error}"
+                ) from error
+        self.addresses = tuple(
+            Address(listen.ip, listener.socket.getsockname()[1])
+            for listen, listener in zip(self._listen, self._listeners, strict=True)
+        )
+
+    async def close(self) -> None:
+        """Give up the ports; connections that `serve` runs end with its cancellation."""
+        for listener in self._listeners:
+            await listener.aclose()
+        self._listeners.clear()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled; takes the ports first where `bind` was not called.
+
+        Raises:
+            OperationError: as `bind`.
+        """
+        if not self._listeners:
+            await self.bind()
+        try:
+            await trio.serve_listeners(self._accept, self._listeners, task_status=task_status)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.close()
+
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        """Serve one connection; `trio.serve_listeners` closes it."""
+        try:
+            client = stream.socket.getpeername()[0]
+        except OSError:
+            return
+        network = client_network(client)
+        if (
+            self._by_client.total() >= self._limits.connections
+            or self._by_client[network] >= self._limits.connections_per_client
+        ):
+            return
+        self._by_client[network] += 1
+        try:
+            await self._serve_stream(stream, client)
+        except Exception:
+            # One connection's failure, which would be our mistake, must not end the listener.
+            _log.exception("a connection failed")
+        finally:
+            self._by_client[network] -= 1
+            if not self._by_client[network]:
+                del self._by_client[network]
+
+    async def _serve_stream(self, stream: trio.SocketStream, client: str) -> None:
+        serve = partial(serve_connection, client=client, limits=self._limits, clock=self._clock)
+        if self._tls is None:
+            await serve(stream, routes=self._routes)
+            return
+        try:
+            with trio.fail_after(self._limits.handshake_s):
+                first = await stream.socket.recv(1, socket.MSG_PEEK)
+                if not first:
+                    return
+                if first[0] == TLS_HANDSHAKE_RECORD:
+                    secure = trio.SSLStream(
+                        stream, self._tls.current(), server_side=True, https_compatible=True
+                    )
+                    await secure.do_handshake()
+        except (OSError, ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError):
+            _log.debug("a TLS handshake failed")
+            return
+        if first[0] == TLS_HANDSHAKE_RECORD:
+            await serve(secure, routes=self._routes)
+        else:
+            await serve(stream, routes=dict.fromkeys(self._routes, _redirect_to_https))
+
+
+async def _redirect_to_https(request: Request) -> Response:
+    host = request.headers.get("host", "")
+    if not is_host_untrusted(host):
+        return error_response(400)
+    return error_response(308, {"Location": f"https://{host}{request.path}"})
+
+
+async def _open_listener(address: Address) -> trio.SocketListener:
+    family = socket.AF_INET if len(address.ip) == 4 else socket.AF_INET6
+    new = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        new.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            new.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        await new.bind((address.host, address.port))
+        new.listen(BACKLOG)
+    except BaseException:
+        new.close()
+        raise
+    return trio.SocketListener(new)
+
+
+def client_network(client: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    address = ip_address(client.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, 64), strict=False))
+    return str(address)
