@@ -28,7 +28,14 @@ DATA_PLANE = sorted(map(str, Path().glob("relay/dataplane/*.pyx")))
 BENCH = sorted(map(str, Path().glob("bench/*.pyx")))
 """Built in place for a checkout, never packaged."""
 
-C_FLAGS = ["-O3", "-pthread", "-Wall", "-Wno-unused-function", "-Wno-unused-variable"]
+C_FLAGS = [
+    "-O3",
+    "-pthread",
+    "-Wall",
+    "-Wno-unused-function",
+    "-Wno-unused-variable",
+    "-Wno-sign-compare",
+]
 C_DIRECTORY = Path("build/cython")
 
 

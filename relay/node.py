@@ -228,6 +228,9 @@ def open_data_plane(turn: TurnConfig) -> SocketDataPlane:
             relay_addresses=turn.relay_addresses,
             external=turn.external,
             max_allocations=turn.limits.allocations,
+            flows_per_allocation=(
+                turn.limits.permissions_per_allocation + turn.limits.channels_per_allocation
+            ),
             low_latency=turn.low_latency,
         )
     except OSError as error:

@@ -29,6 +29,7 @@ cdef extern from * nogil:
     }
     /* Folded 128-bit product: a keyed hash that an outsider who does not know the seed can't
        fill with collisions. */
+    #define MONTANA_MIX 0x9E3779B97F4A7C15ull
     static inline uint64_t montana_fold(uint64_t a, uint64_t b) {
         unsigned __int128 product = (unsigned __int128)a * b;
         return (uint64_t)product ^ (uint64_t)(product >> 64);
@@ -65,6 +66,7 @@ cdef extern from * nogil:
     void put_16 "montana_put_16"(uint8_t *, uint16_t) noexcept
     void put_32 "montana_put_32"(uint8_t *, uint32_t) noexcept
     uint64_t fold "montana_fold"(uint64_t, uint64_t) noexcept
+    uint64_t MIX "MONTANA_MIX"
     void crc_prepare "montana_crc_prepare"() noexcept
     uint32_t crc32 "montana_crc"(const uint8_t *, size_t) noexcept
 

@@ -52,7 +52,8 @@ cdef inline bint put_record(Ring *ring, Record *record, const uint8_t *payload) 
         return False
     record.size = <uint32_t>size
     memcpy(ring.bytes + place, record, sizeof(Record))
-    memcpy(ring.bytes + place + sizeof(Record), payload, record.payload_bytes)
+    if record.payload_bytes:
+        memcpy(ring.bytes + place + sizeof(Record), payload, record.payload_bytes)
     store_release_64(&ring.written, written + size)
     return True
 

@@ -121,6 +121,7 @@ cdef extern from * nogil:
     ssize_t read(int fd, void *buffer, size_t count)
     ssize_t write(int fd, const void *buffer, size_t count)
     int close(int fd)
+    int usleep(unsigned int microseconds)
     int clock_gettime(int clock, timespec *now)
     int clock_nanosleep(int clock, int flags, const timespec *request, timespec *remaining)
     int prctl(int option, unsigned long argument)
@@ -140,8 +141,8 @@ cdef extern from * nogil:
     int IP_PMTUDISC_DONT, IP_PMTUDISC_DO
     int MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC, MSG_CTRUNC, MSG_NOSIGNAL
     int SO_EE_ORIGIN_ICMP, SO_EE_ORIGIN_ICMP6
-    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
     uint32_t EPOLLIN, EPOLLERR
     int EFD_CLOEXEC, EFD_NONBLOCK
-    int EAGAIN, EINTR, ENOBUFS, ENOMEM, EMSGSIZE, EINVAL, EIO
+    int EAGAIN, EINTR, EADDRINUSE, ENOBUFS, ENOMEM, EMSGSIZE, EINVAL, EIO
     int CLOCK_MONOTONIC, PR_SET_TIMERSLACK

@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from relay.dataplane.atomic cimport (
     fetch_add_64, load_relaxed_64, load_sequential_32, swap_64,
 )
-from relay.dataplane.packet cimport Addr, fold, same_address
+from relay.dataplane.packet cimport Addr, fold, same_address, same_ip
 
 cdef enum:
     MAX_WORKERS = 64
@@ -28,6 +28,7 @@ cdef struct Session:
     uint64_t last_active_s      # atomic: the newest second that has been counted
     uint64_t active_seconds     # atomic
     uint32_t references         # writer alone: allocations, and one while it is open
+    bint live                   # writer alone
     uint32_t next               # writer alone: free list, closed list
 
 cdef struct Relay:
@@ -52,6 +53,7 @@ cdef struct Allocation:
     uint32_t relay_v6
     uint32_t session
     uint32_t first_flow         # writer alone
+    bint live                   # writer alone
     uint32_t next_client        # atomic: chain of client_heads
     uint32_t next               # writer alone: free list, retired list
 
@@ -106,6 +108,10 @@ cdef struct Tables:
     # Addresses of the node's own listeners, which no peer may be. Fixed before the start.
     Addr *endpoints
     uint32_t endpoint_count
+    # 1:1 NAT: the node's addresses as they are seen from outside, and as they are bound.
+    Addr *outer
+    Addr *inner
+    uint32_t external_count
     # Reclamation.
     uint64_t epoch                          # atomic
     uint64_t worker_epochs[MAX_WORKERS * 8] # atomic, one a cache line; 0: sees nothing
@@ -212,6 +218,15 @@ cdef inline bint is_endpoint(const Tables *tables, const Addr *address) noexcept
             if same_address(endpoint, address) or (endpoint.low == 0 and endpoint.high == 0):
                 return True
     return False
+
+cdef inline void to_inner(const Tables *tables, Addr *address) noexcept nogil:
+    """Replace the outer form of one of the node's own addresses by the one that is bound."""
+    cdef uint32_t i
+    for i in range(tables.external_count):
+        if same_ip(&tables.outer[i], address):
+            address.high = tables.inner[i].high
+            address.low = tables.inner[i].low
+            return
 
 cdef inline void touch_session(Tables *tables, uint32_t session, uint64_t now_s) noexcept nogil:
     """Count the second `now_s` once, however many workers and allocations see it."""

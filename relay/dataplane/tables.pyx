@@ -8,7 +8,7 @@ from relay.dataplane.atomic cimport (
     load_sequential_64, store_relaxed_32, store_relaxed_64, store_sequential_32,
 )
 from relay.dataplane.packet cimport Addr, same_ip
-from relay.dataplane.system cimport close
+from relay.dataplane.system cimport close, usleep
 from relay.dataplane.tables cimport (
     Allocation, Flow, FlowCounters, Pool, Relay, Retired, Session, Tables, find_peer,
     hash_address, hash_channel,
@@ -19,6 +19,10 @@ cdef enum RetiredKind:
     RETIRED_FLOW
     RETIRED_RELAY
     RETIRED_SESSION
+
+cdef enum:
+    RETIRED_CAPACITY = 16384
+    RECLAIM_PAUSE_US = 20       # a worker's batch takes some tens of microseconds
 
 
 cdef uint32_t _heads(uint32_t entries) noexcept:
@@ -54,7 +58,7 @@ cdef Tables *create_tables(
     tables.allocation_mask = _heads(allocations) - 1
     tables.flow_mask = _heads(min(flows, 4 * allocations)) - 1
     tables.relay_mask = _heads(relays) - 1
-    tables.retired_capacity = allocations * 2 + flows + relays + 1
+    tables.retired_capacity = RETIRED_CAPACITY
     tables.allocations = <Allocation *>calloc(allocations + 1, sizeof(Allocation))
     tables.flows = <Flow *>calloc(flows + 1, sizeof(Flow))
     tables.relays = <Relay *>calloc(relays + 1, sizeof(Relay))
@@ -100,12 +104,20 @@ cdef void destroy_tables(Tables *tables) noexcept:
     free(tables.relay_heads)
     free(tables.retired)
     free(tables.endpoints)
+    free(tables.outer)
+    free(tables.inner)
     free(tables)
 
 
 cdef void _retire(Tables *tables, RetiredKind kind, uint32_t slot) noexcept:
     """The slot is unlinked; it is free once every worker has left the batch it may be in."""
-    cdef Retired *entry = &tables.retired[
+    cdef Retired *entry
+    while tables.retired_count == tables.retired_capacity:
+        # Workers leave their batches without our help, so this ends.
+        reclaim(tables)
+        if tables.retired_count == tables.retired_capacity:
+            usleep(RECLAIM_PAUSE_US)
+    entry = &tables.retired[
         (tables.retired_head + tables.retired_count) % tables.retired_capacity
     ]
     tables.retired_count += 1
@@ -182,6 +194,7 @@ cdef uint32_t add_session(Tables *tables) noexcept:
         store_relaxed_64(&tables.sessions[slot].last_active_s, 0)
         store_relaxed_64(&tables.sessions[slot].active_seconds, 0)
         tables.sessions[slot].references = 1
+        tables.sessions[slot].live = True
         tables.sessions[slot].next = 0
     return slot
 
@@ -190,6 +203,7 @@ cdef void release_session(Tables *tables, uint32_t session) noexcept:
     """Drop one reference; the last one retires the session."""
     tables.sessions[session].references -= 1
     if tables.sessions[session].references == 0:
+        tables.sessions[session].live = False
         tables.session_pool.live -= 1
         _retire(tables, RETIRED_SESSION, session)
 
@@ -268,6 +282,7 @@ cdef uint32_t add_allocation(
     allocation.session = session
     allocation.first_flow = 0
     allocation.next = 0
+    allocation.live = True
     store_relaxed_64(&allocation.expires_ns, expires_ns)
     store_relaxed_64(&allocation.sent_until_ns, 0)
     store_relaxed_64(&allocation.received_until_ns, 0)
@@ -317,6 +332,7 @@ cdef void remove_allocation(Tables *tables, uint32_t slot) noexcept:
     if allocation.relay_v6:
         remove_relay(tables, allocation.relay_v6)
     tables.allocation_pool.live -= 1
+    allocation.live = False
     _retire(tables, RETIRED_ALLOCATION, slot)
     release_session(tables, allocation.session)
 

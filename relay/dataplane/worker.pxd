@@ -5,7 +5,7 @@ from libc.stdint cimport int16_t, uint8_t, uint32_t, uint64_t
 from relay.dataplane.packet cimport Addr
 from relay.dataplane.ring cimport Ring
 from relay.dataplane.system cimport iovec, mmsghdr
-from relay.dataplane.tables cimport FlowCounters, Tables
+from relay.dataplane.tables cimport MAX_WORKERS, FlowCounters, Tables
 
 cdef enum:
     MAX_LISTENERS = 16
@@ -21,6 +21,7 @@ cdef enum:
     EVENTS = 64
     GATHER_NS = 100000          # under load a worker wakes at most this often
     SPIN_NS = 100000000         # how long a low-latency worker spins after the last packet
+    STOP_EVENT = 0x7FFFFFFF     # what the stop descriptor is called among a worker's events
 
 cdef enum Total:
     TOTAL_PACKETS_RECEIVED

@@ -11,13 +11,13 @@ from relay.dataplane.atomic cimport (
 from relay.dataplane.packet cimport (
     CHANNEL_HEADER_BYTES, PACKET_CHANNEL_DATA, PACKET_CONTROL, PACKET_MALFORMED, PACKET_SEND, Addr,
     PacketClass, SendIndication, build_data_header, classify_packet, crc_prepare, from_sockaddr,
-    get_16, is_stun, parse_send, put_16, same_address, set_ip, get_ip, to_sockaddr, fold,
+    MIX, get_16, is_stun, parse_send, put_16, same_address, set_ip, get_ip, to_sockaddr, fold,
 )
 from relay.dataplane.ring cimport RECORD_DATAGRAM, RECORD_ICMP, RING_BYTES, Record, put_record
 from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
     OWN_ALLOWED, OWN_NO, OWN_RELAYS_ONLY, Allocation, Flow, FlowCounters, Relay, Tables,
-    find_allocation, find_channel, find_peer, find_relay, hash_address, is_endpoint, touch_session,
+    find_allocation, find_channel, find_peer, find_relay, hash_address, is_endpoint, to_inner, touch_session,
 )
 
 cdef uint8_t[4] ZEROS = [0, 0, 0, 0]
@@ -25,7 +25,6 @@ cdef uint8_t[4] ZEROS = [0, 0, 0, 0]
 cdef enum:
     NS_PER_S = 1000000000
     RATE_BURST_NS = 100000000   # a limited allocation may send this much time's bytes at once
-    STOP_EVENT = 0xFFFFFFFF
     TIMER_SLACK_NS = 1000
     MIN_SLEEP_NS = 30000
 
@@ -132,7 +131,7 @@ cdef void submit(
     """
     cdef int16_t index = <int16_t>worker.packet_count
     cdef uint32_t bucket = <uint32_t>fold(
-        destination.low ^ <uint64_t>fd << 32, destination.high ^ destination.port ^ 0x9E3779B97F4A7C15
+        destination.low ^ <uint64_t>fd << 32, destination.high ^ destination.port ^ MIX
     ) & (GROUP_HASH - 1)
     cdef int16_t place = worker.group_hash[bucket]
     cdef Group *group
@@ -349,7 +348,7 @@ cdef void flush(Worker *worker) noexcept nogil:
                 <uint32_t>fold(
                     worker.groups[i].destination.low ^ <uint64_t>worker.groups[i].fd << 32,
                     worker.groups[i].destination.high ^ worker.groups[i].destination.port
-                    ^ 0x9E3779B97F4A7C15,
+                    ^ MIX,
                 ) & (GROUP_HASH - 1)
             ] = -1
     worker.packet_count = 0
@@ -449,7 +448,7 @@ cdef void to_client(
             return
         header = &worker.headers[worker.packet_count][0]
         # Transaction ids of indications answer nothing; they need to differ, not to be secret.
-        worker.random_a += 0x9E3779B97F4A7C15
+        worker.random_a += MIX
         header_bytes = build_data_header(
             header, shown_peer, size, fold(worker.random_a, worker.random_b), worker.random_a
         )
@@ -573,6 +572,7 @@ cdef void from_client(
         if not allocation:
             count(worker, DROP_NO_ALLOCATION, 1)
             return
+        to_inner(tables, &send.peer)
         send_to_peer(
             worker, allocation, &send.peer, <uint8_t *>send.payload, send.payload_bytes
         )
@@ -751,7 +751,7 @@ cdef void read_errors(Worker *worker, uint32_t slot) noexcept nogil:
                     record.icmp_type = failure.ee_type
                     record.icmp_code = failure.ee_code
                     record.icmp_data = failure.ee_info
-                    if put_record(&worker.rings[1], &record, NULL):
+                    if put_record(&worker.rings[1], &record, data):
                         worker.ring_written = True
                     else:
                         count(worker, DROP_CONTROL_QUEUE, 1)
@@ -783,7 +783,7 @@ cdef bint drain_listeners(Worker *worker) noexcept nogil:
 
 
 cdef void handle_event(Worker *worker, const epoll_event *event) noexcept nogil:
-    cdef uint32_t slot = <uint32_t>(event.data.u64 & 0xFFFFFFFF)
+    cdef uint32_t slot = <uint32_t>event.data.u64
     cdef uint32_t generation = <uint32_t>(event.data.u64 >> 32)
     cdef Relay *relay = &worker.tables.relays[slot]
     # The event may be older than the slot's present owner.
@@ -850,6 +850,7 @@ cdef void run_worker(Worker *worker) noexcept nogil:
         timeout_ms = -1
         if worker.cycle_packets:
             worker.last_packet_ns = now_ns
+            count(worker, TOTAL_PACKETS_RECEIVED, worker.cycle_packets)
         if worker.low_latency:
             if now_ns - worker.last_packet_ns < SPIN_NS:
                 timeout_ms = 0

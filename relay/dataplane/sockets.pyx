@@ -1,0 +1,868 @@
+"""The data plane over the kernel's UDP sockets: `relay.dataplane.interface.DataPlane`, compiled.
+
+The object belongs to the control plane's thread, the one writer of the tables; each worker thread
+runs `run_worker` without the GIL from `start` to `close`.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
+from relay.dataplane.atomic cimport (
+    exchange_32, load_relaxed_32, load_relaxed_64, store_relaxed_64, store_sequential_32,
+    store_release_32,
+)
+from relay.dataplane.packet cimport Addr, from_sockaddr, get_ip, same_address, set_ip, to_sockaddr
+from relay.dataplane.ring cimport RECORD_DATAGRAM, Record, Ring, drop_record, peek_record
+from relay.dataplane.system cimport *
+from relay.dataplane.tables cimport (
+    Allocation, Flow, FlowCounters, Relay, Tables, add_allocation, add_flow, add_relay,
+    add_session, create_tables, destroy_tables, find_channel, find_peer, free_closed_flow,
+    free_closed_session, join_relay, publish_allocation, reclaim, refresh_permission,
+    release_session, remove_allocation, remove_flow, remove_relay,
+)
+from relay.dataplane.worker cimport (
+    DROP_CONTROL_QUEUE, DROP_EXPIRED, DROP_FORBIDDEN, DROP_MALFORMED, DROP_MESSAGE_SIZE,
+    DROP_NO_ALLOCATION, DROP_NO_CHANNEL, DROP_NO_PERMISSION, DROP_RATE, DROP_SEND_BUFFER,
+    DROP_SEND_ERROR, MAX_LISTENERS, MAX_WORKERS, STOP_EVENT, TOTAL_BYTES_TO_CLIENT,
+    TOTAL_BYTES_TO_PEER, TOTAL_CONTROL, TOTAL_GATHERS, TOTAL_INTERRUPTED, TOTAL_PACKETS_RECEIVED,
+    TOTAL_PACKETS_TO_CLIENT, TOTAL_PACKETS_TO_PEER, TOTAL_RECEIVE_CALLS, TOTAL_SEGMENTED_SENDS,
+    TOTAL_SEND_CALLS, TOTAL_SENT_SINGLY, TOTAL_SHORT_CUTS, TOTAL_WAKEUPS, TOTALS, Worker,
+    create_worker, destroy_worker, reply_to_client, run_worker, send_from_control,
+)
+
+import os
+import secrets
+import threading
+
+import numpy as np
+
+from core.stun.address import Address, FiveTuple
+from relay.dataplane.interface import ControlDatagram, IcmpError, RelayUnavailable
+
+LISTENER_BUFFER_BYTES = 8 * 1024 * 1024
+RELAY_BUFFER_BYTES = 1024 * 1024
+SPARE_SLOTS = 256
+"""Beside what is asked for: what has been closed but may still be seen by a worker."""
+_WAIT_TRIES = 500
+"""How often (20 us each) a full pool is looked at again before somebody is refused."""
+
+FLOW_TYPE = np.dtype(
+    [
+        ("allocation", "u4"),
+        ("session", "u4"),
+        ("channel", "u4"),
+        ("packets_to_peer", "u8"),
+        ("bytes_to_peer", "u8"),
+        ("packets_to_client", "u8"),
+        ("bytes_to_client", "u8"),
+    ]
+)
+SESSION_TYPE = np.dtype([("session", "u4"), ("active_seconds", "u8")])
+
+cdef packed struct FlowRow:
+    uint32_t allocation
+    uint32_t session
+    uint32_t channel
+    uint64_t packets_to_peer
+    uint64_t bytes_to_peer
+    uint64_t packets_to_client
+    uint64_t bytes_to_client
+
+cdef packed struct SessionRow:
+    uint32_t session
+    uint64_t active_seconds
+
+_TOTAL_NAMES = {
+    TOTAL_PACKETS_RECEIVED: "packets_received",
+    TOTAL_PACKETS_TO_PEER: "packets_to_peer",
+    TOTAL_BYTES_TO_PEER: "bytes_to_peer",
+    TOTAL_PACKETS_TO_CLIENT: "packets_to_client",
+    TOTAL_BYTES_TO_CLIENT: "bytes_to_client",
+    TOTAL_SHORT_CUTS: "short_cuts",
+    TOTAL_WAKEUPS: "wakeups",
+    TOTAL_GATHERS: "gathers",
+    TOTAL_RECEIVE_CALLS: "receive_calls",
+    TOTAL_SEND_CALLS: "send_calls",
+    TOTAL_SEGMENTED_SENDS: "segmented_sends",
+    TOTAL_SENT_SINGLY: "sent_singly",
+    TOTAL_INTERRUPTED: "interrupted",
+    TOTAL_CONTROL: "control_datagrams",
+    DROP_MALFORMED: "drop_malformed",
+    DROP_NO_ALLOCATION: "drop_no_allocation",
+    DROP_NO_CHANNEL: "drop_no_channel",
+    DROP_NO_PERMISSION: "drop_no_permission",
+    DROP_EXPIRED: "drop_expired",
+    DROP_FORBIDDEN: "drop_forbidden",
+    DROP_RATE: "drop_rate",
+    DROP_SEND_BUFFER: "drop_send_buffer",
+    DROP_MESSAGE_SIZE: "drop_message_size",
+    DROP_SEND_ERROR: "drop_send_error",
+    DROP_CONTROL_QUEUE: "drop_control_queue",
+}
+assert len(_TOTAL_NAMES) == TOTALS
+
+
+cdef int read_address(object address, Addr *target) except -1:
+    """An `Address` as the tables hold it."""
+    cdef bytes ip = address.ip
+    cdef Py_ssize_t size = len(ip)
+    assert size == 4 or size == 16
+    set_ip(target, <const uint8_t *>PyBytes_AS_STRING(ip), <int>size)
+    target.port = address.port
+    return 0
+
+
+cdef object make_address(const Addr *source):
+    cdef uint8_t ip[16]
+    cdef int size = get_ip(source, ip)
+    return Address(PyBytes_FromStringAndSize(<const char *>ip, size), source.port)
+
+
+cdef int set_option(int fd, int level, int name, int value) noexcept:
+    """0, or -1 where this kernel does not have the option or this process may not use it."""
+    return setsockopt(fd, level, name, &value, sizeof(int))
+
+
+cdef int get_option(int fd, int level, int name) noexcept:
+    cdef int value = 0
+    cdef socklen_t size = sizeof(int)
+    getsockopt(fd, level, name, &value, &size)
+    return value
+
+
+cdef int new_socket(int family, int buffer_bytes, bint shared) except -1:
+    """A UDP socket with everything set that listeners and relays have in common.
+
+    Raises:
+        OSError: no descriptor or memory is left, or the address family is missing.
+    """
+    cdef int domain = AF_INET if family == 4 else AF_INET6
+    cdef int fd = socket(domain, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        raise OSError(errno, os.strerror(errno))
+    if shared:
+        set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)
+    # The forced form passes net.core.rmem_max, for which a capability is needed.
+    if set_option(fd, SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes) < 0:
+        set_option(fd, SOL_SOCKET, SO_RCVBUF, buffer_bytes)
+    if set_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, buffer_bytes) < 0:
+        set_option(fd, SOL_SOCKET, SO_SNDBUF, buffer_bytes)
+    set_option(fd, SOL_UDP, UDP_GRO, 1)
+    # A relay passes packets on as they are: the kernel may fragment, as a router would.
+    if family == 4:
+        set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    else:
+        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
+        set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    return fd
+
+
+cdef int bind_socket(int fd, const Addr *address) except -1:
+    """Bind, and close the socket when that fails.
+
+    Raises:
+        OSError: with the kernel's reason.
+    """
+    cdef uint8_t name[32]
+    cdef int error
+    if bind(fd, <sockaddr *>name, to_sockaddr(address, name)) < 0:
+        error = errno
+        close(fd)
+        raise OSError(error, os.strerror(error))
+    return 0
+
+
+cdef uint64_t dropped_by_kernel(int fd) noexcept:
+    """Datagrams that the socket's receive buffer had no room for."""
+    cdef uint32_t values[16]
+    cdef socklen_t size = sizeof(values)
+    memset(values, 0, sizeof(values))
+    if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, values, &size) < 0:
+        return 0
+    return values[<int>SK_MEMINFO_DROPS]
+
+
+cdef class SocketDataPlane:
+    """Relays packets between UDP clients and UDP peers.
+
+    Args:
+        addresses: listening addresses; port 0 lets the kernel choose, see `listening`.
+        workers: threads, of which each has a socket for each listening address.
+        relay_addresses: packed IP addresses that relays will be bound to.
+        external: packed IP addresses, bound -> as seen from outside (1:1 NAT).
+        max_allocations: how many may live at the same time.
+        flows_per_allocation: permissions and channels that each of them may have.
+        low_latency: workers poll for a while after each packet instead of sleeping.
+
+    Raises:
+        OSError: an address can't be bound, or another process is there already.
+    """
+
+    cdef Tables *_tables
+    cdef Worker *_workers[MAX_WORKERS + 1]
+    cdef uint32_t _worker_count
+    cdef uint32_t _next_worker
+    cdef uint32_t _listener_count
+    cdef Addr _listeners[MAX_LISTENERS]
+    cdef uint64_t _relays_dropped
+    cdef uint8_t *_outgoing
+    cdef readonly int control_fd
+    cdef readonly list listening
+    cdef list _threads
+    cdef list _closed_flows
+    cdef list _closed_sessions
+    cdef dict _external
+
+    def __cinit__(
+        self, addresses, *, uint32_t workers, relay_addresses, external, uint32_t max_allocations,
+        uint32_t flows_per_allocation, bint low_latency=False,
+    ):
+        cdef uint32_t i
+        cdef uint32_t slots = max_allocations + SPARE_SLOTS
+        cdef uint64_t flows
+        assert 1 <= workers <= MAX_WORKERS
+        assert 1 <= len(addresses) <= MAX_LISTENERS
+        self.control_fd = -1
+        self._threads = []
+        self._closed_flows = []
+        self._closed_sessions = []
+        self._external = dict(external)
+        self._outgoing = <uint8_t *>malloc(65536 + 8)
+        # Few allocations have all that they may; a table for all of them would only be reserved.
+        flows = min(<uint64_t>slots * flows_per_allocation, max(<uint64_t>slots * 8, 1 << 20))
+        self._tables = create_tables(
+            slots, <uint32_t>flows, 2 * slots, workers,
+            secrets.randbits(64) | 1, secrets.randbits(64) | 1,
+        )
+        if self._tables == NULL or self._outgoing == NULL:
+            raise MemoryError("no memory for the flow table")
+        self._read_external()
+        self.control_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.control_fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        for i in range(workers + 1):
+            # The last one is the control plane's own lane, which never runs.
+            self._workers[i] = create_worker(self._tables, i, low_latency)
+            if self._workers[i] == NULL:
+                raise OSError(errno, os.strerror(errno))
+            self._workers[i].control_fd = self.control_fd
+            self._workers[i].segmentation = True
+            self._workers[i].random_a = secrets.randbits(64)
+            self._workers[i].random_b = secrets.randbits(64)
+            self._worker_count = i
+        self.listening = []
+        for address in addresses:
+            self._listen(address)
+        self._read_endpoints()
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        if self._threads:
+            # Their workers still look at all this; it stays until the process ends.
+            return
+        for i in range(MAX_WORKERS + 1):
+            if self._workers[i] != NULL:
+                if i == self._worker_count and i > 0:
+                    # Its listening sockets are the first worker's.
+                    self._workers[i].listener_count = 0
+                destroy_worker(self._workers[i])
+        destroy_tables(self._tables)
+        free(self._outgoing)
+        if self.control_fd >= 0:
+            close(self.control_fd)
+
+    # ------------------------------------------------------------ set-up
+
+    cdef int _read_external(self) except -1:
+        cdef uint32_t i = 0
+        cdef uint32_t count = <uint32_t>len(self._external)
+        self._tables.outer = <Addr *>calloc(count + 1, sizeof(Addr))
+        self._tables.inner = <Addr *>calloc(count + 1, sizeof(Addr))
+        if self._tables.outer == NULL or self._tables.inner == NULL:
+            raise MemoryError("no memory for the address map")
+        for inner, outer in self._external.items():
+            read_address(Address(inner, 0), &self._tables.inner[i])
+            read_address(Address(outer, 0), &self._tables.outer[i])
+            i += 1
+        self._tables.external_count = count
+        return 0
+
+    cdef int _read_endpoints(self) except -1:
+        cdef uint32_t i
+        self._tables.endpoints = <Addr *>calloc(self._listener_count, sizeof(Addr))
+        if self._tables.endpoints == NULL:
+            raise MemoryError("no memory for the address map")
+        for i in range(self._listener_count):
+            self._tables.endpoints[i] = self._listeners[i]
+        self._tables.endpoint_count = self._listener_count
+        return 0
+
+    cdef int _listen(self, object address) except -1:
+        """Bind one socket a worker to the address."""
+        cdef Addr wanted
+        cdef uint8_t name[32]
+        cdef socklen_t size = sizeof(name)
+        cdef int fd
+        cdef uint32_t i
+        cdef uint32_t index = self._listener_count
+        cdef Worker *worker
+        cdef epoll_event event
+        cdef bint wildcard
+        read_address(address, &wanted)
+        wildcard = wanted.low == 0 and wanted.high == 0
+        # With SO_REUSEPORT another process would share the port unnoticed, and get half of the
+        # clients. Without it the kernel says so.
+        fd = new_socket(wanted.family, 0, False)
+        bind_socket(fd, &wanted)
+        getsockname(fd, <sockaddr *>name, &size)
+        close(fd)
+        from_sockaddr(&wanted, name)
+        for i in range(self._worker_count):
+            worker = self._workers[i]
+            fd = new_socket(wanted.family, LISTENER_BUFFER_BYTES, True)
+            if wildcard and wanted.family == 4:
+                set_option(fd, IPPROTO_IP, IP_PKTINFO, 1)
+            elif wildcard:
+                set_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+            bind_socket(fd, &wanted)
+            worker.listen_fds[index] = fd
+            worker.listeners[index].address = wanted
+            worker.listeners[index].wildcard = wildcard
+            worker.listener_count = index + 1
+            event.events = EPOLLIN
+            event.data.u64 = index
+            if epoll_ctl(worker.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+                raise OSError(errno, os.strerror(errno))
+        worker = self._workers[self._worker_count]
+        worker.listen_fds[index] = self._workers[0].listen_fds[index]
+        worker.listeners[index] = self._workers[0].listeners[index]
+        worker.listener_count = index + 1
+        self._listeners[index] = wanted
+        self._listener_count = index + 1
+        self.listening.append(make_address(&wanted))
+        return 0
+
+    def report(self):
+        """What the kernel gave, as lines for the log; the last one says how to get more."""
+        cdef int granted = get_option(self._workers[0].listen_fds[0], SOL_SOCKET, SO_RCVBUF) // 2
+        cdef bint segmentation = True
+        cdef bint joining = True
+        fd = self._workers[0].listen_fds[0]
+        if set_option(fd, SOL_UDP, UDP_SEGMENT, 0) < 0:
+            segmentation = False
+        joining = get_option(fd, SOL_UDP, UDP_GRO) != 0
+        lines = [
+            f"{self._worker_count} worker(s), {self._listener_count} listening address(es), "
+            f"socket buffers of {granted // 1024} KiB, "
+            f"UDP_SEGMENT {'on' if segmentation else 'missing'}, "
+            f"UDP_GRO {'on' if joining else 'missing'}"
+        ]
+        if granted < LISTENER_BUFFER_BYTES:
+            lines.append(
+                f"socket buffers are smaller than the {LISTENER_BUFFER_BYTES // 1024} KiB asked "
+                f"for; raise them: sysctl -w net.core.rmem_max={LISTENER_BUFFER_BYTES} "
+                f"net.core.wmem_max={LISTENER_BUFFER_BYTES}"
+            )
+        return lines
+
+    def start(self):
+        """Start the workers' threads."""
+        cdef epoll_event event
+        cdef uint32_t i
+        assert not self._threads
+        for i in range(self._worker_count):
+            event.events = EPOLLIN
+            event.data.u64 = STOP_EVENT
+            if epoll_ctl(
+                self._workers[i].epoll_fd, EPOLL_CTL_ADD, self._workers[i].stop_fd, &event
+            ) < 0:
+                raise OSError(errno, os.strerror(errno))
+        for i in range(self._worker_count):
+            thread = threading.Thread(
+                target=self._run, args=(i,), name=f"relay-{i}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _run(self, uint32_t index):
+        cdef Worker *worker = self._workers[index]
+        with nogil:
+            run_worker(worker)
+
+    def close(self):
+        """Stop and join the threads, then close every socket; nothing may be called after."""
+        cdef uint64_t one = 1
+        cdef uint32_t i
+        for i in range(self._worker_count):
+            store_release_32(&self._workers[i].stop, 1)
+            write(self._workers[i].stop_fd, &one, 8)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        for i in range(self._worker_count + 1):
+            if i == self._worker_count:
+                self._workers[i].listener_count = 0
+            destroy_worker(self._workers[i])
+            self._workers[i] = NULL
+        destroy_tables(self._tables)
+        self._tables = NULL
+        if self.control_fd >= 0:
+            close(self.control_fd)
+            self.control_fd = -1
+
+    # ------------------------------------------------------------ the control plane's datagrams
+
+    def receive(self, uint32_t limit):
+        """Up to `limit` things for the control plane; clients that have an allocation first."""
+        cdef uint64_t value
+        cdef uint32_t i
+        cdef int ring
+        cdef bint more = False
+        cdef list found = []
+        # First the flags, then the rings: what a worker writes from here on is told anew.
+        read(self.control_fd, &value, 8)
+        for i in range(self._worker_count):
+            exchange_32(&self._workers[i].notified, 0)
+        for ring in (1, 0):
+            for i in range(self._worker_count):
+                more = self._drain(&self._workers[i].rings[ring], limit, found) or more
+        if more:
+            value = 1
+            write(self.control_fd, &value, 8)
+        return found
+
+    cdef bint _drain(self, Ring *ring, uint32_t limit, list found) except? False:
+        """Append what the ring holds; True when `limit` was reached with something left."""
+        cdef Record *record
+        while True:
+            record = peek_record(ring)
+            if record == NULL:
+                return False
+            if <uint32_t>len(found) >= limit:
+                return True
+            if record.kind == RECORD_DATAGRAM:
+                found.append(
+                    ControlDatagram(
+                        FiveTuple(
+                            "udp", make_address(&record.client), make_address(&record.server)
+                        ),
+                        PyBytes_FromStringAndSize(
+                            <const char *>record + sizeof(Record), record.payload_bytes
+                        ),
+                    )
+                )
+            else:
+                found.append(
+                    IcmpError(
+                        record.listener, make_address(&record.client), record.icmp_type,
+                        record.icmp_code, record.icmp_data,
+                    )
+                )
+            drop_record(ring, record)
+
+    cdef int _find_listener(self, const Addr *server) noexcept:
+        """The listener that holds the server's address: bound to it, or to its wildcard."""
+        cdef uint32_t i
+        cdef int wildcard = -1
+        for i in range(self._listener_count):
+            if same_address(&self._listeners[i], server):
+                return <int>i
+            if (
+                self._listeners[i].low == 0 and self._listeners[i].high == 0
+                and self._listeners[i].port == server.port
+                and self._listeners[i].family == server.family
+            ):
+                wildcard = <int>i
+        return wildcard
+
+    def reply(self, five_tuple, bytes payload):
+        """Send a datagram to a client; False when the kernel would not take it."""
+        cdef Addr client, server
+        cdef int listener
+        read_address(five_tuple.client, &client)
+        read_address(five_tuple.server, &server)
+        listener = self._find_listener(&server)
+        assert listener >= 0
+        return reply_to_client(
+            self._workers[self._worker_count], <uint32_t>listener, &client, &server,
+            <uint8_t *>PyBytes_AS_STRING(payload), <uint32_t>len(payload),
+        )
+
+    def send_to_peer(self, uint32_t allocation, peer, bytes payload, bint dont_fragment):
+        """What a worker does with a Send indication, for one that came another way."""
+        cdef Addr address
+        cdef Worker *lane = self._workers[self._worker_count]
+        cdef uint32_t size = <uint32_t>len(payload)
+        cdef uint32_t relay
+        read_address(peer, &address)
+        assert self._tables.allocations[allocation].live and size <= 65535
+        memcpy(self._outgoing + 8, PyBytes_AS_STRING(payload), size)
+        relay = (
+            self._tables.allocations[allocation].relay_v4 if address.family == 4
+            else self._tables.allocations[allocation].relay_v6
+        )
+        if dont_fragment and relay:
+            self._set_dont_fragment(&self._tables.relays[relay], True)
+        send_from_control(lane, allocation, &address, self._outgoing + 8, size, monotonic_ns())
+        if dont_fragment and relay:
+            self._set_dont_fragment(&self._tables.relays[relay], False)
+
+    cdef void _set_dont_fragment(self, const Relay *relay, bint on) noexcept:
+        """For one send; what a worker sends from the socket meanwhile may get the bit as well."""
+        cdef int mode = IP_PMTUDISC_DO if on else IP_PMTUDISC_DONT
+        if relay.address.family == 4:
+            set_option(relay.fd, IPPROTO_IP, IP_MTU_DISCOVER, mode)
+        else:
+            set_option(relay.fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, mode)
+
+    # ------------------------------------------------------------ sessions, relays, allocations
+
+    cdef void _make_room(self) noexcept:
+        """Have the slots of what was closed freed: called when a pool is exhausted."""
+        self._harvest()
+        usleep(20)
+        reclaim(self._tables)
+        self._harvest()
+
+    def open_session(self):
+        """A handle under which active seconds are counted.
+
+        Raises:
+            RelayUnavailable: no slot is left.
+        """
+        cdef uint32_t session = add_session(self._tables)
+        cdef int tries = 0
+        while not session and tries < _WAIT_TRIES:
+            self._make_room()
+            session = add_session(self._tables)
+            tries += 1
+        if not session:
+            raise RelayUnavailable("no slot is left for a session")
+        return session
+
+    def close_session(self, uint32_t session):
+        """No more allocations will join."""
+        assert self._tables.sessions[session].live
+        release_session(self._tables, session)
+
+    def open_relay(self, address):
+        """Bind a relayed transport address.
+
+        Raises:
+            RelayUnavailable: try another.
+        """
+        cdef Addr bound, public
+        cdef epoll_event event
+        cdef int fd
+        cdef uint32_t relay
+        read_address(address, &bound)
+        read_address(Address(self._external.get(address.ip, address.ip), address.port), &public)
+        try:
+            fd = new_socket(bound.family, RELAY_BUFFER_BYTES, False)
+            if bound.family == 4:
+                set_option(fd, IPPROTO_IP, IP_RECVERR, 1)
+            else:
+                set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 1)
+            bind_socket(fd, &bound)
+        except OSError as error:
+            raise RelayUnavailable(error.strerror) from error
+        relay = add_relay(self._tables, &bound, &public, fd, self._next_worker)
+        if not relay:
+            self._make_room()
+            relay = add_relay(self._tables, &bound, &public, fd, self._next_worker)
+        if not relay:
+            close(fd)
+            raise RelayUnavailable("no slot is left for a relayed address")
+        # Silent until an allocation owns it.
+        event.events = 0
+        event.data.u64 = <uint64_t>self._tables.relays[relay].generation << 32 | relay
+        if epoll_ctl(
+            self._workers[self._next_worker].epoll_fd, EPOLL_CTL_ADD, fd, &event
+        ) < 0:
+            remove_relay(self._tables, relay)
+            raise RelayUnavailable(os.strerror(errno))
+        self._next_worker = (self._next_worker + 1) % self._worker_count
+        return relay
+
+    def close_relay(self, uint32_t relay):
+        """Close a relay that no allocation owns."""
+        assert load_relaxed_32(&self._tables.relays[relay].allocation) == 0
+        remove_relay(self._tables, relay)
+
+    def open_allocation(
+        self, five_tuple, relays, uint32_t session, uint64_t expires_ns, uint64_t rate_bytes_s
+    ):
+        """Join relays to a client.
+
+        Raises:
+            RelayUnavailable: no slot is left.
+        """
+        cdef Addr client, server
+        cdef uint32_t allocation
+        cdef uint32_t relay
+        cdef int listener, tries = 0
+        cdef uint64_t picoseconds = 1000000000000 // rate_bytes_s if rate_bytes_s else 0
+        read_address(five_tuple.client, &client)
+        read_address(five_tuple.server, &server)
+        listener = self._find_listener(&server)
+        assert listener >= 0 and relays and self._tables.sessions[session].live
+        allocation = add_allocation(
+            self._tables, &client, &server, <uint32_t>listener, session, expires_ns, picoseconds
+        )
+        while not allocation and tries < _WAIT_TRIES:
+            self._make_room()
+            allocation = add_allocation(
+                self._tables, &client, &server, <uint32_t>listener, session, expires_ns,
+                picoseconds,
+            )
+            tries += 1
+        if not allocation:
+            raise RelayUnavailable("no slot is left for an allocation")
+        for relay in relays:
+            join_relay(self._tables, allocation, relay)
+        publish_allocation(self._tables, allocation)
+        for relay in relays:
+            self._watch(relay)
+        return allocation
+
+    cdef void _watch(self, uint32_t slot) noexcept:
+        """Let the relay's worker hear of its packets."""
+        cdef Relay *relay = &self._tables.relays[slot]
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>relay.generation << 32 | slot
+        epoll_ctl(self._workers[relay.worker].epoll_fd, EPOLL_CTL_MOD, relay.fd, &event)
+
+    cdef void _unwatch(self, uint32_t slot) noexcept:
+        cdef Relay *relay = &self._tables.relays[slot]
+        cdef epoll_event event
+        self._relays_dropped += dropped_by_kernel(relay.fd)
+        epoll_ctl(self._workers[relay.worker].epoll_fd, EPOLL_CTL_DEL, relay.fd, &event)
+
+    def refresh_allocation(self, uint32_t allocation, uint64_t expires_ns):
+        """Move its end."""
+        assert self._tables.allocations[allocation].live
+        store_relaxed_64(&self._tables.allocations[allocation].expires_ns, expires_ns)
+
+    def close_allocation(self, uint32_t allocation):
+        """Remove it with its relays and flows."""
+        cdef Allocation *entry = &self._tables.allocations[allocation]
+        assert entry.live
+        if entry.relay_v4:
+            self._unwatch(entry.relay_v4)
+        if entry.relay_v6:
+            self._unwatch(entry.relay_v6)
+        remove_allocation(self._tables, allocation)
+
+    # ------------------------------------------------------------ permissions, channels
+
+    cdef uint32_t _add_flow(
+        self, uint32_t allocation, const Addr *peer, uint32_t channel, uint32_t own,
+        uint64_t expires_ns, uint64_t permission_expires_ns
+    ) except 0:
+        cdef uint32_t flow = add_flow(
+            self._tables, allocation, peer, channel, own, expires_ns, permission_expires_ns
+        )
+        if not flow:
+            self._make_room()
+            flow = add_flow(
+                self._tables, allocation, peer, channel, own, expires_ns, permission_expires_ns
+            )
+        if not flow:
+            raise RelayUnavailable("no slot is left for a flow")
+        return flow
+
+    def install_permission(
+        self, uint32_t allocation, bytes peer_ip, uint64_t expires_ns, uint32_t own
+    ):
+        """Let packets of any port of `peer_ip` pass, also those of channels to it.
+
+        Raises:
+            RelayUnavailable: no slot is left.
+        """
+        cdef Addr peer
+        assert self._tables.allocations[allocation].live
+        read_address(Address(peer_ip, 0), &peer)
+        if not find_peer(self._tables, allocation, &peer):
+            self._add_flow(allocation, &peer, 0, own, expires_ns, expires_ns)
+        refresh_permission(self._tables, allocation, &peer, expires_ns, own)
+
+    def install_channel(
+        self, uint32_t allocation, uint32_t channel, peer, uint64_t expires_ns
+    ):
+        """Bind or refresh a channel; the permission of the same address stands already.
+
+        Raises:
+            RelayUnavailable: no slot is left.
+        """
+        cdef Addr address, permission_address
+        cdef Flow *permission
+        cdef uint32_t slot
+        assert self._tables.allocations[allocation].live
+        read_address(peer, &address)
+        permission_address = address
+        permission_address.port = 0
+        slot = find_peer(self._tables, allocation, &permission_address)
+        assert slot and 0x4000 <= channel <= 0x7FFF
+        permission = &self._tables.flows[slot]
+        slot = find_channel(self._tables, allocation, channel)
+        if slot:
+            assert same_address(&self._tables.flows[slot].peer, &address)
+            store_relaxed_64(&self._tables.flows[slot].expires_ns, expires_ns)
+            return
+        assert not find_peer(self._tables, allocation, &address)
+        self._add_flow(
+            allocation, &address, channel, load_relaxed_32(&permission.own), expires_ns,
+            load_relaxed_64(&permission.permission_expires_ns),
+        )
+
+    def remove_permission(self, uint32_t allocation, bytes peer_ip):
+        """Remove an expired permission."""
+        cdef Addr peer
+        cdef uint32_t slot
+        read_address(Address(peer_ip, 0), &peer)
+        slot = find_peer(self._tables, allocation, &peer)
+        if slot:
+            remove_flow(self._tables, slot)
+
+    def remove_channel(self, uint32_t allocation, uint32_t channel):
+        """Remove an expired channel."""
+        cdef uint32_t slot = find_channel(self._tables, allocation, channel)
+        if slot:
+            remove_flow(self._tables, slot)
+
+    # ------------------------------------------------------------ counters
+
+    cdef void _read_flow(self, uint32_t slot, FlowRow *row) noexcept:
+        cdef Flow *flow = &self._tables.flows[slot]
+        cdef FlowCounters *counters
+        cdef uint32_t lane
+        memset(row, 0, sizeof(FlowRow))
+        row.allocation = flow.allocation
+        row.session = flow.session
+        row.channel = flow.channel
+        for lane in range(self._worker_count + 1):
+            counters = &self._tables.counters[lane][slot]
+            row.packets_to_peer += load_relaxed_64(&counters.packets_to_peer)
+            row.bytes_to_peer += load_relaxed_64(&counters.bytes_to_peer)
+            row.packets_to_client += load_relaxed_64(&counters.packets_to_client)
+            row.bytes_to_client += load_relaxed_64(&counters.bytes_to_client)
+
+    def flow_counters(self):
+        """One row a living permission or channel, of type `FLOW_TYPE`."""
+        cdef uint32_t allocation, slot
+        cdef Py_ssize_t row = 0
+        cdef FlowRow[::1] rows
+        array = np.empty(self._tables.flow_pool.live, dtype=FLOW_TYPE)
+        rows = array
+        for allocation in range(1, self._tables.allocation_pool.used + 1):
+            if not self._tables.allocations[allocation].live:
+                continue
+            slot = self._tables.allocations[allocation].first_flow
+            while slot:
+                self._read_flow(slot, &rows[row])
+                row += 1
+                slot = self._tables.flows[slot].next_of_allocation
+        assert row == self._tables.flow_pool.live
+        return array
+
+    def session_counters(self):
+        """One row a living session, of type `SESSION_TYPE`."""
+        cdef uint32_t session
+        cdef Py_ssize_t row = 0
+        cdef SessionRow[::1] rows
+        array = np.empty(self._tables.session_pool.live, dtype=SESSION_TYPE)
+        rows = array
+        for session in range(1, self._tables.session_pool.used + 1):
+            if self._tables.sessions[session].live:
+                rows[row].session = session
+                rows[row].active_seconds = load_relaxed_64(
+                    &self._tables.sessions[session].active_seconds
+                )
+                row += 1
+        assert row == self._tables.session_pool.live
+        return array
+
+    cdef int _harvest(self) except -1:
+        """Read what closed flows and sessions counted last, and free their slots."""
+        cdef FlowRow[::1] flows
+        cdef SessionRow[::1] sessions
+        cdef uint32_t slot
+        cdef Py_ssize_t row = 0
+        reclaim(self._tables)
+        if self._tables.closed_flow_count:
+            array = np.empty(self._tables.closed_flow_count, dtype=FLOW_TYPE)
+            flows = array
+            while self._tables.closed_flows:
+                slot = self._tables.closed_flows
+                self._tables.closed_flows = self._tables.flows[slot].next
+                self._read_flow(slot, &flows[row])
+                row += 1
+                free_closed_flow(self._tables, slot)
+            self._tables.closed_flow_count = 0
+            self._closed_flows.append(array)
+        if self._tables.closed_session_count:
+            array = np.empty(self._tables.closed_session_count, dtype=SESSION_TYPE)
+            sessions = array
+            row = 0
+            while self._tables.closed_sessions:
+                slot = self._tables.closed_sessions
+                self._tables.closed_sessions = self._tables.sessions[slot].next
+                sessions[row].session = slot
+                sessions[row].active_seconds = load_relaxed_64(
+                    &self._tables.sessions[slot].active_seconds
+                )
+                row += 1
+                free_closed_session(self._tables, slot)
+            self._tables.closed_session_count = 0
+            self._closed_sessions.append(array)
+        return 0
+
+    def take_closed_flows(self):
+        """The last counters of flows that no worker can still touch, each exactly once."""
+        self._harvest()
+        taken = self._closed_flows or [np.empty(0, dtype=FLOW_TYPE)]
+        self._closed_flows = []
+        return np.concatenate(taken)
+
+    def take_closed_sessions(self):
+        """The last counters of sessions that no worker can still touch, each exactly once."""
+        self._harvest()
+        taken = self._closed_sessions or [np.empty(0, dtype=SESSION_TYPE)]
+        self._closed_sessions = []
+        return np.concatenate(taken)
+
+    def totals(self):
+        """Everything that the workers count, summed, by name."""
+        cdef uint32_t i, allocation
+        cdef int which
+        cdef uint64_t amount
+        cdef Allocation *entry
+        cdef uint64_t dropped = self._relays_dropped
+        cdef dict result = {}
+        for which in range(TOTALS):
+            amount = 0
+            for i in range(self._worker_count + 1):
+                amount += load_relaxed_64(&self._workers[i].totals[which])
+            result[_TOTAL_NAMES[which]] = amount
+        for i in range(self._worker_count):
+            for which in range(<int>self._listener_count):
+                dropped += dropped_by_kernel(self._workers[i].listen_fds[which])
+        for allocation in range(1, self._tables.allocation_pool.used + 1):
+            entry = &self._tables.allocations[allocation]
+            if entry.live:
+                if entry.relay_v4:
+                    dropped += dropped_by_kernel(self._tables.relays[entry.relay_v4].fd)
+                if entry.relay_v6:
+                    dropped += dropped_by_kernel(self._tables.relays[entry.relay_v6].fd)
+        result["drop_receive_buffer"] = dropped
+        return result
+
+
+cdef inline uint64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
