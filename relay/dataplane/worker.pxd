@@ -19,7 +19,7 @@ cdef enum:
     GROUP_HASH = 256
     HEADER_BYTES = 48
     EVENTS = 64
-    GATHER_NS = 100000          # under load a worker wakes at most this often
+    GATHER_NS = 150000          # under load a worker wakes at most this often
     SPIN_NS = 100000000         # how long a low-latency worker spins after the last packet
     STOP_EVENT = 0x7FFFFFFF     # what the stop descriptor is called among a worker's events
 

@@ -826,6 +826,7 @@ cdef void run_worker(Worker *worker) noexcept nogil:
     cdef bint more, listeners_ready
     cdef timespec pause
     prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS)
+    worker.average_cycle_ns = 10 * GATHER_NS
     worker.cycle_start_ns = monotonic_ns()
     while not load_acquire_32(&worker.stop):
         ready = epoll_wait(worker.epoll_fd, events, EVENTS, timeout_ms)
