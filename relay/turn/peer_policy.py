@@ -1,0 +1,154 @@
+"""Whom a relay may talk to: default deny for everything that is not the public internet.
+
+A client names a peer, and the node sends to it from inside the operator's network. What stands
+between is this table, asked on CreatePermission, ChannelBind and Send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from core.config import PeerRules
+from core.stun.address import Address
+from relay.dataplane.interface import OWN_ALLOWED, OWN_NO, OWN_RELAYS_ONLY
+
+FORBIDDEN = -1
+"""What `PeerPolicy.judge` says of an address that is no peer."""
+
+NEVER = (
+    # No operator's list opens these: other spellings of IPv4 addresses, which would pass by the
+    # rules of the address that they mean, and addresses that are no single host's.
+    "0.0.0.0/8",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::ffff:0:0/96",
+    "ff00::/8",
+)
+DENIED = (
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "240.0.0.0/4",
+    "::/96",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "2001::/32",
+    "2002::/16",
+    "fc00::/7",
+    "fe80::/10",
+)
+"""Private, special and tunnelled networks (RFC 6890 and its updates): denied unless allowed."""
+
+_CACHE_ENTRIES = 1024
+
+Network = IPv4Network | IPv6Network
+
+
+class _Prefixes:
+    """Networks by length, the longest first, for a look-up by masking."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        grouped: dict[tuple[int, int], set[int]] = {}
+        for network in networks:
+            key = (network.max_prefixlen // 8, network.prefixlen)
+            grouped.setdefault(key, set()).add(
+                int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+            )
+        self._groups = sorted(
+            ((size, length, found) for (size, length), found in grouped.items()),
+            key=lambda group: -group[1],
+        )
+
+    def longest_match(self, ip: bytes) -> int:
+        """The length of the longest prefix that holds `ip`, -1 when none does."""
+        number = int.from_bytes(ip, "big")
+        bits = 8 * len(ip)
+        for size, length, found in self._groups:
+            if size == len(ip) and number >> (bits - length) in found:
+                return length
+        return -1
+
+
+_NEVER = _Prefixes([ip_network(text) for text in NEVER])
+_DENIED = _Prefixes([ip_network(text) for text in DENIED])
+
+
+class PeerPolicy:
+    """Judges peers.
+
+    Args:
+        own: packed IP addresses that the node listens on or relays from.
+        relay_addresses: those of them that relays are bound to.
+        external: the node's addresses, bound -> as seen from outside.
+        is_local: whether a packed IP address is one of this machine's.
+    """
+
+    def __init__(
+        self,
+        rules: PeerRules,
+        own: Collection[bytes],
+        relay_addresses: Collection[bytes],
+        external: Mapping[bytes, bytes],
+        is_local: Callable[[bytes], bool],
+    ) -> None:
+        self._allow = _Prefixes(rules.allow)
+        self._deny = _Prefixes(rules.deny)
+        self._own = frozenset(own)
+        self._relay_addresses = frozenset(relay_addresses)
+        self._is_local = is_local
+        self._inner = {outer: inner for inner, outer in external.items()}
+        self._outer = dict(external)
+        self._judged: dict[bytes, int] = {}
+
+    def inner(self, peer: Address) -> Address:
+        """The peer as the node is bound to it, where a client names one of the node's own
+        addresses as it is seen from outside. To be done before anything else."""
+        inner = self._inner.get(peer.ip)
+        return peer if inner is None else Address(inner, peer.port)
+
+    def outer(self, peer: Address) -> Address:
+        """The peer as clients know it."""
+        outer = self._outer.get(peer.ip)
+        return peer if outer is None else Address(outer, peer.port)
+
+    def judge(self, ip: bytes) -> int:
+        """`FORBIDDEN`, or what the address is to the node: `OWN_NO`, `OWN_RELAYS_ONLY`,
+        `OWN_ALLOWED`."""
+        judgement = self._judged.get(ip)
+        if judgement is None:
+            judgement = self._judge(ip)
+            if len(self._judged) >= _CACHE_ENTRIES:
+                self._judged.clear()
+            self._judged[ip] = judgement
+        return judgement
+
+    def forget_machine(self) -> None:
+        """Judge anew from here on: the machine's addresses may have changed."""
+        self._judged.clear()
+
+    def _judge(self, ip: bytes) -> int:
+        if _NEVER.longest_match(ip) >= 0:
+            return FORBIDDEN
+        allowed = self._allow.longest_match(ip)
+        denied = self._deny.longest_match(ip)
+        if denied >= 0 and denied >= allowed:
+            return FORBIDDEN
+        if ip in self._own or self._is_local(ip):
+            if allowed >= 0:
+                return OWN_ALLOWED
+            return OWN_RELAYS_ONLY if ip in self._relay_addresses else FORBIDDEN
+        if allowed < 0 and _DENIED.longest_match(ip) >= 0:
+            return FORBIDDEN
+        return OWN_NO
