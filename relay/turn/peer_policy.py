@@ -52,6 +52,8 @@ DENIED = (
 """Private, special and tunnelled networks (RFC 6890 and its updates): denied unless allowed."""
 
 _CACHE_ENTRIES = 1024
+_CACHE_LIFETIME_S = 60
+"""The machine's addresses may change."""
 
 Network = IPv4Network | IPv6Network
 
@@ -111,6 +113,7 @@ class PeerPolicy:
         self._inner = {outer: inner for inner, outer in external.items()}
         self._outer = dict(external)
         self._judged: dict[bytes, int] = {}
+        self._judged_since_s = 0
 
     def inner(self, peer: Address) -> Address:
         """The peer as the node is bound to it, where a client names one of the node's own
@@ -123,20 +126,17 @@ class PeerPolicy:
         outer = self._outer.get(peer.ip)
         return peer if outer is None else Address(outer, peer.port)
 
-    def judge(self, ip: bytes) -> int:
+    def judge(self, ip: bytes, now_s: int) -> int:
         """`FORBIDDEN`, or what the address is to the node: `OWN_NO`, `OWN_RELAYS_ONLY`,
         `OWN_ALLOWED`."""
-        judgement = self._judged.get(ip)
+        judged = self._judged
+        if now_s - self._judged_since_s > _CACHE_LIFETIME_S or len(judged) >= _CACHE_ENTRIES:
+            judged.clear()
+            self._judged_since_s = now_s
+        judgement = judged.get(ip)
         if judgement is None:
-            judgement = self._judge(ip)
-            if len(self._judged) >= _CACHE_ENTRIES:
-                self._judged.clear()
-            self._judged[ip] = judgement
+            judgement = judged[ip] = self._judge(ip)
         return judgement
-
-    def forget_machine(self) -> None:
-        """Judge anew from here on: the machine's addresses may have changed."""
-        self._judged.clear()
 
     def _judge(self, ip: bytes) -> int:
         if _NEVER.longest_match(ip) >= 0:

@@ -28,9 +28,7 @@ class RelayPorts:
         ports: tuple[int, int],
         random: Callable[[int], bytes],
     ) -> None:
-        self._addresses = {
-            size: [ip for ip in addresses if len(ip) == size] for size in (4, 16)
-        }
+        self._addresses = {size: [ip for ip in addresses if len(ip) == size] for size in (4, 16)}
         self._first, self._last = ports
         self._random = random
         self._turn = {4: 0, 16: 0}

@@ -67,5 +67,6 @@ class ReplyCap:
         size = len(ip)
         number = int.from_bytes(ip, "big")
         return any(
-            size == ip_bytes and number & mask == network for ip_bytes, network, mask in self._exempt
+            size == ip_bytes and number & mask == network
+            for ip_bytes, network, mask in self._exempt
         )
