@@ -1,0 +1,129 @@
+"""The node's HTTP: one server for pages, one of its own for metrics and health checks."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from core.api.messages import CheckLinkReply, CredentialsReply
+from core.clock import Clock
+from core.config import NodeConfig
+from core.identity import Identity
+from relay.credential_issuer import CredentialIssuer
+from relay.figures import FigureReader
+from relay.metrics import CONTENT_TYPE, Metrics
+from relay.web.check import KEY_LABEL, LINK_TTL_S, CheckPage, make_link
+from relay.web.http_message import Request, Response, Routes
+from relay.web.server import HttpServer
+from relay.web.tls import CertificateFiles
+
+CHECK_ACCOUNT = "check"
+CHECK_TTL_S = 600
+
+
+class Pages:
+    """Binds both servers as an async context manager, then serves.
+
+    Raises:
+        ConfigError: the certificate can't be used.
+        OperationError: on entering: a port can't be had.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        node_key: Identity,
+        clock: Clock,
+        issuer: CredentialIssuer,
+        figures: FigureReader,
+    ) -> None:
+        self._clock = clock
+        self._key = node_key.derive_secret(KEY_LABEL)
+        self._issuer = issuer
+        page = CheckPage(
+            self._make_credentials if config.turn.secrets else None,
+            self._key,
+            clock,
+            is_open=config.development,
+        )
+        http = config.http
+        files = None
+        self.fingerprint: str | None = None
+        """SHA-256 of a certificate that the node has made itself, which people compare."""
+        if http.certificate is not None:
+            assert http.private_key is not None
+            files = CertificateFiles(certificate=http.certificate, private_key=http.private_key)
+            if config.development:
+                self.fingerprint = _fingerprint(files)
+        self._http = HttpServer(http.listen, page.routes(), clock=clock, certificate=files)
+        self._metrics = HttpServer(
+            [config.metrics.listen], _metrics_routes(Metrics(figures.read).render), clock=clock
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._http.bind()
+        try:
+            await self._metrics.bind()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._http.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with trio.CancelScope(shield=True):
+            await self._http.close()
+            await self._metrics.close()
+
+    @property
+    def url(self) -> str:
+        """Where the pages are, without a path."""
+        return self._http.url
+
+    @property
+    def metrics_url(self) -> str:
+        """Where metrics and health are, without a path."""
+        return self._metrics.url
+
+    async def serve(self) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._http.serve)
+            nursery.start_soon(self._metrics.serve)
+
+    def make_check_link(self) -> CheckLinkReply:
+        """A link that opens the check page to whoever has it."""
+        return CheckLinkReply(url=make_link(self.url, self._key, self._clock), ttl_s=LINK_TTL_S)
+
+    def _make_credentials(self) -> CredentialsReply:
+        return self._issuer.issue(CHECK_ACCOUNT, CHECK_TTL_S)
+
+
+def _fingerprint(files: CertificateFiles) -> str:
+    certificate = x509.load_der_x509_certificate(
+        ssl.PEM_cert_to_DER_cert(files.certificate.read_text())
+    )
+    return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def _metrics_routes(render: Callable[[], bytes]) -> Routes:
+    async def metrics(_request: Request) -> Response:
+        return Response(
+            body=render(), content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"}
+        )
+
+    async def healthz(_request: Request) -> Response:
+        return Response(body=b"ok\n", headers={"Cache-Control": "no-store"})
+
+    return {("GET", "/metrics"): metrics, ("GET", "/healthz"): healthz}
