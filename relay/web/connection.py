@@ -147,7 +147,7 @@ class _Connection:
         if self._protocol.trailing_data[0]:
             return True
         data = await self._stream.receive_some(RECEIVE_BYTES)
-        self._protocol.receive_data(data)
+        self._protocol.receive_data(bytes(data))
         return bool(data)
 
     async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
@@ -158,7 +158,7 @@ class _Connection:
                 return event  # type: ignore[return-value]
             if self._protocol.they_are_waiting_for_100_continue:
                 await self._write(h11.InformationalResponse(status_code=100, headers=[]))
-            self._protocol.receive_data(await self._stream.receive_some(RECEIVE_BYTES))
+            self._protocol.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
 
     async def _read_request_untrusted(self, head: h11.Request) -> Request:
         """Validate the head, then read the body.

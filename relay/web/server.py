@@ -1,8 +1,9 @@
 """The HTTP listener for pages: ports, TLS, and how many connections there may be.
 
 server = HttpServer([Address.from_text("127.0.0.1", 0)], routes, clock=SystemClock())
-await nursery.start(server.serve)
+await server.bind()
 server.url                            # http://127.0.0.1:40001
+await server.serve()
 """
 
 from __future__ import annotations
@@ -112,16 +113,11 @@ class HttpServer:
             await listener.aclose()
         self._listeners.clear()
 
-    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; takes the ports first where `bind` was not called.
-
-        Raises:
-            OperationError: as `bind`.
-        """
-        if not self._listeners:
-            await self.bind()
+    async def serve(self) -> None:
+        """Serve until cancelled; `bind` comes first."""
+        assert self._listeners
         try:
-            await trio.serve_listeners(self._accept, self._listeners, task_status=task_status)
+            await trio.serve_listeners(self._accept, self._listeners)
         finally:
             with trio.CancelScope(shield=True):
                 await self.close()
