@@ -45,6 +45,8 @@ from relay.version import VERSION
 DESCRIPTORS_BESIDE_RELAYS = 1024
 """For listeners, the socket, HTTP connections, files."""
 COLLECT_INTERVAL_S = 1.0
+COLLECT_THRESHOLDS = (20_000, 50, 50)
+"""Of the garbage collector: requests make no cycles, so it finds next to nothing."""
 
 _log = logging.getLogger("montana.node")
 
@@ -100,6 +102,7 @@ class Node:
                 # What lives until the end need not be looked at by every later collection.
                 gc.collect()
                 gc.freeze()
+                gc.set_threshold(*COLLECT_THRESHOLDS)
                 self._announcer.ready(
                     turn=[str(endpoint) for endpoint in config.turn.listen],
                     http=self._pages.url,
