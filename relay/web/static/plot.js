@@ -1,0 +1,68 @@
+// A small live plot: one curve, three grid lines, its newest value at the right.
+
+const NAMESPACE = "http://www.w3.org/2000/svg";
+const LEFT = 38;
+const MARGIN = 10;
+
+export class Plot {
+  constructor(svg, capacity) {
+    this.svg = svg;
+    this.capacity = capacity;
+    this.values = [];
+    new ResizeObserver(() => this.draw()).observe(svg);
+  }
+
+  clear() {
+    this.values = [];
+    this.draw();
+  }
+
+  add(value) {
+    this.values.push(value);
+    if (this.values.length > this.capacity) this.values.shift();
+    this.draw();
+  }
+
+  draw() {
+    // In the screen's own units, so that text and lines keep their shape at any width.
+    const width = this.svg.clientWidth || 300;
+    const bottom = (this.svg.clientHeight || 128) - MARGIN;
+    this.svg.setAttribute("viewBox", `0 0 ${width} ${bottom + MARGIN}`);
+    const height = bottom - MARGIN;
+    const top = roundUp(Math.max(1, ...this.values));
+    const parts = [];
+    for (const share of [0, 0.5, 1]) {
+      const y = bottom - share * height;
+      parts.push(make("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }));
+      const label = make("text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" });
+      label.textContent = String(Number((top * share).toPrecision(3)));
+      parts.push(label);
+    }
+    if (this.values.length > 1) {
+      const step = (width - LEFT) / (this.capacity - 1);
+      const points = this.values.map((value, index) => {
+        const y = bottom - (value / top) * height;
+        return `${(LEFT + index * step).toFixed(1)},${y.toFixed(1)}`;
+      });
+      const right = LEFT + (this.values.length - 1) * step;
+      const area = `${LEFT},${bottom} ${points.join(" ")} ${right.toFixed(1)},${bottom}`;
+      parts.push(make("polygon", { class: "area", points: area }));
+      parts.push(make("polyline", { class: "curve", points: points.join(" ") }));
+    }
+    this.svg.replaceChildren(...parts);
+  }
+}
+
+function roundUp(value) {
+  const unit = 10 ** Math.floor(Math.log10(value));
+  for (const factor of [1, 2, 4, 5, 10]) {
+    if (factor * unit >= value) return factor * unit;
+  }
+  return 10 * unit;
+}
+
+function make(name, attributes) {
+  const element = document.createElementNS(NAMESPACE, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}

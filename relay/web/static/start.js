@@ -1,0 +1,3 @@
+import { setUpLanguages } from "./text.js";
+
+setUpLanguages();
