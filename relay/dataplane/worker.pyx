@@ -801,7 +801,7 @@ cdef void handle_event(Worker *worker, const epoll_event *event) noexcept nogil:
 
 cdef uint64_t gather_ns(Worker *worker, uint64_t woken_ns, uint64_t now_ns) noexcept nogil:
     """How long to let packets gather before the next look, like a network card's interrupt
-    moderation: 0 unless at least two would come in the meantime."""
+    moderation: 0 unless at least one more would come in the meantime."""
     cdef uint64_t cycle_ns = now_ns - worker.cycle_start_ns
     cdef uint64_t spent_ns = now_ns - woken_ns
     worker.cycle_start_ns = now_ns
@@ -811,7 +811,7 @@ cdef uint64_t gather_ns(Worker *worker, uint64_t woken_ns, uint64_t now_ns) noex
     # Averages over about eight cycles, the packets in units of 1/256.
     worker.average_packets += (<uint64_t>worker.cycle_packets << 5) - (worker.average_packets >> 3)
     worker.average_cycle_ns += (cycle_ns >> 3) - (worker.average_cycle_ns >> 3)
-    if (worker.average_packets * GATHER_NS >> 8) < 2 * worker.average_cycle_ns:
+    if (worker.average_packets * GATHER_NS >> 8) < worker.average_cycle_ns:
         return 0
     # What is left of the interval; sleeping less than a wake-up takes would only cost.
     return GATHER_NS - spent_ns if spent_ns < GATHER_NS - MIN_SLEEP_NS else 0

@@ -2,6 +2,7 @@
 // running, pass or fail, and `window.montanaCheck` holds all that was found.
 
 import { Plot } from "./plot.js";
+import { Picture } from "./picture.js";
 import { CheckFailure, SAMPLES, probe } from "./probe.js";
 import { onLanguage, setUpLanguages, text } from "./text.js";
 
@@ -12,6 +13,7 @@ const plots = {
   round_trip: new Plot(byId("plot-round-trip"), SAMPLES),
   bitrate: new Plot(byId("plot-bitrate"), SAMPLES),
 };
+const picture = new Picture(byId("remote"));
 let state = { verdict: "idle", phase: "", reason: null, candidates: [], errors: [], result: null };
 
 setUpLanguages();
@@ -38,6 +40,7 @@ async function check() {
   byId("go").disabled = true;
   plots.round_trip.clear();
   plots.bitrate.clear();
+  picture.clear();
   show();
   try {
     const server = await chosenServer();
@@ -51,8 +54,8 @@ async function check() {
     state.values = failure.values;
     state.advice = failure.advice;
   }
+  picture.stop();
   byId("go").disabled = false;
-  byId("remote").srcObject = null;
   show();
 }
 
@@ -79,11 +82,11 @@ const watch = {
   sample(sample) {
     plots.round_trip.add(sample.round_trip_ms);
     plots.bitrate.add(sample.received_kbps);
-    byId("round-trip").textContent = `${sample.round_trip_ms.toFixed(1)} ms`;
-    byId("bitrate").textContent = `${Math.round(sample.received_kbps)} kbit/s`;
+    byId("round-trip").textContent = text("ms", { value: sample.round_trip_ms.toFixed(1) });
+    byId("bitrate").textContent = text("kbps", { value: Math.round(sample.received_kbps) });
   },
   picture(stream) {
-    byId("remote").srcObject = stream;
+    picture.play(stream);
   },
 };
 
@@ -155,13 +158,13 @@ function showFigures(result) {
     }
     return;
   }
-  set("connect", `${Math.round(result.connect_ms)} ms`);
+  set("connect", text("ms", { value: Math.round(result.connect_ms) }));
   set("connect-parts", text("connect_parts", { gather: Math.round(result.gather_ms) }));
-  set("round-trip", `${result.round_trip_ms.toFixed(1)} ms`);
+  set("round-trip", text("ms", { value: result.round_trip_ms.toFixed(1) }));
   set("round-trip-worst", text("round_trip_worst", { worst: result.worst_ms.toFixed(1) }));
   set("loss", `${(result.loss * 100).toFixed(2)} %`);
   set("loss-parts", text("loss_parts", { lost: result.lost, sent: result.sent }));
-  set("bitrate", `${Math.round(result.received_kbps)} kbit/s`);
+  set("bitrate", text("kbps", { value: Math.round(result.received_kbps) }));
   set("bitrate-sent", text("bitrate_sent", { sent: Math.round(result.sent_kbps) }));
 }
 
@@ -172,7 +175,7 @@ function showCandidates() {
       candidate.kind,
       candidate.address,
       candidate.server,
-      `${Math.round(candidate.after_ms)} ms`,
+      text("ms", { value: Math.round(candidate.after_ms) }),
     ]),
   );
   if (!rows.length) {

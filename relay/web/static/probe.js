@@ -154,7 +154,8 @@ class Call {
       before = after;
     }
     pings.stop();
-    await sleep(500);
+    // The last answers are still under way.
+    await sleep(300);
     const last = await this.traffic();
     const seconds = (last.time - first.time) / 1000;
     const media = await this.media();
