@@ -9,15 +9,17 @@ from relay.dataplane.atomic cimport (
     load_sequential_64, store_relaxed_64, store_sequential_64, swap_64,
 )
 from relay.dataplane.packet cimport (
-    CHANNEL_HEADER_BYTES, PACKET_CHANNEL_DATA, PACKET_CONTROL, PACKET_MALFORMED, PACKET_SEND, Addr,
-    PacketClass, SendIndication, build_data_header, classify_packet, crc_prepare, from_sockaddr,
-    MIX, get_16, is_stun, parse_send, put_16, same_address, set_ip, get_ip, to_sockaddr, fold,
+    CHANNEL_HEADER_BYTES, MIX, PACKET_CHANNEL_DATA, PACKET_CONTROL, PACKET_MALFORMED,
+    PACKET_SEND, Addr, PacketClass, SendIndication, build_data_header, classify_packet,
+    crc_prepare, fold, from_sockaddr, get_16, get_ip, is_stun, parse_send, put_16, same_address,
+    set_ip, to_sockaddr,
 )
 from relay.dataplane.ring cimport RECORD_DATAGRAM, RECORD_ICMP, RING_BYTES, Record, put_record
 from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
     OWN_ALLOWED, OWN_NO, OWN_RELAYS_ONLY, Allocation, Flow, FlowCounters, Relay, Tables,
-    find_allocation, find_channel, find_peer, find_relay, hash_address, is_endpoint, to_inner, touch_session,
+    find_allocation, find_channel, find_peer, find_relay, hash_address, is_endpoint, to_inner,
+    touch_session,
 )
 
 cdef uint8_t[4] ZEROS = [0, 0, 0, 0]
