@@ -27,11 +27,14 @@ ARGUMENTS = [
 
 
 @contextmanager
-def browser() -> Iterator[Browser]:
-    """A browser without a profile; the test is skipped where Chromium is not installed."""
+def browser(*more: str) -> Iterator[Browser]:
+    """A browser without a profile, with `more` arguments; the test is skipped where Chromium is
+    not installed."""
     program = need_program("chromium")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=ARGUMENTS, headless=True)
+        running = playwright.chromium.launch(
+            executable_path=program, args=[*ARGUMENTS, *more], headless=True
+        )
         try:
             yield running
         finally:
