@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from core.config import TurnConfig
 from core.errors import StunError
@@ -104,6 +104,7 @@ _ICMP_TYPES = {4: frozenset({3, 11}), 16: frozenset({1, 2, 3})}
 _ICMP_INTERVAL_NS = NS_PER_S // 100
 _FAMILY = {4: IPV4_FAMILY, 16: IPV6_FAMILY}
 _TOKEN_BYTES = 8
+_STALE_DEADLINES = 256
 _CLOSED_ANSWERS = 1024
 """Answers to Refresh requests that closed an allocation, kept for their retransmissions."""
 
@@ -314,9 +315,8 @@ class Server:
             self._quotas.remove(reservation.account)
             self._ports.release(reservation.relay.address)
             effects.append(CloseRelay(reservation.relay.number))
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= now_ns:
-            deadline_ns, number = heappop(deadlines)
+        while self._deadlines and self._deadlines[0][0] <= now_ns:
+            deadline_ns, number = heappop(self._deadlines)
             allocation = self._by_number.get(number)
             # An entry that is not the allocation's newest is left over from an earlier end.
             if allocation is not None and allocation.deadline_ns == deadline_ns:
@@ -713,6 +713,12 @@ class Server:
         if not allocation.deadline_ns or end_ns < allocation.deadline_ns:
             allocation.deadline_ns = end_ns
             heappush(self._deadlines, (end_ns, allocation.number))
+            if len(self._deadlines) > 2 * len(self._by_number) + _STALE_DEADLINES:
+                # What was closed early has left entries that would stay until its time.
+                self._deadlines = [
+                    (one.deadline_ns, one.number) for one in self._by_number.values()
+                ]
+                heapify(self._deadlines)
 
     def _expire_parts(self, allocation: Allocation, now_ns: int, effects: list[Effect]) -> None:
         if allocation.expires_ns <= now_ns:
