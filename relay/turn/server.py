@@ -105,7 +105,7 @@ _ICMP_INTERVAL_NS = NS_PER_S // 100
 _FAMILY = {4: IPV4_FAMILY, 16: IPV6_FAMILY}
 _TOKEN_BYTES = 8
 _STALE_DEADLINES = 256
-_CLOSED_ANSWERS = 1024
+_CLOSED_ANSWERS = 256
 """Answers to Refresh requests that closed an allocation, kept for their retransmissions."""
 
 
