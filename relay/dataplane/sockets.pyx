@@ -656,6 +656,8 @@ cdef class SocketDataPlane:
         if entry.relay_v6:
             self._unwatch(entry.relay_v6)
         remove_allocation(self._tables, allocation)
+        # Where the workers sleep its sockets are closed here and now.
+        reclaim(self._tables)
 
     # ------------------------------------------------------------ permissions, channels
 
