@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -47,11 +47,14 @@ def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
         time.sleep(0.05)
 
 
-def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as response:
-        assert response.status == 200
-        body: bytes = response.read()
-    return body.decode()
+def fetch(url: str) -> tuple[int, str]:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    connection.request("GET", parts.path)
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    return response.status, body
 
 
 def test_ready_says_where_everything_is(node: RunningNode) -> None:
@@ -94,12 +97,12 @@ def test_credentials_of_the_command_line_work(node: RunningNode) -> None:
 
 
 def test_metrics_and_health(node: RunningNode) -> None:
-    assert fetch(f"{node.metrics}/healthz") == "ok\n"
-    metrics = fetch(f"{node.metrics}/metrics")
+    assert fetch(f"{node.metrics}/healthz") == (200, "ok\n")
+    status, metrics = fetch(f"{node.metrics}/metrics")
+    assert status == 200
     assert 'montana_relayed_packets_total{direction="to_peer"}' in metrics
     assert "alice" not in metrics
-    with pytest.raises(urllib.error.HTTPError):
-        fetch(f"{node.http}/metrics")
+    assert fetch(f"{node.http}/metrics")[0] == 404
 
 
 def test_a_second_node_on_the_same_folder_is_told(node: RunningNode) -> None:
@@ -144,25 +147,30 @@ def test_a_port_shared_by_somebody_who_would_share_it_is_found(tmp_path: Path) -
 
 
 def test_sigterm_drains_until_the_last_allocation_ends() -> None:
-    with running_node(turn={"drain_timeout_s": "60"}) as draining:
-        with client_of(draining) as client, client_of(draining) as late:
-            client.allocate()
-            draining.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: bool(draining.status()["draining"]))
-            assert outcome(late.ask(Method.ALLOCATE, [TRANSPORT])) == 508
-            assert draining.process.poll() is None
-            client.close_allocation()
+    with (
+        running_node(turn={"drain_timeout_s": "60"}) as draining,
+        client_of(draining) as client,
+        client_of(draining) as late,
+    ):
+        client.allocate()
+        draining.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: bool(draining.status()["draining"]))
+        assert outcome(late.ask(Method.ALLOCATE, [TRANSPORT])) == 508
+        assert draining.process.poll() is None
+        client.close_allocation()
         draining.process.wait(timeout=10)
 
 
 def test_a_second_signal_ends_the_drain() -> None:
-    with running_node(turn={"drain_timeout_s": "600"}) as draining:
-        with client_of(draining) as client:
-            client.allocate()
-            draining.process.send_signal(signal.SIGTERM)
-            wait_until(lambda: bool(draining.status()["draining"]))
-            draining.process.send_signal(signal.SIGTERM)
-            draining.process.wait(timeout=10)
+    with (
+        running_node(turn={"drain_timeout_s": "600"}) as draining,
+        client_of(draining) as client,
+    ):
+        client.allocate()
+        draining.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: bool(draining.status()["draining"]))
+        draining.process.send_signal(signal.SIGTERM)
+        draining.process.wait(timeout=10)
 
 
 def test_a_drain_ends_at_its_time() -> None:
@@ -174,34 +182,40 @@ def test_a_drain_ends_at_its_time() -> None:
 
 def test_sighup_takes_users_over_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
     config = write_config(tmp_path)
-    with running_node(config=config) as reloading:
-        with client_of(reloading) as alice, client_of(reloading, "bob") as bob:
-            alice.allocate()
-            bob.allocate()
-            text = config.read_text()
-            config.write_text(text + "[nonsense]\n")
-            reloading.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: "nonsense" in reloading.log())
-            assert reloading.status()["allocations"] == 2
-            config.write_text(text.replace(f'"alice" = "{USERS["alice"]}"\n', ""))
-            reloading.process.send_signal(signal.SIGHUP)
-            wait_until(lambda: reloading.status()["allocations"] == 1)
-            assert outcome(alice.ask(Method.ALLOCATE, [TRANSPORT])) == 401
-            assert outcome(bob.ask(Method.REFRESH)) == 0
+    with (
+        running_node(config=config) as reloading,
+        client_of(reloading) as alice,
+        client_of(reloading, "bob") as bob,
+    ):
+        alice.allocate()
+        bob.allocate()
+        text = config.read_text()
+        config.write_text(text + "[nonsense]\n")
+        reloading.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "nonsense" in reloading.log())
+        assert reloading.status()["allocations"] == 2
+        config.write_text(text.replace(f'"alice" = "{USERS["alice"]}"\n', ""))
+        reloading.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: reloading.status()["allocations"] == 1)
+        assert outcome(alice.ask(Method.ALLOCATE, [TRANSPORT])) == 401
+        assert outcome(bob.ask(Method.REFRESH)) == 0
 
 
 def test_the_byte_limit_drops_and_counts() -> None:
-    with running_node(limits={"bytes_per_second": "10000"}) as limited:
-        with client_of(limited) as one, client_of(limited) as other:
-            (here,), (there,) = one.allocate(), other.allocate()
-            assert one.bind(0x4000, there) == 0
-            assert other.bind(0x4000, here) == 0
-            for _ in range(100):
-                one.send(b"\x40\x00\x03\xe8" + bytes(1000))
-            wait_until(lambda: limited.status()["drops"]["rate"] > 0)
-            relayed = limited.status()["packets"]["to_peer"]
-            assert 1 <= relayed <= 20
-            assert limited.status()["drops"]["rate"] == 100 - relayed
+    with (
+        running_node(limits={"bytes_per_second": "10000"}) as limited,
+        client_of(limited) as one,
+        client_of(limited) as other,
+    ):
+        (here,), (there,) = one.allocate(), other.allocate()
+        assert one.bind(0x4000, there) == 0
+        assert other.bind(0x4000, here) == 0
+        for _ in range(100):
+            one.send(b"\x40\x00\x03\xe8" + bytes(1000))
+        wait_until(lambda: limited.status()["drops"]["rate"] > 0)
+        relayed = limited.status()["packets"]["to_peer"]
+        assert 1 <= relayed <= 20
+        assert limited.status()["drops"]["rate"] == 100 - relayed
 
 
 def test_a_wildcard_listener_answers_from_the_address_that_was_asked() -> None:
@@ -223,20 +237,23 @@ def test_a_wildcard_listener_answers_from_the_address_that_was_asked() -> None:
 
 def test_behind_nat_clients_see_and_use_the_external_address(tmp_path: Path) -> None:
     config = write_config(tmp_path, more='[turn.external]\n"127.0.0.1" = "203.0.113.7"\n')
-    with running_node(config=config) as hidden:
-        with client_of(hidden) as one, client_of(hidden) as other:
-            (here,), (there,) = one.allocate(), other.allocate()
-            assert there.host == "203.0.113.7"
-            assert one.permit(there) == 0
-            assert other.permit(here) == 0
-            one.send(send_indication(there, b"by the outer name"))
-            received = other.receive()
-            assert received is not None
-            message = decode_message_untrusted(received)
-            peer = message.first(Attribute.XOR_PEER_ADDRESS)
-            assert peer is not None
-            assert decode_xor_address_untrusted(peer, message.transaction_id) == here
-            assert hidden.status()["counters"]["short_cuts"] == 1
+    with (
+        running_node(config=config) as hidden,
+        client_of(hidden) as one,
+        client_of(hidden) as other,
+    ):
+        (here,), (there,) = one.allocate(), other.allocate()
+        assert there.host == "203.0.113.7"
+        assert one.permit(there) == 0
+        assert other.permit(here) == 0
+        one.send(send_indication(there, b"by the outer name"))
+        received = other.receive()
+        assert received is not None
+        message = decode_message_untrusted(received)
+        peer = message.first(Attribute.XOR_PEER_ADDRESS)
+        assert peer is not None
+        assert decode_xor_address_untrusted(peer, message.transaction_id) == here
+        assert hidden.status()["counters"]["short_cuts"] == 1
 
 
 def test_two_workers_carry_a_call() -> None:
