@@ -1,0 +1,78 @@
+"""The README's first command, in a clean clone: `make up`, and the page that it prints is green."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.browser import browser
+from tests.support.programs import need_program
+
+ROOT = Path(__file__).parents[2]
+SET_UP_TIMEOUT_S = 600
+STOP_TIMEOUT_S = 30
+
+
+def read_until_url(process: subprocess.Popen[str], output: list[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        output.append(line)
+        found = re.search(r"https?://\S+/check", line)
+        if found:
+            return found.group()
+    raise AssertionError("make up has ended:\n" + "".join(output[-60:]))
+
+
+def test_a_clean_clone_is_up_with_one_command(tmp_path: Path) -> None:
+    need_program("chromium")
+    clone = tmp_path / "montana"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")
+    }
+    process = subprocess.Popen(
+        ["make", "up"],
+        cwd=clone,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    watchdog = threading.Timer(SET_UP_TIMEOUT_S, process.kill)
+    watchdog.start()
+    output: list[str] = []
+    try:
+        url = read_until_url(process, output)
+        with browser() as chromium:
+            page = chromium.new_page()
+            page.goto(url)
+            page.wait_for_selector(
+                "html:is([data-verdict=pass],[data-verdict=fail])", timeout=60_000
+            )
+            assert page.evaluate("() => window.montanaCheck.verdict") == "pass"
+        # Ctrl-C in a terminal; make itself then ends by the signal.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(STOP_TIMEOUT_S) in (0, -signal.SIGINT), "".join(output)
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
+    finally:
+        watchdog.cancel()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
+def test_the_readme_names_the_command(name: str) -> None:
+    assert "$ make up" in (ROOT / name).read_text()
