@@ -58,8 +58,12 @@ class DataPlane(Protocol):
         """Up to `limit` things for the control plane, oldest first; clears `control_fd` when
         none is left."""
 
-    def reply(self, five_tuple: FiveTuple, payload: bytes) -> bool:
-        """Send a datagram to a client; False when the kernel would not take it (counted)."""
+    def reply(self, five_tuple: FiveTuple, payload: bytes) -> None:
+        """Send a datagram to a client, with the next `flush_replies` at the latest. What the
+        kernel would not take is counted as dropped."""
+
+    def flush_replies(self) -> None:
+        """Send what waits: many replies cost little more than one."""
 
     def open_session(self) -> int:
         """A handle under which active seconds are counted, over any number of allocations."""

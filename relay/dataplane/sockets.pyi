@@ -64,8 +64,11 @@ class SocketDataPlane:
     def receive(self, limit: int) -> list[ControlDatagram | IcmpError]:
         """Up to `limit` things for the control plane; clients that have an allocation first."""
 
-    def reply(self, five_tuple: FiveTuple, payload: bytes) -> bool:
-        """Send a datagram to a client; False when the kernel would not take it."""
+    def reply(self, five_tuple: FiveTuple, payload: bytes) -> None:
+        """Send a datagram to a client, with the next `flush_replies` at the latest."""
+
+    def flush_replies(self) -> None:
+        """Send what waits: many replies cost little more than one."""
 
     def open_session(self) -> int:
         """A handle under which active seconds are counted."""

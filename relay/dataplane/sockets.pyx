@@ -30,7 +30,7 @@ from relay.dataplane.worker cimport (
     TOTAL_BYTES_TO_PEER, TOTAL_CONTROL, TOTAL_GATHERS, TOTAL_INTERRUPTED, TOTAL_PACKETS_RECEIVED,
     TOTAL_PACKETS_TO_CLIENT, TOTAL_PACKETS_TO_PEER, TOTAL_RECEIVE_CALLS, TOTAL_SEGMENTED_SENDS,
     TOTAL_SEND_CALLS, TOTAL_SENT_SINGLY, TOTAL_SHORT_CUTS, TOTAL_WAKEUPS, TOTALS, Worker,
-    create_worker, destroy_worker, reply_to_client, run_worker, send_from_control,
+    create_worker, destroy_worker, flush, queue_reply, run_worker, send_from_control,
 )
 
 import os
@@ -115,10 +115,16 @@ cdef int read_address(object address, Addr *target) except -1:
     return 0
 
 
+cdef object new_tuple = tuple.__new__
+"""Makes a named tuple without the Python frame that its own constructor costs."""
+
+
 cdef object make_address(const Addr *source):
     cdef uint8_t ip[16]
     cdef int size = get_ip(source, ip)
-    return Address(PyBytes_FromStringAndSize(<const char *>ip, size), source.port)
+    return new_tuple(
+        Address, (PyBytes_FromStringAndSize(<const char *>ip, size), source.port)
+    )
 
 
 cdef int set_option(int fd, int level, int name, int value) noexcept:
@@ -212,6 +218,7 @@ cdef class SocketDataPlane:
     cdef readonly int control_fd
     cdef readonly list listening
     cdef list _threads
+    cdef list _replies          # keeps the bytes that wait to be sent
     cdef list _closed_flows
     cdef list _closed_sessions
     cdef dict _external
@@ -227,6 +234,7 @@ cdef class SocketDataPlane:
         assert 1 <= len(addresses) <= MAX_LISTENERS
         self.control_fd = -1
         self._threads = []
+        self._replies = []
         self._closed_flows = []
         self._closed_sessions = []
         self._external = dict(external)
@@ -445,12 +453,19 @@ cdef class SocketDataPlane:
                 return True
             if record.kind == RECORD_DATAGRAM:
                 found.append(
-                    ControlDatagram(
-                        FiveTuple(
-                            "udp", make_address(&record.client), make_address(&record.server)
-                        ),
-                        PyBytes_FromStringAndSize(
-                            <const char *>record + sizeof(Record), record.payload_bytes
+                    new_tuple(
+                        ControlDatagram,
+                        (
+                            new_tuple(
+                                FiveTuple,
+                                (
+                                    "udp", make_address(&record.client),
+                                    make_address(&record.server),
+                                ),
+                            ),
+                            PyBytes_FromStringAndSize(
+                                <const char *>record + sizeof(Record), record.payload_bytes
+                            ),
                         ),
                     )
                 )
@@ -479,17 +494,23 @@ cdef class SocketDataPlane:
         return wildcard
 
     def reply(self, five_tuple, bytes payload):
-        """Send a datagram to a client; False when the kernel would not take it."""
+        """Send a datagram to a client, with the next `flush_replies` at the latest."""
         cdef Addr client, server
         cdef int listener
         read_address(five_tuple.client, &client)
         read_address(five_tuple.server, &server)
         listener = self._find_listener(&server)
         assert listener >= 0
-        return reply_to_client(
+        self._replies.append(payload)
+        queue_reply(
             self._workers[self._worker_count], <uint32_t>listener, &client, &server,
             <uint8_t *>PyBytes_AS_STRING(payload), <uint32_t>len(payload),
         )
+
+    def flush_replies(self):
+        """Send what waits: many replies cost little more than one."""
+        flush(self._workers[self._worker_count])
+        self._replies.clear()
 
     def send_to_peer(self, uint32_t allocation, peer, bytes payload, bint dont_fragment):
         """What a worker does with a Send indication, for one that came another way."""

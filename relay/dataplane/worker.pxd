@@ -127,7 +127,8 @@ cdef void send_from_control(
     Worker *worker, uint32_t allocation, const Addr *peer, uint8_t *payload,
     uint32_t payload_bytes, uint64_t now_ns
 ) noexcept nogil
-cdef bint reply_to_client(
+cdef void queue_reply(
     Worker *worker, uint32_t listener, const Addr *client, const Addr *server,
     uint8_t *payload, uint32_t payload_bytes
 ) noexcept nogil
+cdef void flush(Worker *worker) noexcept nogil

@@ -880,29 +880,11 @@ cdef void send_from_control(
     flush(worker)
 
 
-cdef bint reply_to_client(
+cdef void queue_reply(
     Worker *worker, uint32_t listener, const Addr *client, const Addr *server,
     uint8_t *payload, uint32_t payload_bytes
 ) noexcept nogil:
-    """One datagram from a listening socket; False when the kernel would not take it."""
-    cdef Group group
-    cdef uint64_t failed = (
-        load_relaxed_64(&worker.totals[<int>DROP_SEND_BUFFER])
-        + load_relaxed_64(&worker.totals[<int>DROP_MESSAGE_SIZE])
-        + load_relaxed_64(&worker.totals[<int>DROP_SEND_ERROR])
-    )
-    group.destination = client[0]
-    group.source = server[0]
-    group.fd = worker.listen_fds[listener]
-    group.listener = listener
-    group.first = 0
-    worker.packets[0].part_count = 0
-    worker.packets[0].size = 0
-    worker.packets[0].next = -1
-    add_part(&worker.packets[0], payload, payload_bytes)
-    send_singly(worker, &group)
-    return failed == (
-        load_relaxed_64(&worker.totals[<int>DROP_SEND_BUFFER])
-        + load_relaxed_64(&worker.totals[<int>DROP_MESSAGE_SIZE])
-        + load_relaxed_64(&worker.totals[<int>DROP_SEND_ERROR])
-    )
+    """One datagram for a client, sent by `flush` at the latest; `payload` stays until then."""
+    cdef Packet *packet = new_packet(worker)
+    add_part(packet, payload, payload_bytes)
+    submit(worker, packet, worker.listen_fds[listener], <int>listener, client, server)

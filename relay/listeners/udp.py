@@ -155,6 +155,7 @@ class UdpListener:
                             now_ns,
                         )
                     )
+        self._data_plane.flush_replies()
 
     def carry_out(self, effects: Iterable[Effect]) -> None:
         """Do what the server wishes, in its order."""

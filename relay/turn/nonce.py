@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64encode
+from hashlib import blake2b
 from struct import Struct
 
 from core.stun.address import Address
@@ -66,7 +67,8 @@ class NonceMint:
 
     def _mac(self, client: Address, time: bytes) -> bytes:
         covered = self._prefix + time + _PORT.pack(client.port) + client.ip
-        return hmac.digest(self._key, covered, "sha256")[:_MAC_BYTES]
+        # Keyed BLAKE2 is a MAC, at a third of what HMAC costs.
+        return blake2b(covered, digest_size=_MAC_BYTES, key=self._key).digest()
 
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"

@@ -148,6 +148,7 @@ def test_a_relay_that_cant_be_had_is_told_and_another_tried(bench: Bench) -> Non
     now_ns = bench.clock.monotonic_ns()
     assert bench.server.calls == [("failed", 1, now_ns), ("opened", 2, now_ns)]
     assert list(bench.data_plane.bound) == [relayed(50002)]
+    bench.data_plane.flush_replies()
     assert list(bench.data_plane.to_clients) == [(client(1), b"allocated")]
 
 

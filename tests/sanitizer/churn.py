@@ -72,6 +72,7 @@ def main(duration_s: float) -> None:
                 for datagram in engine.receive(64):
                     if isinstance(datagram, ControlDatagram):
                         engine.reply(datagram.five_tuple, b"an answer")
+                engine.flush_replies()
             if len(clients) >= CLIENTS:
                 with lock:
                     gone = [clients.pop(chance.randrange(len(clients))) for _ in range(2)]

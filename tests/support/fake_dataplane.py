@@ -91,6 +91,7 @@ class FakeDataPlane:
         self.joined: Counter[int] = Counter()
         self.closing: set[int] = set()
         self.to_clients: deque[tuple[FiveTuple, bytes]] = deque()
+        self._replies: list[tuple[FiveTuple, bytes]] = []
         self.to_peers: deque[tuple[Address, Address, bytes]] = deque()
         self.unavailable: set[Address] = set()
         self.started = False
@@ -196,9 +197,12 @@ class FakeDataPlane:
                 assert not items
         return items
 
-    def reply(self, five_tuple: FiveTuple, payload: bytes) -> bool:
-        self.to_clients.append((five_tuple, payload))
-        return True
+    def reply(self, five_tuple: FiveTuple, payload: bytes) -> None:
+        self._replies.append((five_tuple, payload))
+
+    def flush_replies(self) -> None:
+        self.to_clients.extend(self._replies)
+        self._replies.clear()
 
     def open_session(self) -> int:
         self.sessions[self._next] = set()
