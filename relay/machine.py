@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 from ipaddress import ip_address
@@ -34,3 +35,8 @@ def is_local_address(packed_ip: bytes) -> bool:
     except OSError:
         return False
     return True
+
+
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -36,7 +36,7 @@ from relay.dataplane.sockets import SocketDataPlane
 from relay.figures import FigureReader
 from relay.listeners.udp import UdpListener
 from relay.log import log_event, set_up_logging
-from relay.machine import is_local_address, raise_descriptor_limit
+from relay.machine import is_local_address, raise_descriptor_limit, usable_cores
 from relay.node_files import socket_path
 from relay.pages import Pages
 from relay.turn.server import Server
@@ -267,6 +267,16 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
             needed=needed,
             granted=granted,
         )
+    cores = usable_cores()
+    if config.turn.workers > cores:
+        log_event(
+            _log,
+            logging.WARNING,
+            "turn.workers is more than this process may use of the machine's cores",
+            asked=config.turn.workers,
+            used=cores,
+        )
+        config = replace(config, turn=replace(config.turn, workers=cores))
     clock = SystemClock()
     node_key = identity.load_or_create(config.data_dir, clock.random_bytes)
     async with ApiServer(socket_path(config.data_dir), software=f"montana {VERSION}") as api:

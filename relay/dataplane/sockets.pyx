@@ -729,7 +729,9 @@ cdef class SocketDataPlane:
         permission_address = address
         permission_address.port = 0
         slot = find_peer(self._tables, allocation, &permission_address)
-        assert slot and 0x4000 <= channel <= 0x7FFF
+        assert 0x4000 <= channel <= 0x7FFF
+        if not slot:
+            raise RelayUnavailable("no slot was left for the permission")
         permission = &self._tables.flows[slot]
         slot = find_channel(self._tables, allocation, channel)
         if slot:

@@ -256,6 +256,13 @@ def test_behind_nat_clients_see_and_use_the_external_address(tmp_path: Path) -> 
         assert hidden.status()["counters"]["short_cuts"] == 1
 
 
+def test_there_are_no_more_workers_than_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    with running_node(turn={"workers": str(min(64, cores + 1))}) as node:
+        assert node.status()["workers"] == cores
+        assert "turn.workers" in node.log()
+
+
 def test_two_workers_carry_a_call() -> None:
     with running_node(turn={"workers": "2"}) as double:
         pairs = []
