@@ -86,7 +86,8 @@ def test_a_call_is_counted_alike_by_the_node_and_by_the_browsers() -> None:
             page.evaluate("() => connection.close()")
     assert status["allocations"] == relayed
     for side in sides:
-        assert side["kinds"] == ["relay", "relay"]
+        # ICE may have nominated one pair after another.
+        assert set(side["kinds"]) == {"relay"}
         assert side["audio"] > 50 * CALL_S * 0.8
         assert side["video"] > 20 * CALL_S
     sent = sum(side["sent"] for side in sides)
