@@ -211,6 +211,7 @@ cdef class SocketDataPlane:
     cdef Worker *_workers[MAX_WORKERS + 1]
     cdef uint32_t _worker_count
     cdef uint32_t _next_worker
+    cdef uint32_t _first_drained
     cdef uint32_t _listener_count
     cdef Addr _listeners[MAX_LISTENERS]
     cdef uint64_t _relays_dropped
@@ -277,10 +278,11 @@ cdef class SocketDataPlane:
                     # Its listening sockets are the first worker's.
                     self._workers[i].listener_count = 0
                 destroy_worker(self._workers[i])
+        # Without tables the constructor has not come to set the descriptor.
+        if self._tables != NULL and self.control_fd >= 0:
+            close(self.control_fd)
         destroy_tables(self._tables)
         free(self._outgoing)
-        if self.control_fd >= 0:
-            close(self.control_fd)
 
     # ------------------------------------------------------------ set-up
 
@@ -428,15 +430,26 @@ cdef class SocketDataPlane:
         cdef uint64_t value
         cdef uint32_t i
         cdef int ring
+        cdef uint32_t share
         cdef bint more = False
+        cdef bint left = False
         cdef list found = []
         # First the flags, then the rings: what a worker writes from here on is told anew.
         read(self.control_fd, &value, 8)
         for i in range(self._worker_count):
             exchange_32(&self._workers[i].notified, 0)
-        for ring in (1, 0):
+        # Clients with an allocation come first, but leave strangers a quarter; and no worker is
+        # always the first.
+        self._first_drained = (self._first_drained + 1) % self._worker_count
+        for ring, share in ((1, limit - limit // 4), (0, limit), (1, limit)):
+            more = False
             for i in range(self._worker_count):
-                more = self._drain(&self._workers[i].rings[ring], limit, found) or more
+                more = self._drain(
+                    &self._workers[(self._first_drained + i) % self._worker_count].rings[ring],
+                    share, found,
+                ) or more
+            left = left or more
+        more = left and len(found) >= <Py_ssize_t>limit
         if more:
             value = 1
             write(self.control_fd, &value, 8)
@@ -738,7 +751,8 @@ cdef class SocketDataPlane:
             assert same_address(&self._tables.flows[slot].peer, &address)
             store_relaxed_64(&self._tables.flows[slot].expires_ns, expires_ns)
             return
-        assert not find_peer(self._tables, allocation, &address)
+        if find_peer(self._tables, allocation, &address):
+            raise RelayUnavailable("the peer is bound already")
         self._add_flow(
             allocation, &address, channel, load_relaxed_32(&permission.own), expires_ns,
             load_relaxed_64(&permission.permission_expires_ns),

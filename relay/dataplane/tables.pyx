@@ -224,7 +224,8 @@ cdef uint32_t add_relay(
         relay.worker = worker
         relay.next = 0
         store_relaxed_32(&relay.allocation, 0)
-        store_sequential_32(&relay.generation, relay.generation + 1)
+        # Never 0: an event's upper half tells relays from listeners.
+        store_sequential_32(&relay.generation, relay.generation % 0xFFFFFFFF + 1)
     return slot
 
 

@@ -142,7 +142,8 @@ cdef void submit(
         group = &worker.groups[place]
         if (
             group.fd == fd and not group.full and same_address(&group.destination, destination)
-            and packet.size <= group.segment_bytes
+            # An empty datagram can't be told from the end of the run that carries it.
+            and 0 < packet.size <= group.segment_bytes
             and group.total_bytes + packet.size <= 65000
             and (listener < 0 or same_address(&group.source, source))
         ):
@@ -667,13 +668,15 @@ cdef bint read_listener(Worker *worker, uint32_t index) noexcept nogil:
             continue
         segment = segment_size(message, size)
         offset = 0
-        while offset < size:
+        while True:
             worker.cycle_packets += 1
             from_client(
                 worker, index, &client, &server, data + offset,
                 segment if segment < size - offset else size - offset,
             )
             offset += segment
+            if offset >= size:
+                break
     worker.slots_used += got
     return got == <int>room
 
