@@ -165,9 +165,14 @@ class Node:
             peers=turn.peers,
             drain_timeout_s=turn.drain_timeout_s,
         )
+        try:
+            effects = self._server.reconfigure(now)
+        except ConfigError as error:
+            log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
+            return
         self._config = replace(self._config, turn=now)
         self._issuer.secrets = now.secrets
-        self._listener.carry_out(self._server.reconfigure(now))
+        self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")
 
     async def _collect(self) -> None:

@@ -153,8 +153,9 @@ class Server:
         self._take_over(config)
 
     def _take_over(self, config: TurnConfig) -> None:
+        book = CredentialBook(config.realm, config.users, config.secrets)
         self._config = config
-        self._book = CredentialBook(config.realm, config.users, config.secrets)
+        self._book = book
         mint = NonceMint(
             self._nonce_key, config.nonce_lifetime_s, user_anonymity=self._book.knows_hashes
         )
@@ -203,12 +204,20 @@ class Server:
         for allocation in self._by_number.values():
             if not allocation.static:
                 continue
-            identity = self._book.look_up_untrusted(allocation.username)
-            if identity is None or allocation.key not in self._book.keys(
-                allocation.username, identity, allocation.algorithm
-            ):
+            if not self._still_fits(allocation):
                 ending.append(allocation)
         return [self._close(allocation, "user removed") for allocation in ending]
+
+    def _still_fits(self, allocation: Allocation) -> bool:
+        identity = self._book.look_up_untrusted(allocation.username)
+        if identity is None:
+            return False
+        try:
+            keys = self._book.keys(allocation.username, identity, allocation.algorithm)
+        except StunError:
+            # A password of which no key can be made lets nobody in.
+            return False
+        return allocation.key in keys
 
     def close_session(self, session: str, reason: str) -> list[Effect]:
         """End every allocation of a session: a hang-up, an empty balance, the operator's wish."""
@@ -640,6 +649,8 @@ class Server:
             raise StunError("CHANNEL-NUMBER or XOR-PEER-ADDRESS is missing")
         number = decode_channel_number_untrusted(number_value)
         peer = self._read_peer(peer_value, message, allocation)
+        if peer.port == 0:
+            raise StunError("nobody has port 0")
         channel = allocation.channels.get(number)
         if channel is not None and channel.peer != peer:
             raise StunError("the channel is bound to another peer")
@@ -701,7 +712,9 @@ class Server:
             own = self._judge(peer.ip, now_ns)
         except StunError:
             return []
-        if not allocation.has_permission(peer.ip, now_ns) or not self._is_reachable(peer, own):
+        if not peer.port or not allocation.has_permission(peer.ip, now_ns):
+            return []
+        if not self._is_reachable(peer, own):
             return []
         dont_fragment = message.first(Attribute.DONT_FRAGMENT) is not None
         return [RelayData(allocation.number, peer, data, dont_fragment)]

@@ -158,6 +158,16 @@ def test_2_own_ports_that_are_no_relays_get_nothing(node: RunningNode) -> None:
     assert node.status()["drops"]["forbidden"] >= 2
 
 
+def test_2_a_peer_with_port_0_is_refused(node: RunningNode) -> None:
+    with client_of(node) as client, client_of(node) as other:
+        client.allocate()
+        (there,) = other.allocate()
+        assert client.bind(0x4000, Address(there.ip, 0)) == 400
+        client.send(send_indication(Address(there.ip, 0), b"x"))
+        client.close_allocation()
+        other.close_allocation()
+
+
 def test_3_what_trails_the_integrity_is_ignored(node: RunningNode) -> None:
     with client_of(node) as client:
         client.allocate()

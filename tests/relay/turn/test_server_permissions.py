@@ -359,3 +359,11 @@ def test_icmp_errors_are_told_seldom_and_only_with_permission(
     world.advance(1)
     assert told(PEER, 11)
     assert not world.server.icmp_received(999, PEER, 3, 1, 0, world.now_ns)
+
+
+def test_nobody_has_port_0(world: World, session: Session) -> None:
+    nobody = Address(PEER.ip, 0)
+    assert session.permit(nobody) == 0
+    assert session.bind(0x4000, nobody) == 400
+    session.raw(send_indication(nobody, b"x", [DONT_FRAGMENT]))
+    assert not world.taken(RelayData)
