@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -32,8 +33,9 @@ def is_local_address(packed_ip: bytes) -> bool:
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((str(address), 0))
-    except OSError:
-        return False
+    except OSError as error:
+        # In doubt (no descriptor, no port left) it is ours, which is the careful answer.
+        return error.errno != errno.EADDRNOTAVAIL
     return True
 
 
