@@ -12,6 +12,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,7 +96,13 @@ class Client:
         self._key = b""
 
     def close(self) -> None:
-        """Close the socket; the allocation stays until the server drops it."""
+        """Give the allocation up, without waiting for an answer, and close the socket.
+
+        An allocation that is left behind would answer 437 to whoever gets this port next.
+        """
+        if self.relayed is not None:
+            with suppress(OSError):
+                self.socket.send(next(self.refresh(0)))
         self.socket.close()
 
     def relayed_address(self) -> Address:
@@ -130,6 +137,8 @@ class Client:
         yield from self._request(
             Method.REFRESH, lambda _: [(Attribute.LIFETIME, encode_uint32(lifetime_s))]
         )
+        if not lifetime_s:
+            self.relayed = None
 
     def _request(
         self, method: Method, attributes: Callable[[bytes], list[tuple[int, bytes]]]

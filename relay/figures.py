@@ -62,8 +62,9 @@ class FigureReader:
             for name, count in totals.items()
             if name.startswith(_DROP_PREFIX)
         }
-        if self._listener.refused_flows:
-            drops["no_slot"] = self._listener.refused_flows
+        for cause, count in self._listener.drops.items():
+            if count:
+                drops[cause] = drops.get(cause, 0) + count
         relayed = {f"{unit}_{way}" for unit in ("packets", "bytes") for way in DIRECTIONS}
         return Figures(
             uptime_s=(self._clock.monotonic_ns() - self._start_ns) // NS_PER_S,

@@ -108,6 +108,11 @@ class UdpListener:
         """Sessions that live now."""
         return len(self._sessions)
 
+    @property
+    def drops(self) -> dict[str, int]:
+        """What the server dropped, and flows that the engine refused, by cause."""
+        return {**self._server.drops, "no_slot": self.refused_flows}
+
     def session_names(self) -> dict[int, str]:
         """Each living session's name, by the engine's handle."""
         return {session.handle: name for name, session in self._sessions.items()}

@@ -6,95 +6,33 @@ waits as a `Pending`. A port that can't be had leads to another, a few times.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
-from core.config import TurnLimits
+from core.config import TurnConfig
 from core.errors import StunError
-from core.stun.address import Address
-from core.stun.attributes import (
-    decode_address_family_untrusted,
-    decode_even_port_untrusted,
-    decode_requested_transport_untrusted,
-    decode_reservation_token_untrusted,
-)
-from core.stun.constants import IPV4_FAMILY, IPV6_FAMILY, UDP_PROTOCOL, Attribute
+from core.stun.address import Address, FiveTuple
+from core.stun.attributes import encode_address_error_code, encode_uint32, encode_xor_address
+from core.stun.constants import ERROR_REASONS, IPV4_FAMILY, IPV6_FAMILY, Attribute
 from core.stun.message import Message
 from core.units import NS_PER_S
-from relay.turn.allocation import Allocation
-from relay.turn.authentication import Proof
+from relay.turn import replies
+from relay.turn.allocation import Allocation, lifetime_s_untrusted
+from relay.turn.allocation_table import AllocationTable
+from relay.turn.authentication import UNAUTHENTICATED, Proof
+from relay.turn.effects import CloseRelay, Effect, OpenAllocation, OpenRelay, Reply
+from relay.turn.peer_policy import PeerPolicy
 from relay.turn.ports import RelayPorts
+from relay.turn.quotas import Quotas
+from relay.turn.wish import Wish, read_wish_untrusted
 
 PORT_TRIES = 10
 RESERVATION_LIFETIME_NS = 30 * NS_PER_S
 """RFC 8656 section 7.2: at least 30 seconds."""
 
-_IP_BYTES = {IPV4_FAMILY: 4, IPV6_FAMILY: 16}
-
-
-class Wish(NamedTuple):
-    """What an Allocate asks for.
-
-    Attributes:
-        families: lengths (4, 16) of the relayed addresses, the first one required unless there
-            are two, of which one is enough.
-        refused: (family, code) of an additional address that can't be had.
-        even, reserve: EVEN-PORT and its R bit.
-        token: RESERVATION-TOKEN.
-    """
-
-    families: tuple[int, ...]
-    refused: tuple[tuple[int, int], ...]
-    even: bool
-    reserve: bool
-    token: bytes | None
-
-
-def read_wish_untrusted(message: Message, ports: RelayPorts) -> Wish:
-    """Read and check the attributes of an Allocate, in the RFC's order.
-
-    Raises:
-        StunError: 400, 440, 442.
-    """
-    transport = message.first(Attribute.REQUESTED_TRANSPORT)
-    if transport is None:
-        raise StunError("REQUESTED-TRANSPORT is missing")
-    if decode_requested_transport_untrusted(transport) != UDP_PROTOCOL:
-        raise StunError("only UDP is relayed", 442)
-    token_value = message.first(Attribute.RESERVATION_TOKEN)
-    even_value = message.first(Attribute.EVEN_PORT)
-    family_value = message.first(Attribute.REQUESTED_ADDRESS_FAMILY)
-    additional_value = message.first(Attribute.ADDITIONAL_ADDRESS_FAMILY)
-    if token_value is not None:
-        if even_value is not None or family_value is not None or additional_value is not None:
-            raise StunError("RESERVATION-TOKEN goes with no other choice of an address")
-        return Wish((), (), False, False, decode_reservation_token_untrusted(token_value))
-    reserve = False
-    if even_value is not None:
-        reserve = decode_even_port_untrusted(even_value)
-    refused: tuple[tuple[int, int], ...] = ()
-    if additional_value is not None:
-        if family_value is not None:
-            raise StunError("two requests for an address family exclude each other")
-        if reserve:
-            raise StunError("a reserved port and an additional address exclude each other")
-        if decode_address_family_untrusted(additional_value) != IPV6_FAMILY:
-            raise StunError("the additional address family is not IPv6")
-        families: tuple[int, ...] = (4, 16)
-        if not ports.has_family(16):
-            families, refused = (4,), ((IPV6_FAMILY, 440),)
-        elif not ports.has_family(4):
-            families, refused = (16,), ((IPV4_FAMILY, 440),)
-    else:
-        family = IPV4_FAMILY
-        if family_value is not None:
-            family = decode_address_family_untrusted(family_value)
-        if family not in _IP_BYTES:
-            raise StunError("no such address family", 440)
-        families = (_IP_BYTES[family],)
-    if not any(ports.has_family(ip_bytes) for ip_bytes in families):
-        raise StunError("no relayed address is of this family", 440)
-    return Wish(families, refused, even_value is not None, reserve, None)
+_FAMILY = {4: IPV4_FAMILY, 16: IPV6_FAMILY}
+_TOKEN_BYTES = 8
 
 
 class Relay(NamedTuple):
@@ -160,32 +98,237 @@ class Reservation(NamedTuple):
     expires_ns: int
 
 
-class Quotas:
-    """How many allocations and reservations each account has, and all of them."""
+class Allocator:
+    """Answers Allocate requests.
 
-    def __init__(self) -> None:
-        self._by_account: Counter[str] = Counter()
-        self.total = 0
+    Args:
+        random: gives as many random bytes as asked for.
+        unix_time_s: the wall clock, for the expiry of credentials.
 
-    def check(self, account: str, limits: TurnLimits, more: int) -> None:
-        """Whether `account` may have `more` of them.
+    Attributes:
+        config, policy: the present ones.
+        draining: whether new allocations are refused.
+    """
+
+    def __init__(
+        self,
+        config: TurnConfig,
+        policy: PeerPolicy,
+        table: AllocationTable,
+        ports: RelayPorts,
+        quotas: Quotas,
+        *,
+        random: Callable[[int], bytes],
+        unix_time_s: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.draining = False
+        self._table = table
+        self._ports = ports
+        self._quotas = quotas
+        self._random = random
+        self._unix_time_s = unix_time_s
+        self._next_number = 1
+        self._pending: dict[FiveTuple, Pending] = {}
+        self._waiting: dict[int, Pending] = {}
+        self._reservations: OrderedDict[bytes, Reservation] = OrderedDict()
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When `expire` has something to do."""
+        if not self._reservations:
+            return None
+        return next(iter(self._reservations.values())).expires_ns
+
+    def expire(self, now_ns: int) -> list[Effect]:
+        """Give up the reservations that nobody has claimed by `now_ns`."""
+        effects: list[Effect] = []
+        while self._reservations:
+            token, reservation = next(iter(self._reservations.items()))
+            if reservation.expires_ns > now_ns:
+                break
+            del self._reservations[token]
+            self._quotas.remove(reservation.account)
+            self._ports.release(reservation.relay.address)
+            effects.append(CloseRelay(reservation.relay.number))
+        return effects
+
+    def is_pending(self, message: Message, five_tuple: FiveTuple) -> bool:
+        """Whether the request waits for its relay already: its answer comes then."""
+        pending = self._pending.get(five_tuple)
+        return pending is not None and pending.message.transaction_id == message.transaction_id
+
+    def allocate_untrusted(
+        self, message: Message, five_tuple: FiveTuple, proof: Proof, now_ns: int
+    ) -> list[Effect]:
+        """Begin with an Allocate that has been authenticated.
 
         Raises:
-            StunError: 486, 508.
+            StunError: 400, 401, 437, 440, 442, 486, 508.
         """
-        if self._by_account[account] + more > limits.allocations_per_user:
-            raise StunError("this user has as many allocations as it may", 486)
-        if self.total + more > limits.allocations:
-            raise StunError("the node has as many allocations as it may", 508)
+        if five_tuple in self._table.by_five_tuple or five_tuple in self._pending:
+            raise StunError("the five-tuple has an allocation", 437)
+        identity = proof.identity
+        assert identity is not None, "only an allocation's own key comes without an identity"
+        expires_unix_s = identity.expires_unix_s
+        if expires_unix_s is not None and expires_unix_s <= self._unix_time_s():
+            raise StunError("the credential has expired", UNAUTHENTICATED)
+        wish = read_wish_untrusted(message, self._ports)
+        lifetime_s = lifetime_s_untrusted(message, self.config)
+        if self.draining:
+            raise StunError("the node is about to stop", 508)
+        reserved: Relay | None = None
+        if wish.token is not None:
+            reserved = self._claim(wish.token, identity.account)
+        else:
+            count = 2 if wish.reserve else 1
+            self._quotas.check(identity.account, self.config.limits, count)
+            self._quotas.add(identity.account, count)
+        allocation = Allocation(
+            self._new_number(),
+            five_tuple,
+            proof.username,
+            proof.key,
+            proof.algorithm,
+            identity.account,
+            identity.session,
+            static=expires_unix_s is None,
+        )
+        pending = Pending(allocation, message, proof, wish, lifetime_s)
+        self._pending[five_tuple] = pending
+        if reserved is not None:
+            pending.relays.append(reserved)
+        return self._advance(pending, now_ns)
 
-    def add(self, account: str) -> None:
-        """One more."""
-        self._by_account[account] += 1
-        self.total += 1
+    def relay_opened(self, relay: int, now_ns: int) -> list[Effect]:
+        """The relay that `OpenRelay` has wished for is bound."""
+        pending, opened = self._take_waiting(relay)
+        if pending.wish.reserve and len(pending.relays) == 1:
+            pending.sibling = opened
+            return self._advance(pending, now_ns)
+        pending.relays.append(opened)
+        if pending.wish.reserve:
+            sibling = Address(opened.address.ip, opened.address.port + 1)
+            return [self._wish_for(pending, sibling)]
+        pending.families.pop(0)
+        pending.tries = 0
+        return self._advance(pending, now_ns)
 
-    def remove(self, account: str) -> None:
-        """One less; an account that has none is forgotten."""
-        self.total -= 1
-        self._by_account[account] -= 1
-        if not self._by_account[account]:
-            del self._by_account[account]
+    def relay_failed(self, relay: int, now_ns: int) -> list[Effect]:
+        """The relay that `OpenRelay` has wished for can't be had; another port is tried."""
+        pending, failed = self._take_waiting(relay)
+        pending.tries += 1
+        self._ports.release(failed.address)
+        effects: list[Effect] = []
+        if pending.wish.reserve:
+            if pending.relays:
+                even = pending.relays.pop()
+                self._ports.release(even.address)
+                effects.append(CloseRelay(even.number))
+            else:
+                self._ports.release(Address(failed.address.ip, failed.address.port + 1))
+        return effects + self._advance(pending, now_ns)
+
+    def _claim(self, token: bytes, account: str) -> Relay:
+        """The relay that the token stands for; its place in the quotas passes on with it."""
+        reservation = self._reservations.get(token)
+        if reservation is None or reservation.account != account:
+            raise StunError("nothing is reserved under this token", 508)
+        del self._reservations[token]
+        return reservation.relay
+
+    def _new_number(self) -> int:
+        number = self._next_number
+        self._next_number += 1
+        return number
+
+    def _wish_for(self, pending: Pending, address: Address) -> OpenRelay:
+        relay = Relay(self._new_number(), address)
+        pending.waiting_for = relay
+        self._waiting[relay.number] = pending
+        return OpenRelay(relay.number, address)
+
+    def _take_waiting(self, number: int) -> tuple[Pending, Relay]:
+        pending = self._waiting.pop(number)
+        relay = pending.waiting_for
+        assert relay is not None
+        assert relay.number == number
+        pending.waiting_for = None
+        return pending, relay
+
+    def _advance(self, pending: Pending, now_ns: int) -> list[Effect]:
+        """Wish for the next relay of a pending Allocate, or answer it."""
+        wish = pending.wish
+        preferred = pending.allocation.five_tuple.server.ip
+        if pending.sibling is not None:
+            pending.families.clear()
+        while pending.families:
+            ip_bytes = pending.families[0]
+            if pending.tries < PORT_TRIES:
+                address = self._ports.take(ip_bytes, preferred, even=wish.even, pair=wish.reserve)
+                if address is not None:
+                    return [self._wish_for(pending, address)]
+            pending.families.pop(0)
+            pending.tries = 0
+            pending.refused.append((_FAMILY[ip_bytes], 508))
+        del self._pending[pending.allocation.five_tuple]
+        if pending.relays:
+            return self._finish(pending, now_ns)
+        self._quotas.remove(pending.allocation.account, 2 if wish.reserve else 1)
+        payload = replies.error(pending.message, 508, pending.proof)
+        return [Reply(pending.allocation.five_tuple, payload)]
+
+    def _finish(self, pending: Pending, now_ns: int) -> list[Effect]:
+        allocation = pending.allocation
+        addresses = tuple(relay.address for relay in pending.relays)
+        expires_ns = now_ns + pending.lifetime_s * NS_PER_S
+        allocation.relayed = addresses
+        allocation.families = {len(address.ip): expires_ns for address in addresses}
+        allocation.transaction_id = pending.message.transaction_id
+        allocation.answer = replies.success(
+            pending.message, self._describe(pending, addresses, now_ns), pending.proof
+        )
+        self._table.add(allocation)
+        return [
+            OpenAllocation(
+                allocation.number,
+                allocation.five_tuple,
+                tuple(relay.number for relay in pending.relays),
+                allocation.session,
+                expires_ns,
+            ),
+            Reply(allocation.five_tuple, allocation.answer),
+        ]
+
+    def _describe(
+        self, pending: Pending, addresses: tuple[Address, ...], now_ns: int
+    ) -> list[tuple[int, bytes]]:
+        """What the success answer holds; a port to be reserved gets its token here."""
+        transaction_id = pending.message.transaction_id
+        attributes: list[tuple[int, bytes]] = [
+            (
+                Attribute.XOR_RELAYED_ADDRESS,
+                encode_xor_address(self.policy.outer(address), transaction_id),
+            )
+            for address in addresses
+        ]
+        attributes.append((Attribute.LIFETIME, encode_uint32(pending.lifetime_s)))
+        if pending.sibling is not None:
+            token = self._random(_TOKEN_BYTES)
+            self._reservations[token] = Reservation(
+                pending.sibling, pending.allocation.account, now_ns + RESERVATION_LIFETIME_NS
+            )
+            attributes.append((Attribute.RESERVATION_TOKEN, token))
+        client = pending.allocation.five_tuple.client
+        attributes.append(
+            (Attribute.XOR_MAPPED_ADDRESS, encode_xor_address(client, transaction_id))
+        )
+        attributes += [
+            (
+                Attribute.ADDRESS_ERROR_CODE,
+                encode_address_error_code(family, code, ERROR_REASONS[code]),
+            )
+            for family, code in pending.refused
+        ]
+        return attributes

@@ -1,13 +1,33 @@
-"""What the server remembers of an allocation (RFC 8656 section 3)."""
+"""What the server remembers of an allocation (RFC 8656 section 6)."""
 
 from __future__ import annotations
 
+from core.config import TurnConfig
 from core.stun.address import Address, FiveTuple
+from core.stun.attributes import decode_uint32_untrusted
+from core.stun.constants import Attribute
+from core.stun.message import Message
+from core.units import NS_PER_S
+from relay.turn.effects import Effect, RemoveChannel, RemovePermission
 
-PERMISSION_LIFETIME_NS = 300 * 1_000_000_000
+PERMISSION_LIFETIME_NS = 300 * NS_PER_S
 """RFC 8656 section 9."""
-CHANNEL_LIFETIME_NS = 600 * 1_000_000_000
+CHANNEL_LIFETIME_NS = 600 * NS_PER_S
 """RFC 8656 section 12."""
+
+
+def lifetime_s_untrusted(message: Message, config: TurnConfig) -> int:
+    """How long an allocation is to live (RFC 8656 sections 7.2 and 8.2): what LIFETIME asks for,
+    between the default and the maximum.
+
+    Raises:
+        StunError: 400.
+    """
+    value = message.first(Attribute.LIFETIME)
+    if value is None:
+        return config.default_lifetime_s
+    asked_s = decode_uint32_untrusted(value)
+    return max(config.default_lifetime_s, min(asked_s, config.max_lifetime_s))
 
 
 class Channel:
@@ -29,13 +49,16 @@ class Allocation:
         key: the long-term key that fitted, and its algorithm.
         account: whose quota it counts against.
         session: what it is charged to.
-        relayed: its relayed transport addresses, as they are bound.
-        families: lengths (4, 16) of the IP addresses that it may still send to.
+        static: whether the user stands in the configuration, and may be removed from it.
+        relayed: its relayed transport addresses, as they are bound until it is closed.
+        families: length (4, 16) of the IP addresses that it may send to -> end; a dual
+            allocation may have two ends, and lose one family before the other.
         permissions: peer IP -> end.
         channels: number -> binding.
         channel_of: peer -> number.
         transaction_id, answer: the Allocate's, for its retransmissions.
-        deadline_ns: the entry of the server's heap that counts; others are stale.
+        deadline_ns: the entry among the table's deadlines that counts; others are stale.
+        icmp_after_ns: when the client may be told of an ICMP error again.
     """
 
     __slots__ = (
@@ -45,7 +68,6 @@ class Allocation:
         "channel_of",
         "channels",
         "deadline_ns",
-        "expires_ns",
         "families",
         "five_tuple",
         "icmp_after_ns",
@@ -79,19 +101,23 @@ class Allocation:
         self.session = session
         self.static = static
         self.relayed: tuple[Address, ...] = ()
-        self.families: tuple[int, ...] = ()
+        self.families: dict[int, int] = {}
         self.permissions: dict[bytes, int] = {}
         self.channels: dict[int, Channel] = {}
         self.channel_of: dict[Address, int] = {}
         self.transaction_id = b""
         self.answer = b""
-        self.expires_ns = 0
         self.deadline_ns = 0
         self.icmp_after_ns = 0
 
+    @property
+    def expires_ns(self) -> int:
+        """When the last of it ends."""
+        return max(self.families.values())
+
     def first_end_ns(self) -> int:
         """When the next thing of it ends."""
-        end_ns = self.expires_ns
+        end_ns = min(self.families.values())
         for permission_ns in self.permissions.values():
             if permission_ns < end_ns:
                 end_ns = permission_ns
@@ -103,3 +129,40 @@ class Allocation:
     def has_permission(self, ip: bytes, now_ns: int) -> bool:
         """Whether a permission for `ip` stands."""
         return self.permissions.get(ip, 0) > now_ns
+
+    def drop_expired(self, now_ns: int) -> list[Effect]:
+        """Forget channels, permissions and all but the last family that ended by `now_ns`."""
+        effects: list[Effect] = []
+        for number, channel in list(self.channels.items()):
+            if channel.expires_ns <= now_ns:
+                effects.append(self._drop_channel(number))
+        for ip, expires_ns in list(self.permissions.items()):
+            if expires_ns <= now_ns:
+                effects.append(self._drop_permission(ip))
+        for ip_bytes, expires_ns in list(self.families.items()):
+            if expires_ns <= now_ns and len(self.families) > 1:
+                effects += self.drop_family(ip_bytes)
+        return effects
+
+    def drop_family(self, ip_bytes: int) -> list[Effect]:
+        """Give up one family of two, with its permissions and channels and no others (RFC 8656
+        section 8.1): without any, nothing goes to it or comes from it."""
+        del self.families[ip_bytes]
+        effects: list[Effect] = [
+            self._drop_channel(number)
+            for number, channel in list(self.channels.items())
+            if len(channel.peer.ip) == ip_bytes
+        ]
+        effects += [
+            self._drop_permission(ip) for ip in list(self.permissions) if len(ip) == ip_bytes
+        ]
+        return effects
+
+    def _drop_channel(self, number: int) -> RemoveChannel:
+        channel = self.channels.pop(number)
+        del self.channel_of[channel.peer]
+        return RemoveChannel(self.number, number)
+
+    def _drop_permission(self, ip: bytes) -> RemovePermission:
+        del self.permissions[ip]
+        return RemovePermission(self.number, ip)

@@ -60,7 +60,7 @@ class Authenticator:
             (Attribute.PASSWORD_ALGORITHMS, _ALGORITHMS_VALUE),
         ]
 
-    def authenticate(
+    def authenticate_untrusted(
         self, message: Message, client: Address, allocation: Allocation | None, now_s: int
     ) -> Proof:
         """Check a request's credentials, in the order of RFC 8489 section 9.2.4.
@@ -82,7 +82,7 @@ class Authenticator:
             raise StunError("NONCE or REALM is missing")
         if username is None and hashed is None:
             raise StunError("USERNAME is missing")
-        algorithm = _chosen_algorithm(message, nonce)
+        algorithm = _chosen_algorithm_untrusted(message, nonce)
         if username is None:
             assert hashed is not None
             username = self._book.name_of_hash(hashed)
@@ -113,7 +113,7 @@ class Authenticator:
         return Proof(username, key, algorithm, identity, has_sha256)
 
 
-def _chosen_algorithm(message: Message, nonce: bytes) -> int:
+def _chosen_algorithm_untrusted(message: Message, nonce: bytes) -> int:
     """The password algorithm of a request; RFC 8489 section 9.2.4 has both attributes or none.
 
     What was offered must come back as it was: whoever takes SHA-256 out of the offer on its way

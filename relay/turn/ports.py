@@ -32,33 +32,49 @@ class RelayPorts:
         self._first, self._last = ports
         self._random = random
         self._turn = {4: 0, 16: 0}
-        self._used: set[Address] = set()
+        self._used: dict[bytes, set[int]] = {ip: set() for ip in addresses}
 
     def __len__(self) -> int:
-        return len(self._used)
+        return sum(len(used) for used in self._used.values())
 
     def has_family(self, ip_bytes: int) -> bool:
         """Whether there is an address of 4 or 16 bytes to relay from."""
         return bool(self._addresses[ip_bytes])
 
-    def choose_ip(self, ip_bytes: int, preferred: bytes) -> bytes:
-        """The address to relay from: the one that the client talks to, or each in its turn."""
-        addresses = self._addresses[ip_bytes]
-        if preferred in addresses:
-            return preferred
-        self._turn[ip_bytes] = (self._turn[ip_bytes] + 1) % len(addresses)
-        return addresses[self._turn[ip_bytes]]
-
-    def take(self, ip: bytes, *, even: bool = False, pair: bool = False) -> Address | None:
-        """A free port of `ip`, marked as used; None when there is none.
+    def take(
+        self, ip_bytes: int, preferred: bytes, *, even: bool = False, pair: bool = False
+    ) -> Address | None:
+        """A free port, marked as used; None when there is none on any address.
 
         Args:
-            even: an even one.
-            pair: with the next higher port free, which is marked as used as well.
+            ip_bytes: the length of the IP address, 4 or 16.
+            preferred: the IP address that the client talks to, used where it can be; the others
+                have their turns.
+            even: an even port.
+            pair: an even one with the next higher port free, which is marked as used as well.
         """
+        addresses = self._addresses[ip_bytes]
+        if preferred in addresses:
+            start = addresses.index(preferred)
+        else:
+            start = self._turn[ip_bytes] = (self._turn[ip_bytes] + 1) % len(addresses)
+        for ip in (*addresses[start:], *addresses[:start]):
+            port = self._take_port(ip, even or pair, pair)
+            if port is not None:
+                return Address(ip, port)
+        return None
+
+    def release(self, address: Address) -> None:
+        """It is free again."""
+        self._used[address.ip].discard(address.port)
+
+    def _take_port(self, ip: bytes, even: bool, pair: bool) -> int | None:
+        used = self._used[ip]
         first, last = self._first, self._last
+        if len(used) > last - first:
+            return None
         step = 1
-        if even or pair:
+        if even:
             first += first & 1
             step = 2
         if pair:
@@ -66,31 +82,21 @@ class RelayPorts:
         count = (last - first) // step + 1
         if count <= 0:
             return None
-        offset = int.from_bytes(self._random(8), "big")
+        offset = 0
         for _ in range(_RANDOM_TRIES):
-            found = self._take_port(ip, first + step * (offset % count), pair)
-            if found is not None:
-                return found
-            offset = int.from_bytes(self._random(8), "big")
-        # Crowded: take the next free one after a random place.
-        for distance in range(count):
-            found = self._take_port(ip, first + step * ((offset + distance) % count), pair)
-            if found is not None:
-                return found
-        return None
-
-    def _take_port(self, ip: bytes, port: int, pair: bool) -> Address | None:
-        address = Address(ip, port)
-        if address in self._used:
-            return None
-        if pair:
-            sibling = Address(ip, port + 1)
-            if sibling in self._used:
+            offset = int.from_bytes(self._random(8), "big") % count
+            port = first + step * offset
+            if port not in used and not (pair and port + 1 in used):
+                break
+        else:
+            # Crowded: the next free one after a random place.
+            for distance in range(count):
+                port = first + step * ((offset + distance) % count)
+                if port not in used and not (pair and port + 1 in used):
+                    break
+            else:
                 return None
-            self._used.add(sibling)
-        self._used.add(address)
-        return address
-
-    def release(self, address: Address) -> None:
-        """It is free again."""
-        self._used.discard(address)
+        used.add(port)
+        if pair:
+            used.add(port + 1)
+        return port

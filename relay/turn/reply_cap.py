@@ -41,8 +41,6 @@ class ReplyCap:
         self._key = key
         self._second = -1
         self._counts = [0] * (2 * _SLOTS)
-        self.withheld = 0
-        """Replies that were not sent."""
 
     def allows(self, ip: bytes, now_s: int) -> bool:
         """Whether one more reply to `ip` may be sent in the second `now_s`; counts it."""
@@ -57,7 +55,6 @@ class ReplyCap:
         second = _SLOTS + ((digest[2] << 8 | digest[3]) & _MASK)
         counts = self._counts
         if counts[first] >= self._limit and counts[second] >= self._limit:
-            self.withheld += 1
             return False
         counts[first] += 1
         counts[second] += 1
