@@ -99,6 +99,10 @@ class DataPlane(Protocol):
     def refresh_allocation(self, allocation: int, expires_ns: int) -> None:
         """Move its end."""
 
+    def remove_relay(self, allocation: int, ip_bytes: int) -> None:
+        """Close the relay of one address family (4 or 16) of a dual allocation that has given
+        that family up; its flows have been removed already."""
+
     def close_allocation(self, allocation: int) -> None:
         """Remove it with its relays and flows; what they counted comes from `take_closed_flows`."""
 

@@ -95,6 +95,9 @@ class SocketDataPlane:
     def refresh_allocation(self, allocation: int, expires_ns: int) -> None:
         """Move its end."""
 
+    def remove_relay(self, allocation: int, ip_bytes: int) -> None:
+        """Close the relay of one address family of a dual allocation, which lives on."""
+
     def close_allocation(self, allocation: int) -> None:
         """Remove it with its relays and flows."""
 

@@ -20,7 +20,7 @@ from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
     Allocation, Flow, FlowCounters, Relay, Tables, add_allocation, add_flow, add_relay,
     add_session, create_tables, destroy_tables, find_channel, find_peer, free_closed_flow,
-    free_closed_session, join_relay, publish_allocation, reclaim, refresh_permission,
+    free_closed_session, join_relay, part_relay, publish_allocation, reclaim, refresh_permission,
     release_session, remove_allocation, remove_flow, remove_relay,
 )
 from relay.dataplane.worker cimport (
@@ -534,10 +534,7 @@ cdef class SocketDataPlane:
         read_address(peer, &address)
         assert self._tables.allocations[allocation].live and size <= 65535
         memcpy(self._outgoing + 8, PyBytes_AS_STRING(payload), size)
-        relay = (
-            self._tables.allocations[allocation].relay_v4 if address.family == 4
-            else self._tables.allocations[allocation].relay_v6
-        )
+        relay = self._relay_of(allocation, address.family)
         if dont_fragment and relay:
             self._set_dont_fragment(&self._tables.relays[relay], True)
         send_from_control(lane, allocation, &address, self._outgoing + 8, size, monotonic_ns())
@@ -594,6 +591,8 @@ cdef class SocketDataPlane:
         cdef uint32_t relay
         read_address(address, &bound)
         read_address(Address(self._external.get(address.ip, address.ip), address.port), &public)
+        # The port may be one whose socket has only been waiting for the workers.
+        reclaim(self._tables)
         try:
             fd = new_socket(bound.family, RELAY_BUFFER_BYTES, False)
             if bound.family == 4:
@@ -681,14 +680,29 @@ cdef class SocketDataPlane:
         assert self._tables.allocations[allocation].live
         store_relaxed_64(&self._tables.allocations[allocation].expires_ns, expires_ns)
 
+    cdef uint32_t _relay_of(self, uint32_t allocation, int family) noexcept:
+        """Its relay of a family (4 or 6), 0 where it has none."""
+        cdef Allocation *entry = &self._tables.allocations[allocation]
+        return load_relaxed_32(&entry.relay_v4 if family == 4 else &entry.relay_v6)
+
+    def remove_relay(self, uint32_t allocation, int ip_bytes):
+        """Close the relay of one address family of a dual allocation, which lives on."""
+        cdef uint32_t relay
+        assert ip_bytes == 4 or ip_bytes == 16
+        assert self._tables.allocations[allocation].live
+        assert self._relay_of(allocation, 4) and self._relay_of(allocation, 6)
+        relay = self._relay_of(allocation, 4 if ip_bytes == 4 else 6)
+        self._unwatch(relay)
+        part_relay(self._tables, allocation, relay)
+        reclaim(self._tables)
+
     def close_allocation(self, uint32_t allocation):
         """Remove it with its relays and flows."""
-        cdef Allocation *entry = &self._tables.allocations[allocation]
-        assert entry.live
-        if entry.relay_v4:
-            self._unwatch(entry.relay_v4)
-        if entry.relay_v6:
-            self._unwatch(entry.relay_v6)
+        cdef int family
+        assert self._tables.allocations[allocation].live
+        for family in (4, 6):
+            if self._relay_of(allocation, family):
+                self._unwatch(self._relay_of(allocation, family))
         remove_allocation(self._tables, allocation)
         # Where the workers sleep its sockets are closed here and now.
         reclaim(self._tables)
@@ -876,10 +890,9 @@ cdef class SocketDataPlane:
 
     def totals(self):
         """Everything that the workers count, summed, by name."""
-        cdef uint32_t i, allocation
-        cdef int which
+        cdef uint32_t i, allocation, relay
+        cdef int which, family
         cdef uint64_t amount
-        cdef Allocation *entry
         cdef uint64_t dropped = self._relays_dropped
         cdef dict result = {}
         for which in range(TOTALS):
@@ -891,12 +904,12 @@ cdef class SocketDataPlane:
             for which in range(<int>self._listener_count):
                 dropped += dropped_by_kernel(self._workers[i].listen_fds[which])
         for allocation in range(1, self._tables.allocation_pool.used + 1):
-            entry = &self._tables.allocations[allocation]
-            if entry.live:
-                if entry.relay_v4:
-                    dropped += dropped_by_kernel(self._tables.relays[entry.relay_v4].fd)
-                if entry.relay_v6:
-                    dropped += dropped_by_kernel(self._tables.relays[entry.relay_v6].fd)
+            if not self._tables.allocations[allocation].live:
+                continue
+            for family in (4, 6):
+                relay = self._relay_of(allocation, family)
+                if relay:
+                    dropped += dropped_by_kernel(self._tables.relays[relay].fd)
         result["drop_receive_buffer"] = dropped
         return result
 

@@ -49,8 +49,8 @@ cdef struct Allocation:
     uint64_t received_until_ns  # atomic: the same to the client
     uint64_t picoseconds_per_byte   # 0: no limit
     uint32_t listener
-    uint32_t relay_v4
-    uint32_t relay_v6
+    uint32_t relay_v4           # atomic: 0 where it has none, or has given it up
+    uint32_t relay_v6           # atomic
     uint32_t session
     uint32_t first_flow         # writer alone
     bint live                   # writer alone
@@ -252,6 +252,7 @@ cdef uint32_t add_allocation(
     uint64_t expires_ns, uint64_t picoseconds_per_byte
 ) noexcept
 cdef void join_relay(Tables *tables, uint32_t allocation, uint32_t relay) noexcept
+cdef void part_relay(Tables *tables, uint32_t allocation, uint32_t relay) noexcept
 cdef void publish_allocation(Tables *tables, uint32_t allocation) noexcept
 cdef void remove_allocation(Tables *tables, uint32_t allocation) noexcept
 cdef uint32_t add_flow(

@@ -278,8 +278,8 @@ cdef uint32_t add_allocation(
     allocation.server = server[0]
     allocation.picoseconds_per_byte = picoseconds_per_byte
     allocation.listener = listener
-    allocation.relay_v4 = 0
-    allocation.relay_v6 = 0
+    store_relaxed_32(&allocation.relay_v4, 0)
+    store_relaxed_32(&allocation.relay_v6, 0)
     allocation.session = session
     allocation.first_flow = 0
     allocation.next = 0
@@ -295,14 +295,25 @@ cdef void join_relay(Tables *tables, uint32_t slot, uint32_t relay_slot) noexcep
     """Give a relay to an allocation that is not published yet."""
     cdef Relay *relay = &tables.relays[relay_slot]
     if relay.address.family == 4:
-        tables.allocations[slot].relay_v4 = relay_slot
+        store_relaxed_32(&tables.allocations[slot].relay_v4, relay_slot)
     else:
-        tables.allocations[slot].relay_v6 = relay_slot
+        store_relaxed_32(&tables.allocations[slot].relay_v6, relay_slot)
     store_sequential_32(&relay.allocation, slot)
     _link(
         &tables.relay_heads[hash_address(tables, &relay.address, 0) & tables.relay_mask],
         relay_slot, &relay.next_address,
     )
+
+
+cdef void part_relay(Tables *tables, uint32_t slot, uint32_t relay_slot) noexcept:
+    """Remove one of the relays of a living allocation."""
+    cdef Allocation *allocation = &tables.allocations[slot]
+    # Before it is retired: a worker that still reads it here is in a batch that is waited for.
+    if load_relaxed_32(&allocation.relay_v4) == relay_slot:
+        store_sequential_32(&allocation.relay_v4, 0)
+    else:
+        store_sequential_32(&allocation.relay_v6, 0)
+    remove_relay(tables, relay_slot)
 
 
 cdef void publish_allocation(Tables *tables, uint32_t slot) noexcept:
@@ -328,10 +339,10 @@ cdef void remove_allocation(Tables *tables, uint32_t slot) noexcept:
     )
     while allocation.first_flow:
         remove_flow(tables, allocation.first_flow)
-    if allocation.relay_v4:
-        remove_relay(tables, allocation.relay_v4)
-    if allocation.relay_v6:
-        remove_relay(tables, allocation.relay_v6)
+    if load_relaxed_32(&allocation.relay_v4):
+        remove_relay(tables, load_relaxed_32(&allocation.relay_v4))
+    if load_relaxed_32(&allocation.relay_v6):
+        remove_relay(tables, load_relaxed_32(&allocation.relay_v6))
     tables.allocation_pool.live -= 1
     allocation.live = False
     _retire(tables, RETIRED_ALLOCATION, slot)

@@ -496,7 +496,9 @@ cdef void to_peer(
     ):
         count(worker, DROP_EXPIRED, 1)
         return
-    own_relay = allocation.relay_v4 if peer.family == 4 else allocation.relay_v6
+    own_relay = load_sequential_32(
+        &allocation.relay_v4 if peer.family == 4 else &allocation.relay_v6
+    )
     if not own_relay:
         count(worker, DROP_FORBIDDEN, 1)
         return

@@ -27,9 +27,15 @@ def main(duration_s: float) -> None:
     """Run for so long."""
     chance = random.Random(7)
     stop = threading.Event()
-    with running_engine(workers=2, max_allocations=64) as engine, udp_socket() as peer:
+    with (
+        running_engine(workers=2, max_allocations=64) as engine,
+        udp_socket() as peer,
+        udp_socket("::1") as other_peer,
+    ):
         peer.setblocking(False)
+        other_peer.setblocking(False)
         clients: list[Client] = []
+        halved: set[Client] = set()
         lock = threading.Lock()
 
         def send() -> None:
@@ -43,9 +49,12 @@ def main(duration_s: float) -> None:
                     try:
                         client.send_channel(b"media" * 20)
                         client.send_channel(b"to the peer", CHANNEL + 1)
+                        client.send_channel(b"by the other family", CHANNEL + 2)
+                        client.socket.send(send_indication(address_of(other_peer), b"by Send"))
                         client.socket.send(send_indication(address_of(peer), b"by Send"))
                         client.socket.send(request)
                         peer.sendto(b"back", (client.relay.host, client.relay.port))
+                        other_peer.sendto(b"back", ("::1", client.relayed[1].port))
                         peer.recv(100)
                         client.socket.recv(2000)
                     except OSError:
@@ -58,12 +67,21 @@ def main(duration_s: float) -> None:
         until = time.monotonic() + duration_s
         while time.monotonic() < until:
             session = engine.open_session()
-            pair = [Client(engine, session, rate_bytes_s=10_000_000) for _ in range(2)]
+            pair = [
+                Client(
+                    engine,
+                    session,
+                    relay_hosts=["127.0.0.1", "::1"],
+                    rate_bytes_s=10_000_000,
+                )
+                for _ in range(2)
+            ]
             join(*pair)
             for client in pair:
                 client.socket.setblocking(False)
                 client.permit(address_of(peer), own=OWN_ALLOWED)
                 client.bind(address_of(peer), CHANNEL + 1)
+                client.bind(address_of(other_peer), CHANNEL + 2)
             engine.close_session(session)
             with lock:
                 clients += pair
@@ -76,11 +94,16 @@ def main(duration_s: float) -> None:
             if len(clients) >= CLIENTS:
                 with lock:
                     gone = [clients.pop(chance.randrange(len(clients))) for _ in range(2)]
+                # Under traffic, and with the flows of the family still there.
+                for client in set(chance.sample([*clients, *gone], 4)) - halved:
+                    engine.remove_relay(client.allocation, 16)
+                    halved.add(client)
                 for client in gone:
                     engine.remove_channel(client.allocation, CHANNEL + 1)
                     engine.refresh_allocation(client.allocation, time.monotonic_ns() + 10**9)
                     engine.send_to_peer(client.allocation, address_of(peer), b"by hand", True)
                     engine.close_allocation(client.allocation)
+                    halved.discard(client)
                     with lock:
                         client.socket.close()
             engine.flow_counters()

@@ -251,6 +251,16 @@ class FakeDataPlane:
     def refresh_allocation(self, allocation: int, expires_ns: int) -> None:
         self.allocations[allocation].expires_ns = expires_ns
 
+    def remove_relay(self, allocation: int, ip_bytes: int) -> None:
+        entry = self.allocations[allocation]
+        assert {len(self.relays[relay].ip) for relay in entry.relays} == {4, 16}
+        assert all(len(ip) != ip_bytes for ip in entry.permissions)
+        assert all(len(peer.ip) != ip_bytes for peer in entry.peers.values())
+        (given_up,) = (relay for relay in entry.relays if len(self.relays[relay].ip) == ip_bytes)
+        entry.relays.remove(given_up)
+        del self.owners[given_up]
+        self.close_relay(given_up)
+
     def close_allocation(self, allocation: int) -> None:
         closed = self.allocations.pop(allocation)
         del self.by_client[closed.five_tuple]

@@ -17,7 +17,7 @@ import pytest
 
 from bench.generator import Generator
 from bench.path import Path as TrafficPath
-from core.stun.address import Address
+from core.stun.address import Address, FiveTuple
 from core.stun.attributes import decode_xor_address_untrusted
 from core.stun.constants import Attribute, MessageClass, Method
 from core.stun.message import decode_message_untrusted, encode_message
@@ -33,6 +33,7 @@ from relay.dataplane.sockets import SocketDataPlane
 from tests.support.engine import (
     CHANNEL,
     FAR_NS,
+    TIMEOUT_S,
     Client,
     address,
     address_of,
@@ -45,6 +46,16 @@ from tests.support.engine import (
 from tests.support.turn_client import send_indication
 
 PAST_NS = 1
+
+
+def bind_again(engine: SocketDataPlane, bound: Address) -> int:
+    """Bind a relay to an address whose last socket may still wait for a worker's batch to end."""
+    for _ in range(100):
+        try:
+            return engine.open_relay(bound)
+        except RelayUnavailable:
+            time.sleep(0.01)
+    raise AssertionError(f"{bound} stayed taken")
 
 
 def data_of(datagram: bytes) -> tuple[Address, bytes]:
@@ -400,6 +411,81 @@ def test_a_relay_whose_port_is_taken_is_unavailable() -> None:
             engine.open_relay(bound)
         with pytest.raises(RelayUnavailable):
             engine.open_relay(address("8.8.8.8", 20_000))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("given_up", "kept"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
+def test_a_dual_allocation_gives_up_one_family(given_up: str, kept: str, workers: int) -> None:
+    hosts = ["127.0.0.1", "::1"]
+    with (
+        running_engine(workers=workers) as engine,
+        udp_socket(given_up) as lost_peer,
+        udp_socket(kept) as peer,
+    ):
+        session = engine.open_session()
+        client = Client(engine, session, relay_hosts=hosts)
+        far = Client(engine, session, relay_hosts=[given_up])
+        lost, relay = client.relayed[hosts.index(given_up)], client.relayed[hosts.index(kept)]
+        client.bind(address_of(lost_peer))
+        client.bind(address_of(peer), CHANNEL + 1)
+        far.bind(lost, own=OWN_RELAYS_ONLY)
+        far.send_channel(b"by the short-cut")
+        assert data_of(client.receive()) == (far.relay, b"by the short-cut")
+        client.send_channel(b"by the family that goes")
+        assert lost_peer.recv(100) == b"by the family that goes"
+
+        engine.remove_relay(client.allocation, len(lost.ip))
+        # The short-cut finds nobody, nor does the kernel, nor the client its way out.
+        far.send_channel(b"to nobody")
+        wait_for_total(engine, "drop_forbidden", 1)
+        lost_peer.sendto(b"to nobody", (lost.host, lost.port))
+        client.send_channel(b"from nowhere")
+        client.socket.send(send_indication(address_of(lost_peer), b"from nowhere"))
+        engine.send_to_peer(client.allocation, address_of(lost_peer), b"from nowhere", True)
+        wait_for_total(engine, "drop_forbidden", 4)
+        engine.remove_channel(client.allocation, CHANNEL)
+        engine.remove_permission(client.allocation, address_of(lost_peer).ip)
+        for number in range(10):
+            client.send_channel(b"%d" % number, CHANNEL + 1)
+            assert peer.recv(100) == b"%d" % number
+            peer.sendto(b"%d" % number, (relay.host, relay.port))
+            assert client.receive()[4:] == b"%d" % number
+        assert engine.totals()["short_cuts"] == 1
+
+        # Its port is free again, for another allocation too.
+        handle = bind_again(engine, lost)
+        heir_socket = udp_socket(given_up)
+        server = next(one for one in engine.listening if len(one.ip) == len(lost.ip))
+        heir_socket.connect((server.host, server.port))
+        five_tuple = FiveTuple("udp", address_of(heir_socket), server)
+        heir = engine.open_allocation(five_tuple, [handle], session, FAR_NS, 0)
+        engine.install_permission(heir, lost.ip, FAR_NS, OWN_RELAYS_ONLY)
+        far.send_channel(b"to the heir")
+        assert data_of(heir_socket.recv(100)) == (far.relay, b"to the heir")
+
+        client.close()
+        engine.close_relay(bind_again(engine, relay))
+        far.send_channel(b"still there")
+        assert data_of(heir_socket.recv(100)) == (far.relay, b"still there")
+        heir_socket.close()
+
+
+def test_families_given_up_leave_no_descriptor() -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with running_engine(workers=2, max_allocations=4) as engine:
+        session = engine.open_session()
+        before = descriptors()
+        for number in range(1000):
+            client = Client(engine, session, relay_hosts=["127.0.0.1", "::1"])
+            engine.remove_relay(client.allocation, 4 if number % 2 else 16)
+            client.close()
+        # The last one is closed by whatever comes next, once the workers sleep.
+        until = time.monotonic() + TIMEOUT_S
+        while descriptors() > before and time.monotonic() < until:
+            engine.take_closed_flows()
+        assert descriptors() == before
 
 
 @pytest.mark.parametrize("shared", [False, True])
