@@ -14,6 +14,9 @@ from relay.dataplane.interface import ControlDatagram, IcmpError
 
 LISTENER_BUFFER_BYTES: int
 RELAY_BUFFER_BYTES: int
+CONTROL_PER_SECOND: int
+"""How many datagrams of one allocation a second reach the control plane, and as many ICMP
+errors; what is over that is counted as `drop_control_rate`."""
 SPARE_SLOTS: int
 FLOW_TYPE: np.dtype[Any]
 """A row of `flow_counters`: allocation, session, channel, then packets and bytes each way."""

@@ -287,6 +287,8 @@ cdef uint32_t add_allocation(
     store_relaxed_64(&allocation.expires_ns, expires_ns)
     store_relaxed_64(&allocation.sent_until_ns, 0)
     store_relaxed_64(&allocation.received_until_ns, 0)
+    store_relaxed_64(&allocation.asked_in_second, 0)
+    store_relaxed_64(&allocation.errors_in_second, 0)
     tables.sessions[session].references += 1
     return slot
 

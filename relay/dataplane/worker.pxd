@@ -21,6 +21,7 @@ cdef enum:
     EVENTS = 64
     GATHER_NS = 150000          # under load a worker wakes at most this often
     SPIN_NS = 100000000         # how long a low-latency worker spins after the last packet
+    CONTROL_PER_SECOND = 500    # what one allocation may have the control plane do
     STOP_EVENT = 0x7FFFFFFF     # what the stop descriptor is called among a worker's events
 
 cdef enum Total:
@@ -49,6 +50,7 @@ cdef enum Total:
     DROP_MESSAGE_SIZE
     DROP_SEND_ERROR
     DROP_CONTROL_QUEUE
+    DROP_CONTROL_RATE
     TOTALS
 
 cdef struct Packet:

@@ -377,6 +377,20 @@ cdef inline bint within_rate(
             return True
 
 
+cdef inline bint within_second(const Worker *worker, uint64_t *window) noexcept nogil:
+    """Count one in the present second: `window` is the second, and below it 32 bits of count.
+    Workers share it; one whose clock was read a little earlier counts in the newest second."""
+    cdef uint64_t begin = worker.now_s << 32
+    cdef uint64_t seen, counted
+    while True:
+        seen = load_relaxed_64(window)
+        counted = seen if seen > begin else begin
+        if <uint32_t>counted >= CONTROL_PER_SECOND:
+            return False
+        if swap_64(window, seen, counted + 1):
+            return True
+
+
 cdef inline void count_to_peer(
     Worker *worker, uint32_t flow, uint32_t session, const uint8_t *payload, uint32_t size
 ) noexcept nogil:
@@ -529,18 +543,24 @@ cdef void to_peer(
 
 cdef void to_control(
     Worker *worker, uint32_t listener, const Addr *client, const Addr *server,
-    const uint8_t *data, uint32_t size, bint known
+    const uint8_t *data, uint32_t size, uint32_t allocation
 ) noexcept nogil:
     """Hand a datagram to the control plane. Strangers have a ring of their own, so that a flood
-    of theirs does not crowd out the requests of living allocations."""
+    of theirs does not crowd out the requests of living allocations; and of those none may crowd
+    out the others."""
     cdef Record record
+    if allocation and not within_second(
+        worker, &worker.tables.allocations[allocation].asked_in_second
+    ):
+        count(worker, DROP_CONTROL_RATE, 1)
+        return
     memset(&record, 0, sizeof(record))
     record.kind = RECORD_DATAGRAM
     record.listener = listener
     record.payload_bytes = size
     record.client = client[0]
     record.server = server[0]
-    if put_record(&worker.rings[1 if known else 0], &record, data):
+    if put_record(&worker.rings[1 if allocation else 0], &record, data):
         worker.ring_written = True
         count(worker, TOTAL_CONTROL, 1)
     else:
@@ -582,7 +602,7 @@ cdef void from_client(
             worker, allocation, &send.peer, <uint8_t *>send.payload, send.payload_bytes
         )
     else:
-        to_control(worker, listener, client, server, data, size, allocation != 0)
+        to_control(worker, listener, client, server, data, size, allocation)
 
 
 cdef void send_to_peer(
@@ -758,7 +778,12 @@ cdef void read_errors(Worker *worker, uint32_t slot) noexcept nogil:
                     record.icmp_type = failure.ee_type
                     record.icmp_code = failure.ee_code
                     record.icmp_data = failure.ee_info
-                    if put_record(&worker.rings[1], &record, data):
+                    # In a window of their own: what peers can provoke costs the client nothing.
+                    if not within_second(
+                        worker, &worker.tables.allocations[allocation].errors_in_second
+                    ):
+                        count(worker, DROP_CONTROL_RATE, 1)
+                    elif put_record(&worker.rings[1], &record, data):
                         worker.ring_written = True
                     else:
                         count(worker, DROP_CONTROL_QUEUE, 1)

@@ -29,7 +29,7 @@ from relay.dataplane.interface import (
     IcmpError,
     RelayUnavailable,
 )
-from relay.dataplane.sockets import SocketDataPlane
+from relay.dataplane.sockets import CONTROL_PER_SECOND, SocketDataPlane
 from tests.support.engine import (
     CHANNEL,
     FAR_NS,
@@ -386,6 +386,69 @@ def test_a_flood_of_strangers_leaves_clients_their_requests() -> None:
         assert not select.select([engine.control_fd], [], [], 0)[0]
         stranger.sendto(flood, server)
         assert len(wait_control(engine)) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_client_has_its_share_of_the_control_plane(workers: int) -> None:
+    request = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [])
+    with (
+        running_engine(workers=workers) as engine,
+        udp_socket() as peer,
+        udp_socket() as stranger,
+    ):
+        session = engine.open_session()
+        loud, quiet = Client(engine, session), Client(engine, session)
+        loud.bind(address_of(peer))
+        begun_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+        sent = heard = 0
+        while not engine.totals()["drop_control_rate"]:
+            for _ in range(100):
+                loud.socket.send(request)
+            sent += 100
+            wait_for_total(engine, "packets_received", sent)
+            heard += len(engine.receive(1000))
+            assert sent < 20 * CONTROL_PER_SECOND
+        ended_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+        totals = engine.totals()
+        assert totals["control_datagrams"] == heard
+        assert heard + totals["drop_control_rate"] == sent
+        seconds = int(ended_s) - int(begun_s) + 1
+        assert CONTROL_PER_SECOND <= heard <= seconds * CONTROL_PER_SECOND
+        # Its packets, and what others ask for, pass as before.
+        loud.send_channel(b"media")
+        assert peer.recv(100) == b"media"
+        quiet.socket.send(request)
+        (datagram,) = wait_control(engine)
+        assert isinstance(datagram, ControlDatagram)
+        assert datagram.five_tuple == quiet.five_tuple
+        for _ in range(CONTROL_PER_SECOND + 100):
+            stranger.sendto(request, (engine.listening[0].host, engine.listening[0].port))
+            assert len(wait_control(engine)) == 1
+        # The next second is another one.
+        until = time.monotonic() + TIMEOUT_S
+        while not engine.receive(100):
+            assert time.monotonic() < until
+            loud.socket.send(request)
+            time.sleep(0.01)
+
+
+def test_the_errors_of_an_allocations_peers_are_bounded_too() -> None:
+    with running_engine() as engine:
+        session = engine.open_session()
+        client = Client(engine, session)
+        with udp_socket() as gone:
+            nobody = address_of(gone)
+        client.bind(nobody)
+        errors = 0
+        until = time.monotonic() + 4 * TIMEOUT_S
+        while not engine.totals()["drop_control_rate"]:
+            assert time.monotonic() < until
+            client.send_channel(b"anybody?")
+            errors += len(engine.receive(100))
+        assert errors >= CONTROL_PER_SECOND
+        client.socket.send(encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), []))
+        while not any(isinstance(one, ControlDatagram) for one in wait_control(engine)):
+            pass
 
 
 def test_receive_says_when_something_is_left() -> None:
