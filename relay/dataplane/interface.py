@@ -52,7 +52,8 @@ class DataPlane(Protocol):
         """Start the engine's threads."""
 
     def close(self) -> None:
-        """Stop and join the threads, then close every socket and free the memory."""
+        """Stop and join the threads, then close every socket and free the memory. After it every
+        other call raises RuntimeError, and another of this does nothing."""
 
     def receive(self, limit: int) -> list[ControlDatagram | IcmpError]:
         """Up to `limit` things for the control plane, oldest first; clears `control_fd` when

@@ -62,7 +62,8 @@ class SocketDataPlane:
         """Start the workers' threads."""
 
     def close(self) -> None:
-        """Stop and join the threads, then close every socket; nothing may be called after."""
+        """Stop and join the threads, then close every socket. After it every other call raises
+        RuntimeError, and another of this does nothing."""
 
     def receive(self, limit: int) -> list[ControlDatagram | IcmpError]:
         """Up to `limit` things for the control plane; clients that have an allocation first."""

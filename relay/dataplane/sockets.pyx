@@ -287,6 +287,11 @@ cdef class SocketDataPlane:
         destroy_tables(self._tables)
         free(self._outgoing)
 
+    cdef inline int _check_open(self) except -1:
+        if self._tables == NULL:
+            raise RuntimeError("the data plane is closed")
+        return 0
+
     # ------------------------------------------------------------ set-up
 
     cdef int _read_external(self) except -1:
@@ -360,9 +365,11 @@ cdef class SocketDataPlane:
 
     def report(self):
         """What the kernel gave, as lines for the log; the last one says how to get more."""
-        cdef int granted = get_option(self._workers[0].listen_fds[0], SOL_SOCKET, SO_RCVBUF) // 2
+        cdef int granted
         cdef bint segmentation = True
         cdef bint joining = True
+        self._check_open()
+        granted = get_option(self._workers[0].listen_fds[0], SOL_SOCKET, SO_RCVBUF) // 2
         fd = self._workers[0].listen_fds[0]
         if set_option(fd, SOL_UDP, UDP_SEGMENT, 0) < 0:
             segmentation = False
@@ -385,6 +392,7 @@ cdef class SocketDataPlane:
         """Start the workers' threads."""
         cdef epoll_event event
         cdef uint32_t i
+        self._check_open()
         assert not self._threads
         for i in range(self._worker_count):
             event.events = EPOLLIN
@@ -406,9 +414,12 @@ cdef class SocketDataPlane:
             run_worker(worker)
 
     def close(self):
-        """Stop and join the threads, then close every socket; nothing may be called after."""
+        """Stop and join the threads, then close every socket. After it every other call raises
+        RuntimeError, and another of this does nothing."""
         cdef uint64_t one = 1
         cdef uint32_t i
+        if self._tables == NULL:
+            return
         for i in range(self._worker_count):
             store_release_32(&self._workers[i].stop, 1)
             write(self._workers[i].stop_fd, &one, 8)
@@ -422,6 +433,7 @@ cdef class SocketDataPlane:
             self._workers[i] = NULL
         destroy_tables(self._tables)
         self._tables = NULL
+        self._replies.clear()
         if self.control_fd >= 0:
             close(self.control_fd)
             self.control_fd = -1
@@ -437,6 +449,7 @@ cdef class SocketDataPlane:
         cdef bint more = False
         cdef bint left = False
         cdef list found = []
+        self._check_open()
         # First the flags, then the rings: what a worker writes from here on is told anew.
         read(self.control_fd, &value, 8)
         for i in range(self._worker_count):
@@ -513,6 +526,7 @@ cdef class SocketDataPlane:
         """Send a datagram to a client, with the next `flush_replies` at the latest."""
         cdef Addr client, server
         cdef int listener
+        self._check_open()
         read_address(five_tuple.client, &client)
         read_address(five_tuple.server, &server)
         listener = self._find_listener(&server)
@@ -525,6 +539,7 @@ cdef class SocketDataPlane:
 
     def flush_replies(self):
         """Send what waits: many replies cost little more than one."""
+        self._check_open()
         flush(self._workers[self._worker_count])
         self._replies.clear()
 
@@ -534,6 +549,7 @@ cdef class SocketDataPlane:
         cdef Worker *lane = self._workers[self._worker_count]
         cdef uint32_t size = <uint32_t>len(payload)
         cdef uint32_t relay
+        self._check_open()
         read_address(peer, &address)
         assert self._tables.allocations[allocation].live and size <= 65535
         memcpy(self._outgoing + 8, PyBytes_AS_STRING(payload), size)
@@ -567,8 +583,10 @@ cdef class SocketDataPlane:
         Raises:
             RelayUnavailable: no slot is left.
         """
-        cdef uint32_t session = add_session(self._tables)
+        cdef uint32_t session
         cdef int tries = 0
+        self._check_open()
+        session = add_session(self._tables)
         while not session and tries < _WAIT_TRIES:
             self._make_room()
             session = add_session(self._tables)
@@ -579,6 +597,7 @@ cdef class SocketDataPlane:
 
     def close_session(self, uint32_t session):
         """No more allocations will join."""
+        self._check_open()
         assert self._tables.sessions[session].live
         release_session(self._tables, session)
 
@@ -592,6 +611,7 @@ cdef class SocketDataPlane:
         cdef epoll_event event
         cdef int fd
         cdef uint32_t relay
+        self._check_open()
         read_address(address, &bound)
         read_address(Address(self._external.get(address.ip, address.ip), address.port), &public)
         # The port may be one whose socket has only been waiting for the workers.
@@ -625,6 +645,7 @@ cdef class SocketDataPlane:
 
     def close_relay(self, uint32_t relay):
         """Close a relay that no allocation owns."""
+        self._check_open()
         assert load_relaxed_32(&self._tables.relays[relay].allocation) == 0
         remove_relay(self._tables, relay)
 
@@ -641,6 +662,7 @@ cdef class SocketDataPlane:
         cdef uint32_t relay
         cdef int listener, tries = 0
         cdef uint64_t picoseconds = 1000000000000 // rate_bytes_s if rate_bytes_s else 0
+        self._check_open()
         read_address(five_tuple.client, &client)
         read_address(five_tuple.server, &server)
         listener = self._find_listener(&server)
@@ -680,6 +702,7 @@ cdef class SocketDataPlane:
 
     def refresh_allocation(self, uint32_t allocation, uint64_t expires_ns):
         """Move its end."""
+        self._check_open()
         assert self._tables.allocations[allocation].live
         store_relaxed_64(&self._tables.allocations[allocation].expires_ns, expires_ns)
 
@@ -691,6 +714,7 @@ cdef class SocketDataPlane:
     def remove_relay(self, uint32_t allocation, int ip_bytes):
         """Close the relay of one address family of a dual allocation, which lives on."""
         cdef uint32_t relay
+        self._check_open()
         assert ip_bytes == 4 or ip_bytes == 16
         assert self._tables.allocations[allocation].live
         assert self._relay_of(allocation, 4) and self._relay_of(allocation, 6)
@@ -702,6 +726,7 @@ cdef class SocketDataPlane:
     def close_allocation(self, uint32_t allocation):
         """Remove it with its relays and flows."""
         cdef int family
+        self._check_open()
         assert self._tables.allocations[allocation].live
         for family in (4, 6):
             if self._relay_of(allocation, family):
@@ -737,6 +762,7 @@ cdef class SocketDataPlane:
             RelayUnavailable: no slot is left.
         """
         cdef Addr peer
+        self._check_open()
         assert self._tables.allocations[allocation].live
         read_address(Address(peer_ip, 0), &peer)
         if not find_peer(self._tables, allocation, &peer):
@@ -754,6 +780,7 @@ cdef class SocketDataPlane:
         cdef Addr address, permission_address
         cdef Flow *permission
         cdef uint32_t slot
+        self._check_open()
         assert self._tables.allocations[allocation].live
         read_address(peer, &address)
         permission_address = address
@@ -779,6 +806,7 @@ cdef class SocketDataPlane:
         """Remove an expired permission."""
         cdef Addr peer
         cdef uint32_t slot
+        self._check_open()
         read_address(Address(peer_ip, 0), &peer)
         slot = find_peer(self._tables, allocation, &peer)
         if slot:
@@ -786,7 +814,9 @@ cdef class SocketDataPlane:
 
     def remove_channel(self, uint32_t allocation, uint32_t channel):
         """Remove an expired channel."""
-        cdef uint32_t slot = find_channel(self._tables, allocation, channel)
+        cdef uint32_t slot
+        self._check_open()
+        slot = find_channel(self._tables, allocation, channel)
         if slot:
             remove_flow(self._tables, slot)
 
@@ -812,6 +842,7 @@ cdef class SocketDataPlane:
         cdef uint32_t allocation, slot
         cdef Py_ssize_t row = 0
         cdef FlowRow[::1] rows
+        self._check_open()
         array = np.empty(self._tables.flow_pool.live, dtype=FLOW_TYPE)
         rows = array
         for allocation in range(1, self._tables.allocation_pool.used + 1):
@@ -830,6 +861,7 @@ cdef class SocketDataPlane:
         cdef uint32_t session
         cdef Py_ssize_t row = 0
         cdef SessionRow[::1] rows
+        self._check_open()
         array = np.empty(self._tables.session_pool.live, dtype=SESSION_TYPE)
         rows = array
         for session in range(1, self._tables.session_pool.used + 1):
@@ -879,6 +911,7 @@ cdef class SocketDataPlane:
 
     def take_closed_flows(self):
         """The last counters of flows that no worker can still touch, each exactly once."""
+        self._check_open()
         self._harvest()
         taken = self._closed_flows or [np.empty(0, dtype=FLOW_TYPE)]
         self._closed_flows = []
@@ -886,6 +919,7 @@ cdef class SocketDataPlane:
 
     def take_closed_sessions(self):
         """The last counters of sessions that no worker can still touch, each exactly once."""
+        self._check_open()
         self._harvest()
         taken = self._closed_sessions or [np.empty(0, dtype=SESSION_TYPE)]
         self._closed_sessions = []
@@ -898,6 +932,7 @@ cdef class SocketDataPlane:
         cdef uint64_t amount
         cdef uint64_t dropped = self._relays_dropped
         cdef dict result = {}
+        self._check_open()
         for which in range(TOTALS):
             amount = 0
             for i in range(self._worker_count + 1):

@@ -582,6 +582,55 @@ def test_starting_and_closing_leaves_nothing() -> None:
     assert threading.active_count() == 1
 
 
+CALLS: dict[str, tuple[Any, ...]] = {
+    "report": (),
+    "start": (),
+    "receive": (1,),
+    "reply": (FiveTuple("udp", address("127.0.0.1", 1), address("127.0.0.1", 2)), b"late"),
+    "flush_replies": (),
+    "open_session": (),
+    "close_session": (1,),
+    "open_relay": (address("127.0.0.1", 0),),
+    "close_relay": (1,),
+    "open_allocation": (
+        FiveTuple("udp", address("127.0.0.1", 1), address("127.0.0.1", 2)),
+        [1],
+        1,
+        FAR_NS,
+        0,
+    ),
+    "refresh_allocation": (1, FAR_NS),
+    "remove_relay": (1, 4),
+    "close_allocation": (1,),
+    "install_permission": (1, bytes(4), FAR_NS, OWN_NO),
+    "install_channel": (1, CHANNEL, address("127.0.0.1", 1), FAR_NS),
+    "remove_permission": (1, bytes(4)),
+    "remove_channel": (1, CHANNEL),
+    "send_to_peer": (1, address("127.0.0.1", 1), b"late", False),
+    "flow_counters": (),
+    "session_counters": (),
+    "take_closed_flows": (),
+    "take_closed_sessions": (),
+    "totals": (),
+}
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_after_closing_nothing_may_be_called_but_close(start: bool) -> None:
+    methods = {name for name in vars(SocketDataPlane) if not name.startswith("_")}
+    assert {*CALLS, "close", "control_fd", "listening"} == methods
+    with running_engine(start=start) as engine, udp_socket() as peer:
+        session = engine.open_session()
+        client = Client(engine, session, relay_hosts=["127.0.0.1", "::1"])
+        client.bind(address_of(peer))
+        engine.reply(client.five_tuple, b"never sent")
+        engine.close()
+        for name, arguments in CALLS.items():
+            with pytest.raises(RuntimeError, match="the data plane is closed"):
+                getattr(engine, name)(*arguments)
+        engine.close()
+
+
 def test_active_seconds_are_counted_once_a_session() -> None:
     stun = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [])
     with running_engine(workers=2) as engine, udp_socket() as peer:
