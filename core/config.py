@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from core import config_reader as read
 from core import limits
 from core.config_reader import Table
 from core.errors import ConfigError
 from core.stun.address import Address
+from core.stun.credentials import opaque_string
 
 Network = IPv4Network | IPv6Network
 
@@ -86,11 +88,16 @@ class TurnConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
-    """The ``[http]`` table: where pages are served, over TLS where a certificate is named."""
+    """The ``[http]`` table: where pages are served, over TLS where a certificate is named.
+
+    `public_url` is how people write it, behind a reverse proxy or by a name; empty for the
+    address itself.
+    """
 
     listen: tuple[Address, ...] = (Address(b"\x7f\x00\x00\x01", HTTP_PORT),)
     certificate: Path | None = None
     private_key: Path | None = None
+    public_url: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,6 +292,8 @@ def _realm(value: object) -> str:
             f"has {limits.REALM_MAXIMUM_CHARACTERS} printable characters at most "
             "(RFC 8489 section 14.9)"
         )
+    if (problem := _unusable(realm)) is not None:
+        raise ValueError(f"can't be used: {problem}")
     return realm
 
 
@@ -300,11 +309,23 @@ def _users(table: Table, *, time_limited: bool) -> Mapping[str, str]:
             table.complain(name, f"the password has {limits.PASSWORD_MAXIMUM_BYTES} bytes at most")
         elif not 0 < len(name.encode()) <= limits.USERNAME_MAXIMUM_BYTES:
             table.complain(name, f"a name has from 1 to {limits.USERNAME_MAXIMUM_BYTES} bytes")
+        elif (problem := _unusable(name, password)) is not None:
+            table.complain(name, problem)
         elif time_limited and name.partition(":")[0].isdigit() and ":" in name:
             table.complain(name, "reads as a time-limited name, which the secrets are for")
         else:
             users[name] = password
     return users
+
+
+def _unusable(*texts: str) -> str | None:
+    """Why no key can be made of a name and a password; None when one can."""
+    try:
+        for each in texts:
+            opaque_string(each)
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _external(table: Table, own: set[bytes]) -> Mapping[bytes, bytes]:
@@ -370,8 +391,19 @@ def _http(table: Table, folder: Path) -> HttpConfig:
     if (files["certificate"] is None) != (files["private_key"] is None):
         absent = "certificate" if files["certificate"] is None else "private_key"
         table.complain(absent, "is missing; certificate and private_key come together")
+    public_url = table.value("public_url", _public_url, default.public_url)
     table.finish()
-    return HttpConfig(listen=listen, **files)
+    return HttpConfig(listen=listen, public_url=public_url, **files)
+
+
+def _public_url(value: object) -> str:
+    written = read.text(value).rstrip("/")
+    parts = urlsplit(written)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("is a URL such as https://node.example")
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("is a URL without a path, such as https://node.example")
+    return written
 
 
 def development_config(

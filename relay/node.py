@@ -39,6 +39,7 @@ from relay.log import log_event, set_up_logging
 from relay.machine import is_local_address, raise_descriptor_limit, usable_cores
 from relay.node_files import socket_path
 from relay.pages import Pages
+from relay.reload import keys_for_restart, take_over
 from relay.turn.server import Server
 from relay.version import VERSION
 
@@ -58,6 +59,7 @@ class Node:
 
     Args:
         config: with the ports that `data_plane` has really got in `turn.listen`.
+        first_config: as it was read.
         data_plane: opened, not yet started; the caller closes it.
         read_config: reads the configuration anew on SIGHUP; None where there is no file.
     """
@@ -65,6 +67,7 @@ class Node:
     def __init__(
         self,
         config: NodeConfig,
+        first_config: NodeConfig,
         data_plane: DataPlane,
         node_key: identity.Identity,
         clock: Clock,
@@ -72,6 +75,8 @@ class Node:
         read_config: ReadConfig | None = None,
     ) -> None:
         self._config = config
+        self._first_config = first_config
+        self._clock = clock
         self._data_plane = data_plane
         self._announcer = announcer
         self._read_config = read_config
@@ -86,8 +91,9 @@ class Node:
             self._server, data_plane, clock, rate_bytes_s=config.turn.limits.bytes_per_second
         )
         self._figures = FigureReader(self._listener, data_plane, clock)
-        self._issuer = CredentialIssuer(config.turn.secrets, client_addresses(config.turn), clock)
-        self._pages = Pages(config, node_key, clock, self._issuer, self._figures)
+        addresses = client_addresses(config.turn)
+        self._issuer = CredentialIssuer(config.turn.secrets, addresses, clock)
+        self._pages = Pages(config, node_key, clock, self._issuer, self._figures, addresses)
 
     async def run(self, api: ApiServer) -> None:
         """Serve, also the requests that come through `api`, until a signal ends it."""
@@ -147,33 +153,25 @@ class Node:
             log_event(_log, logging.WARNING, "there is no configuration file to read anew")
             return
         try:
-            turn = self._read_config().turn
+            read = self._read_config()
+            turn = take_over(self._config.turn, read.turn)
+            effects = self._server.reconfigure(turn, self._clock.monotonic_ns())
         except ConfigError as error:
             log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
             return
-        now = replace(
-            self._config.turn,
-            users=turn.users,
-            secrets=turn.secrets,
-            limits=replace(
-                turn.limits,
-                # The engine's tables have been sized for these.
-                allocations=self._config.turn.limits.allocations,
-                permissions_per_allocation=self._config.turn.limits.permissions_per_allocation,
-                channels_per_allocation=self._config.turn.limits.channels_per_allocation,
-            ),
-            peers=turn.peers,
-            drain_timeout_s=turn.drain_timeout_s,
-        )
-        try:
-            effects = self._server.reconfigure(now)
-        except ConfigError as error:
-            log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
-            return
-        self._config = replace(self._config, turn=now)
-        self._issuer.secrets = now.secrets
+        self._config = replace(self._config, turn=turn)
+        self._issuer.secrets = turn.secrets
+        self._listener.rate_bytes_s = turn.limits.bytes_per_second
         self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")
+        waiting = keys_for_restart(self._first_config, read)
+        if waiting:
+            log_event(
+                _log,
+                logging.WARNING,
+                "what has changed here waits for the next start",
+                keys=", ".join(waiting),
+            )
 
     async def _collect(self) -> None:
         """Have what ended counted and its slots freed, once a second."""
@@ -257,6 +255,7 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
     set_up_logging(
         sys.stderr, level=config.log.level, as_json=as_json or config.log.format == "json"
     )
+    first_config = config
     limits = config.turn.limits
     needed = (
         limits.allocations * len({len(ip) for ip in config.turn.relay_addresses})
@@ -294,6 +293,7 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
             )
             config = replace(config, turn=replace(config.turn, listen=listening))
             announcer = Announcer(as_json=as_json)
-            await Node(config, data_plane, node_key, clock, announcer, read_config).run(api)
+            node = Node(config, first_config, data_plane, node_key, clock, announcer, read_config)
+            await node.run(api)
         finally:
             data_plane.close()

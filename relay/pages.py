@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
@@ -15,11 +16,18 @@ from core.api.messages import CheckLinkReply, CredentialsReply
 from core.clock import Clock
 from core.config import NodeConfig
 from core.identity import Identity
+from core.stun.address import Address
 from relay.credential_issuer import CredentialIssuer
 from relay.figures import FigureReader
 from relay.metrics import CONTENT_TYPE, Metrics
 from relay.web.check import KEY_LABEL, LINK_TTL_S, CheckPage, make_link
-from relay.web.http_message import Request, Response, Routes
+from relay.web.http_message import (
+    Request,
+    Response,
+    Routes,
+    error_response,
+    names_no_domain_untrusted,
+)
 from relay.web.server import HttpServer
 from relay.web.tls import CertificateFiles
 
@@ -29,6 +37,9 @@ CHECK_TTL_S = 600
 
 class Pages:
     """Binds both servers as an async context manager, then serves.
+
+    Args:
+        client_addresses: where clients reach the TURN server.
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -42,12 +53,13 @@ class Pages:
         clock: Clock,
         issuer: CredentialIssuer,
         figures: FigureReader,
+        client_addresses: Sequence[Address],
     ) -> None:
         self._clock = clock
         self._key = node_key.derive_secret(KEY_LABEL)
         self._issuer = issuer
         page = CheckPage(
-            self._make_credentials if config.turn.secrets else None,
+            self._make_credentials,
             self._key,
             clock,
             is_open=config.development,
@@ -62,9 +74,13 @@ class Pages:
             if config.development:
                 self.fingerprint = _fingerprint(files)
         self._http = HttpServer(http.listen, page.routes(), clock=clock, certificate=files)
-        self._metrics = HttpServer(
-            [config.metrics.listen], _metrics_routes(Metrics(figures.read).render), clock=clock
+        routes = _metrics_routes(
+            Metrics(figures.read).render,
+            any_name=not ip_address(config.metrics.listen.ip).is_loopback,
         )
+        self._metrics = HttpServer([config.metrics.listen], routes, clock=clock)
+        self._public_url = http.public_url
+        self._client_addresses = client_addresses
 
     async def __aenter__(self) -> Self:
         await self._http.bind()
@@ -88,7 +104,16 @@ class Pages:
 
     @property
     def url(self) -> str:
-        """Where the pages are, without a path."""
+        """Where people reach the pages, without a path."""
+        if self._public_url:
+            return self._public_url
+        address = self._http.addresses[0]
+        if any(address.ip):
+            return self._http.url
+        # A wildcard tells nobody where to go; the address that clients have for TURN does.
+        for client_address in self._client_addresses:
+            if len(client_address.ip) == len(address.ip):
+                return f"{self._http.scheme}://{Address(client_address.ip, address.port)}"
         return self._http.url
 
     @property
@@ -117,8 +142,13 @@ def _fingerprint(files: CertificateFiles) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def _metrics_routes(render: Callable[[], bytes]) -> Routes:
-    async def metrics(_request: Request) -> Response:
+def _metrics_routes(render: Callable[[], bytes], *, any_name: bool) -> Routes:
+    """`any_name`: whether to answer also who names the node by a domain, as no browser on this
+    machine needs to, but a scraper of another may."""
+
+    async def metrics(request: Request) -> Response:
+        if not (any_name or names_no_domain_untrusted(request)):
+            return error_response(403)
         return Response(
             body=render(), content_type=CONTENT_TYPE, headers={"Cache-Control": "no-store"}
         )

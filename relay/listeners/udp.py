@@ -7,6 +7,7 @@ the next deadline.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import trio
 from core.clock import Clock
 from core.units import NS_PER_S
 from relay.dataplane.interface import ControlDatagram, DataPlane, IcmpError, RelayUnavailable
+from relay.log import log_event
 from relay.turn.effects import (
     CloseAllocation,
     CloseRelay,
@@ -27,6 +29,7 @@ from relay.turn.effects import (
     RelayData,
     RemoveChannel,
     RemovePermission,
+    RemoveRelay,
     Reply,
 )
 
@@ -41,6 +44,8 @@ GATHER_WITHIN_NS = 2_000_000
 """Load is when the next ones come so soon after the last."""
 EXPIRE_INTERVAL_S = 1.0
 """How late an entry may be removed. It forwards nothing after its time: the engine sees to that."""
+
+_log = logging.getLogger("montana.turn")
 
 
 class _Allocation:
@@ -66,8 +71,8 @@ class _Session:
 class UdpListener:
     """Drives `server` with what `data_plane` receives.
 
-    Args:
-        rate_bytes_s: what each allocation may carry in each direction; 0 for no limit.
+    Attributes:
+        rate_bytes_s: what each new allocation may carry in each direction; 0 for no limit.
     """
 
     def __init__(
@@ -76,7 +81,7 @@ class UdpListener:
         self._server = server
         self._data_plane = data_plane
         self._clock = clock
-        self._rate_bytes_s = rate_bytes_s
+        self.rate_bytes_s = rate_bytes_s
         self._relays: dict[int, int] = {}
         self._allocations: dict[int, _Allocation] = {}
         self._by_handle: dict[int, int] = {}
@@ -86,6 +91,7 @@ class UdpListener:
             Reply: self._reply,
             OpenRelay: self._open_relay,
             CloseRelay: self._close_relay,
+            RemoveRelay: self._remove_relay,
             OpenAllocation: self._open_allocation,
             RefreshAllocation: self._refresh_allocation,
             CloseAllocation: self._close_allocation,
@@ -95,8 +101,7 @@ class UdpListener:
             RemoveChannel: self._remove_channel,
             RelayData: self._relay_data,
         }
-        self.refused_flows = 0
-        """Permissions and channels that the engine had no slot for."""
+        self._refused_slots = 0
 
     @property
     def allocation_count(self) -> int:
@@ -110,12 +115,8 @@ class UdpListener:
 
     @property
     def drops(self) -> dict[str, int]:
-        """What the server dropped, and flows that the engine refused, by cause."""
-        return {**self._server.drops, "no_slot": self.refused_flows}
-
-    def session_names(self) -> dict[int, str]:
-        """Each living session's name, by the engine's handle."""
-        return {session.handle: name for name, session in self._sessions.items()}
+        """What the server dropped, by cause; `no_slot` is what the engine had no slot for."""
+        return {**self._server.drops, "no_slot": self._refused_slots}
 
     async def run(self) -> None:
         """Serve until cancelled; the engine has been started."""
@@ -197,21 +198,47 @@ class UdpListener:
     def _close_relay(self, effect: CloseRelay) -> None:
         self._data_plane.close_relay(self._relays.pop(effect.relay))
 
+    def _remove_relay(self, effect: RemoveRelay) -> None:
+        self._data_plane.remove_relay(self._allocations[effect.allocation].handle, effect.ip_bytes)
+
     def _open_allocation(self, effect: OpenAllocation) -> None:
-        session = self._sessions.get(effect.session)
-        if session is None:
-            session = _Session(self._data_plane.open_session())
-            self._sessions[effect.session] = session
-        session.allocations += 1
-        handle = self._data_plane.open_allocation(
-            effect.five_tuple,
-            [self._relays.pop(relay) for relay in effect.relays],
-            session.handle,
-            effect.expires_ns,
-            self._rate_bytes_s,
-        )
+        relays = [self._relays.pop(relay) for relay in effect.relays]
+        try:
+            session = self._join_session(effect.session)
+        except RelayUnavailable:
+            self._fail_allocation(effect, relays)
+            return
+        try:
+            handle = self._data_plane.open_allocation(
+                effect.five_tuple, relays, session.handle, effect.expires_ns, self.rate_bytes_s
+            )
+        except RelayUnavailable:
+            self._leave_session(effect.session)
+            self._fail_allocation(effect, relays)
+            return
         self._allocations[effect.allocation] = _Allocation(handle, effect.session)
         self._by_handle[handle] = effect.allocation
+        self._data_plane.reply(effect.five_tuple, effect.answer)
+
+    def _fail_allocation(self, effect: OpenAllocation, relays: list[int]) -> None:
+        self._refused_slots += 1
+        for relay in relays:
+            self._data_plane.close_relay(relay)
+        self._server.allocation_failed(effect.allocation)
+
+    def _join_session(self, name: str) -> _Session:
+        session = self._sessions.get(name)
+        if session is None:
+            session = self._sessions[name] = _Session(self._data_plane.open_session())
+        session.allocations += 1
+        return session
+
+    def _leave_session(self, name: str) -> None:
+        session = self._sessions[name]
+        session.allocations -= 1
+        if not session.allocations:
+            del self._sessions[name]
+            self._data_plane.close_session(session.handle)
 
     def _refresh_allocation(self, effect: RefreshAllocation) -> None:
         self._data_plane.refresh_allocation(
@@ -222,11 +249,14 @@ class UdpListener:
         allocation = self._allocations.pop(effect.allocation)
         del self._by_handle[allocation.handle]
         self._data_plane.close_allocation(allocation.handle)
-        session = self._sessions[allocation.session]
-        session.allocations -= 1
-        if not session.allocations:
-            del self._sessions[allocation.session]
-            self._data_plane.close_session(session.handle)
+        self._leave_session(allocation.session)
+        log_event(
+            _log,
+            logging.DEBUG,
+            "an allocation has ended",
+            allocation=effect.allocation,
+            reason=effect.reason,
+        )
         if not self._allocations:
             self._emptied.set()
 
@@ -239,7 +269,7 @@ class UdpListener:
                 effect.own,
             )
         except RelayUnavailable:
-            self.refused_flows += 1
+            self._refused_slots += 1
 
     def _install_channel(self, effect: InstallChannel) -> None:
         try:
@@ -250,7 +280,7 @@ class UdpListener:
                 effect.expires_ns,
             )
         except RelayUnavailable:
-            self.refused_flows += 1
+            self._refused_slots += 1
 
     def _remove_permission(self, effect: RemovePermission) -> None:
         self._data_plane.remove_permission(

@@ -297,8 +297,8 @@ class Allocator:
                 tuple(relay.number for relay in pending.relays),
                 allocation.session,
                 expires_ns,
-            ),
-            Reply(allocation.five_tuple, allocation.answer),
+                allocation.answer,
+            )
         ]
 
     def _describe(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from core.config import TurnConfig
 from core.stun.address import Address, FiveTuple
 from core.stun.attributes import decode_uint32_untrusted
 from core.stun.constants import Attribute
 from core.stun.message import Message
 from core.units import NS_PER_S
-from relay.turn.effects import Effect, RemoveChannel, RemovePermission
+from relay.turn.effects import Effect, RemoveChannel, RemovePermission, RemoveRelay
 
 PERMISSION_LIFETIME_NS = 300 * NS_PER_S
 """RFC 8656 section 9."""
@@ -50,7 +52,7 @@ class Allocation:
         account: whose quota it counts against.
         session: what it is charged to.
         static: whether the user stands in the configuration, and may be removed from it.
-        relayed: its relayed transport addresses, as they are bound until it is closed.
+        relayed: its relayed transport addresses, as they are bound.
         families: length (4, 16) of the IP addresses that it may send to -> end; a dual
             allocation may have two ends, and lose one family before the other.
         permissions: peer IP -> end.
@@ -131,7 +133,7 @@ class Allocation:
         return self.permissions.get(ip, 0) > now_ns
 
     def drop_expired(self, now_ns: int) -> list[Effect]:
-        """Forget channels, permissions and all but the last family that ended by `now_ns`."""
+        """Forget channels and permissions that ended by `now_ns`."""
         effects: list[Effect] = []
         for number, channel in list(self.channels.items()):
             if channel.expires_ns <= now_ns:
@@ -139,23 +141,25 @@ class Allocation:
         for ip, expires_ns in list(self.permissions.items()):
             if expires_ns <= now_ns:
                 effects.append(self._drop_permission(ip))
-        for ip_bytes, expires_ns in list(self.families.items()):
-            if expires_ns <= now_ns and len(self.families) > 1:
-                effects += self.drop_family(ip_bytes)
         return effects
 
-    def drop_family(self, ip_bytes: int) -> list[Effect]:
-        """Give up one family of two, with its permissions and channels and no others (RFC 8656
-        section 8.1): without any, nothing goes to it or comes from it."""
-        del self.families[ip_bytes]
+    def drop_peers(self, is_gone: Callable[[bytes], bool]) -> list[Effect]:
+        """Forget the permissions of IP addresses of which `is_gone` is true, and their channels."""
         effects: list[Effect] = [
             self._drop_channel(number)
             for number, channel in list(self.channels.items())
-            if len(channel.peer.ip) == ip_bytes
+            if is_gone(channel.peer.ip)
         ]
-        effects += [
-            self._drop_permission(ip) for ip in list(self.permissions) if len(ip) == ip_bytes
-        ]
+        effects += [self._drop_permission(ip) for ip in list(self.permissions) if is_gone(ip)]
+        return effects
+
+    def drop_family(self, ip_bytes: int) -> list[Effect]:
+        """Give up one family of two: its permissions, its channels and its relayed address, and
+        nothing of the other's (RFC 8656 section 8.1)."""
+        del self.families[ip_bytes]
+        self.relayed = tuple(relay for relay in self.relayed if len(relay.ip) != ip_bytes)
+        effects = self.drop_peers(lambda ip: len(ip) == ip_bytes)
+        effects.append(RemoveRelay(self.number, ip_bytes))
         return effects
 
     def _drop_channel(self, number: int) -> RemoveChannel:

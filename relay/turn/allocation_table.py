@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 
 from core.stun.address import Address, FiveTuple
@@ -52,15 +52,29 @@ class AllocationTable:
         self.live_relays.update(allocation.relayed)
         self.schedule(allocation, allocation.expires_ns)
 
-    def close(self, allocation: Allocation, reason: str) -> CloseAllocation:
-        """It has ended."""
+    def remove(self, allocation: Allocation) -> None:
+        """Forget it, with its ports and its place in the quotas."""
         del self.by_five_tuple[allocation.five_tuple]
         del self.by_number[allocation.number]
         self._quotas.remove(allocation.account)
-        for address in allocation.relayed:
+        self._release(allocation.relayed)
+
+    def close(self, allocation: Allocation, reason: str) -> CloseAllocation:
+        """It has ended."""
+        self.remove(allocation)
+        return CloseAllocation(allocation.number, reason)
+
+    def drop_family(self, allocation: Allocation, ip_bytes: int) -> list[Effect]:
+        """One family of two has ended; its relayed address is free again."""
+        before = allocation.relayed
+        effects = allocation.drop_family(ip_bytes)
+        self._release(address for address in before if address not in allocation.relayed)
+        return effects
+
+    def _release(self, addresses: Iterable[Address]) -> None:
+        for address in addresses:
             self.live_relays.discard(address)
             self._ports.release(address)
-        return CloseAllocation(allocation.number, reason)
 
     def close_where(self, ends: Callable[[Allocation], bool], reason: str) -> list[Effect]:
         """End those of which `ends` is true."""
@@ -93,6 +107,9 @@ class AllocationTable:
         if allocation.expires_ns <= now_ns:
             return [self.close(allocation, "expired")]
         effects = allocation.drop_expired(now_ns)
+        for ip_bytes, expires_ns in list(allocation.families.items()):
+            if expires_ns <= now_ns:
+                effects += self.drop_family(allocation, ip_bytes)
         allocation.deadline_ns = 0
         self.schedule(allocation, allocation.first_end_ns())
         return effects

@@ -30,19 +30,33 @@ class OpenRelay(NamedTuple):
 
 class CloseRelay(NamedTuple):
     """Close a relay that no allocation owns (a reservation that ran out, a half-opened pair).
-    Those of an allocation are closed by `CloseAllocation`."""
+    Those of an allocation are closed by `RemoveRelay` and `CloseAllocation`."""
 
     relay: int
 
 
+class RemoveRelay(NamedTuple):
+    """Close an allocation's relay of one family (`ip_bytes` 4 or 16); it lives on with the other.
+
+    What led to that family has been removed before."""
+
+    allocation: int
+    ip_bytes: int
+
+
 class OpenAllocation(NamedTuple):
-    """Join the relays (one, or one of each address family) to a client's five-tuple."""
+    """Join the relays (one, or one of each address family) to a client's five-tuple, then send
+    it `answer`.
+
+    When that can't be done, the relays are closed, nothing is sent and `Server.allocation_failed`
+    is told: the client will ask again."""
 
     allocation: int
     five_tuple: FiveTuple
     relays: tuple[int, ...]
     session: str
     expires_ns: int
+    answer: bytes
 
 
 class RefreshAllocation(NamedTuple):
@@ -84,14 +98,14 @@ class InstallChannel(NamedTuple):
 
 
 class RemovePermission(NamedTuple):
-    """An expired permission: its slot may be used again."""
+    """A permission that has ended: its slot may be used again."""
 
     allocation: int
     peer_ip: bytes
 
 
 class RemoveChannel(NamedTuple):
-    """An expired channel: its slot may be used again."""
+    """A channel that has ended: its slot may be used again."""
 
     allocation: int
     channel: int
@@ -111,6 +125,7 @@ Effect = (
     Reply
     | OpenRelay
     | CloseRelay
+    | RemoveRelay
     | OpenAllocation
     | RefreshAllocation
     | CloseAllocation

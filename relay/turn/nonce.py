@@ -1,6 +1,6 @@
 """Nonces that the server need not remember: what proves them is a MAC over the client's address.
 
-    obMatJos2 <features: 4> <time: 6> <MAC: 16>         all but the first in base64
+    obMatJos2 <features: 4> <time: 6> <MAC: 12>         all but the first in base64
 
 The first two are RFC 8489 section 9.2: a client that knows them sees what the server can do, and
 nobody on the path can take it away, since the nonce comes back under the client's integrity.
@@ -20,8 +20,9 @@ _PASSWORD_ALGORITHMS = 0x800000
 _USER_ANONYMITY = 0x400000
 _TIME = Struct("!I")
 _PORT = Struct("!H")
-_MAC_BYTES = 12
-_NONCE_CHARACTERS = len(COOKIE) + 4 + 6 + 16
+_MAC_BYTES = 9
+"""Enough against guessing over a network, and small: 401 goes to forged senders too."""
+_NONCE_CHARACTERS = len(COOKIE) + 4 + 6 + 12
 
 
 class NonceMint:

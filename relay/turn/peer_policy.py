@@ -7,7 +7,7 @@ between is this table, asked on CreatePermission, ChannelBind and Send.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from core.config import PeerRules
 from core.stun.address import Address
@@ -34,22 +34,43 @@ DENIED = (
     "172.16.0.0/12",
     "192.0.0.0/24",
     "192.0.2.0/24",
+    "192.31.196.0/24",
+    "192.52.193.0/24",
     "192.88.99.0/24",
     "192.168.0.0/16",
+    "192.175.48.0/24",
     "198.18.0.0/15",
     "198.51.100.0/24",
     "203.0.113.0/24",
     "240.0.0.0/4",
     "::/96",
+    "::ffff:0:0:0/96",
     "64:ff9b::/96",
     "64:ff9b:1::/48",
     "100::/64",
-    "2001::/32",
+    "100:0:0:1::/64",
+    "2001::/23",
+    "2001:db8::/32",
     "2002::/16",
+    "2620:4f:8000::/48",
+    "3fff::/20",
+    "5f00::/16",
     "fc00::/7",
     "fe80::/10",
+    "fec0::/10",
 )
-"""Private, special and tunnelled networks (RFC 6890 and its updates): denied unless allowed."""
+"""Private, special and tunnelled networks (RFC 6890 and its updates, as IANA's registries have
+them): denied unless allowed."""
+_EMBEDDING = (
+    # (prefix, where the IPv4 address begins, what its bytes are XORed with)
+    (ip_network("::/96"), 12, 0),
+    (ip_network("::ffff:0:0:0/96"), 12, 0),
+    (ip_network("64:ff9b::/96"), 12, 0),
+    (ip_network("2002::/16"), 2, 0),
+    (ip_network("2001::/32"), 12, 0xFF),
+)
+"""IPv6 networks behind which a gateway reaches IPv4 addresses: IPv4-compatible (RFC 4291), SIIT
+(RFC 7915), NAT64 (RFC 6052), 6to4 (RFC 3056), Teredo (RFC 4380)."""
 
 _CACHE_ENTRIES = 1024
 _CACHE_LIFETIME_S = 60
@@ -81,6 +102,17 @@ class _Prefixes:
             if size == len(ip) and number >> (bits - length) in found:
                 return length
         return -1
+
+
+def embedded_ip(ip: bytes) -> bytes | None:
+    """The IPv4 address that a gateway would send to in place of this IPv6 address."""
+    if len(ip) != 16:
+        return None
+    address = IPv6Address(ip)
+    for network, start, mask in _EMBEDDING:
+        if address in network:
+            return bytes(byte ^ mask for byte in ip[start : start + 4])
+    return None
 
 
 _NEVER = _Prefixes([ip_network(text) for text in NEVER])
@@ -150,5 +182,9 @@ class PeerPolicy:
                 return OWN_ALLOWED
             return OWN_RELAYS_ONLY if ip in self._relay_addresses else FORBIDDEN
         if allowed < 0 and _DENIED.longest_match(ip) >= 0:
+            return FORBIDDEN
+        inside = embedded_ip(ip)
+        if inside is not None and self._judge(inside) != OWN_NO:
+            # Who opens a gateway's network opens the internet behind it, not this machine's own.
             return FORBIDDEN
         return OWN_NO

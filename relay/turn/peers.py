@@ -134,6 +134,19 @@ class Peers:
         dont_fragment = message.first(Attribute.DONT_FRAGMENT) is not None
         return RelayData(allocation.number, peer, data, dont_fragment)
 
+    def judge_anew(self, now_ns: int) -> list[Effect]:
+        """Have the present rules hold for the permissions that stand already."""
+        now_s = now_ns // NS_PER_S
+        effects: list[Effect] = []
+        for allocation in self._table.by_number.values():
+            effects += allocation.drop_peers(lambda ip: self.policy.judge(ip, now_s) == FORBIDDEN)
+            effects += [
+                InstallPermission(allocation.number, ip, expires_ns, self.policy.judge(ip, now_s))
+                for ip, expires_ns in allocation.permissions.items()
+                if expires_ns > now_ns
+            ]
+        return effects
+
     def _read_peer_untrusted(
         self, value: bytes, message: Message, allocation: Allocation
     ) -> Address:

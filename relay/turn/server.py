@@ -166,9 +166,9 @@ class Server:
         self._allocator.draining = True
         return []
 
-    def reconfigure(self, config: TurnConfig) -> list[Effect]:
-        """Take over users, secrets, peer rules and limits; allocations of users that are gone, or
-        have another password, end.
+    def reconfigure(self, config: TurnConfig, now_ns: int) -> list[Effect]:
+        """Take over users, secrets, peer rules, limits and lifetimes; allocations of users that
+        are gone, or have another password, end, and so do ways to peers that are forbidden now.
 
         Raises:
             ConfigError: a user's name can't be part of a key; nothing has changed.
@@ -192,7 +192,8 @@ class Server:
                 return True
             return allocation.key not in keys
 
-        return self._table.close_where(is_removed, "user removed")
+        effects = self._table.close_where(is_removed, "user removed")
+        return effects + self._peers.judge_anew(now_ns)
 
     def close_session(self, session: str, reason: str) -> list[Effect]:
         """End every allocation of a session: a hang-up, an empty balance, the operator's wish."""
@@ -222,6 +223,10 @@ class Server:
     def relay_failed(self, relay: int, now_ns: int) -> list[Effect]:
         """The relay that `OpenRelay` has wished for can't be had; another port is tried."""
         return self._allocator.relay_failed(relay, now_ns)
+
+    def allocation_failed(self, allocation: int) -> None:
+        """What `OpenAllocation` has wished for can't be had."""
+        self._table.remove(self._table.by_number[allocation])
 
     def icmp_received(
         self,
@@ -380,7 +385,7 @@ class Server:
             self._closed.popitem(last=False)
         effects: list[Effect]
         if len(families) < len(allocation.families):
-            effects = allocation.drop_family(families[0])
+            effects = self._table.drop_family(allocation, families[0])
             effects.append(RefreshAllocation(allocation.number, allocation.expires_ns))
         else:
             effects = [self._table.close(allocation, "client")]

@@ -14,20 +14,19 @@ import enum
 import hmac
 import struct
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Annotated, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
 from core.clock import Clock
+from core.errors import OperationError
 from relay.web.http_message import (
     Handler,
     Request,
     Response,
     error_response,
-    is_host_untrusted,
     json_response,
+    names_no_domain_untrusted,
 )
 from relay.web.rate_limit import RateLimiter
 from relay.web.server import client_network
@@ -111,14 +110,15 @@ class CheckPage:
     """The check page's routes, and the start page's.
 
     Args:
-        make_credentials: for this node's own TURN server; None where it can make none.
+        make_credentials: for this node's own TURN server; raises OperationError where it can
+            make none.
         key: 32 secret bytes that links are signed with.
         is_open: whether credentials are given without a link (development alone).
     """
 
     def __init__(
         self,
-        make_credentials: Callable[[], Credentials] | None,
+        make_credentials: Callable[[], Credentials],
         key: bytes,
         clock: Clock,
         *,
@@ -152,15 +152,16 @@ class CheckPage:
             asked = msgspec.json.decode(request.body or b"{}", type=_Asked)
         except (msgspec.DecodeError, RecursionError):
             return json_response({"error": "bad-request"}, status=400)
-        if not (self._is_open and _names_no_domain_untrusted(request)):
+        if not (self._is_open and names_no_domain_untrusted(request)):
             if not asked.token:
                 return json_response({"error": "link-needed"}, status=401)
             worth = judge_token_untrusted(self._key, asked.token, self._clock)
             if worth is not Link.VALID:
                 return json_response({"error": worth.value}, status=401)
-        if self._make_credentials is None:
+        try:
+            made = self._make_credentials()
+        except OperationError:
             return json_response({"error": "no-secret"}, status=503)
-        made = self._make_credentials()
         return json_response(
             {
                 "username": made.username,
@@ -174,22 +175,3 @@ class CheckPage:
 def _is_from_our_page_untrusted(request: Request) -> bool:
     """Whether the browser says that a page of this very origin asks; programs say nothing."""
     return request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
-
-
-def _names_no_domain_untrusted(request: Request) -> bool:
-    """Whether the client asked for an IP address or localhost.
-
-    A stranger's page can have its own domain lead to a private address (DNS rebinding), and would
-    then pass for a page of ours; it can't name an address.
-    """
-    host = request.headers.get("host", "")
-    if not is_host_untrusted(host):
-        return False
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        if name == "localhost":
-            return True
-        ip_address(name)
-    except ValueError:
-        return False
-    return True

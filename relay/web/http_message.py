@@ -7,7 +7,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
@@ -96,3 +98,22 @@ def error_response(status: int, headers: Mapping[str, str] | None = None) -> Res
 def is_host_untrusted(text: str) -> bool:
     """Whether a Host header's value names a host, and maybe a port, and holds nothing else."""
     return _HOST.fullmatch(text) is not None
+
+
+def names_no_domain_untrusted(request: Request) -> bool:
+    """Whether the client asked for an IP address or localhost.
+
+    A stranger's page can have its own domain lead to a private address (DNS rebinding), and would
+    then pass for a page of ours; it can't name an address.
+    """
+    host = request.headers.get("host", "")
+    if not is_host_untrusted(host):
+        return False
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost":
+            return True
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

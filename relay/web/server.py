@@ -80,7 +80,12 @@ class HttpServer:
         if not any(address.ip):
             loopback = "127.0.0.1" if len(address.ip) == 4 else "::1"
             address = Address.from_text(loopback, address.port)
-        return f"{'http' if self._tls is None else 'https'}://{address}"
+        return f"{self.scheme}://{address}"
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+        return "http" if self._tls is None else "https"
 
     @property
     def connections(self) -> int:

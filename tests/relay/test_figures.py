@@ -37,7 +37,7 @@ class OpeningServer:
 
     def relay_opened(self, relay: int, now_ns: int) -> list[OpenAllocation]:
         del now_ns
-        return [OpenAllocation(relay, CLIENT, (relay,), USER, FAR_NS)]
+        return [OpenAllocation(relay, CLIENT, (relay,), USER, FAR_NS, b"")]
 
 
 def relaying() -> tuple[VirtualClock, UdpListener, FigureReader]:

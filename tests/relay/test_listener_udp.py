@@ -27,6 +27,7 @@ from relay.turn.effects import (
     RelayData,
     RemoveChannel,
     RemovePermission,
+    RemoveRelay,
     Reply,
 )
 from tests.support.fake_dataplane import FakeDataPlane
@@ -52,6 +53,7 @@ class ScriptedServer:
         self.on_opened: dict[int, list[Effect]] = {}
         self.on_failed: dict[int, list[Effect]] = {}
         self.on_expire: list[Effect] = []
+        self.drops: dict[str, int] = {}
         self.next_deadline_ns: int | None = None
         self.calls: list[Any] = []
 
@@ -66,6 +68,9 @@ class ScriptedServer:
     def relay_failed(self, relay: int, now_ns: int) -> list[Effect]:
         self.calls.append(("failed", relay, now_ns))
         return self.on_failed.get(relay, [])
+
+    def allocation_failed(self, allocation: int) -> None:
+        self.calls.append(("failed", allocation))
 
     def icmp_received(self, *arguments: Any) -> list[Effect]:
         self.calls.append(("icmp", *arguments))
@@ -95,9 +100,11 @@ class Bench:
     def allocate(self, allocation: int, session: str, port: int) -> None:
         """Open a relay and an allocation numbered alike, for the client at `port`."""
         self.server.on_opened[allocation] = [
-            OpenAllocation(allocation, client(port), (allocation,), session, FAR_NS)
+            OpenAllocation(allocation, client(port), (allocation,), session, FAR_NS, b"done")
         ]
         self.listener.carry_out([OpenRelay(allocation, relayed(50000 + allocation))])
+        self.answers = list(self.data_plane._replies)
+        self.data_plane._replies.clear()
 
 
 @pytest.fixture
@@ -187,11 +194,10 @@ def test_a_session_lives_as_long_as_one_of_its_allocations(bench: Bench) -> None
     bench.allocate(2, "alice", 2)
     bench.allocate(3, "bob", 3)
     assert bench.listener.session_count == 2
-    assert sorted(bench.listener.session_names().values()) == ["alice", "bob"]
     bench.listener.carry_out([CloseAllocation(1, "refreshed to 0")])
     assert bench.listener.session_count == 2
     bench.listener.carry_out([CloseAllocation(2, "refreshed to 0")])
-    assert list(bench.listener.session_names().values()) == ["bob"]
+    assert bench.listener.session_count == 1
     assert len(bench.data_plane.take_closed_sessions()) == 1
 
 
@@ -242,4 +248,39 @@ def test_an_engine_without_slots_is_counted(bench: Bench, monkeypatch: pytest.Mo
     bench.listener.carry_out(
         [InstallPermission(1, PEER.ip, FAR_NS, OWN_NO), InstallChannel(1, 0x4000, PEER, FAR_NS)]
     )
-    assert bench.listener.refused_flows == 2
+    assert bench.listener.drops["no_slot"] == 2
+
+
+@pytest.mark.parametrize("method", ["open_session", "open_allocation"])
+def test_an_allocation_without_a_slot_is_not_answered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def full(*_: object) -> None:
+        raise RelayUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.data_plane, method, full)
+        bench.allocate(1, "a", 1)
+    assert ("failed", 1) in bench.server.calls
+    assert bench.listener.allocation_count == bench.listener.session_count == 0
+    assert not bench.data_plane.relays
+    assert not bench.answers
+    assert bench.listener.drops["no_slot"] == 1
+    bench.allocate(2, "a", 1)
+    assert bench.answers == [(client(1), b"done")]
+    assert bench.listener.allocation_count == 1
+
+
+def test_an_allocation_gives_up_one_relay_of_two(bench: Bench) -> None:
+    ipv6 = Address.from_text("::1", 50002)
+    bench.listener.carry_out(
+        [
+            OpenRelay(1, relayed(50001)),
+            OpenRelay(2, ipv6),
+            OpenAllocation(1, client(1), (1, 2), "a", FAR_NS, b"ok"),
+            RemoveRelay(1, 16),
+        ]
+    )
+    assert list(bench.data_plane.bound) == [relayed(50001)]
+    bench.listener.carry_out([CloseAllocation(1, "expired")])
+    assert not bench.data_plane.bound

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import resource
+import socket
 import subprocess
 import sys
 from ipaddress import ip_address
 
+import psutil
 import pytest
 
 from relay.machine import is_local_address
@@ -40,3 +42,20 @@ def test_the_descriptor_limit_is_raised_as_far_as_needed() -> None:
     )
     assert result.stdout.split() == ["300", "300"]
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
+
+
+def test_where_everything_can_be_bound_the_interfaces_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("relay.machine._binds_everything", lambda _version: True)
+    interfaces = [
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == socket.AF_INET
+    ]
+    assert interfaces
+    for host in interfaces:
+        assert is_local_address(ip_address(host).packed)
+    assert is_local_address(b"\x7f\x03\x02\x01")
+    assert not is_local_address(b"\x08\x08\x08\x08")

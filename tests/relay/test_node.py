@@ -105,6 +105,49 @@ def test_metrics_and_health(node: RunningNode) -> None:
     assert fetch(f"{node.http}/metrics")[0] == 404
 
 
+def test_a_page_of_a_strangers_domain_reads_no_metrics(node: RunningNode) -> None:
+    connection = http.client.HTTPConnection(urlsplit(node.metrics).netloc, timeout=5)
+    connection.request("GET", "/metrics", headers={"Host": "rebound.example"})
+    assert connection.getresponse().status == 403
+    connection.close()
+
+
+def test_a_check_link_names_an_address_that_others_reach(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more='[turn.external]\n"127.0.0.1" = "203.0.113.7"\n')
+    plain = config.read_text()
+    config.write_text(
+        plain.replace('[http]\nlisten = "127.0.0.1:0"', '[http]\nlisten = "0.0.0.0:0"')
+    )
+    with running_node(config=config) as wildcard:
+        assert wildcard.command("check", "link").startswith("http://203.0.113.7:")
+    config.write_text(plain.replace("[http]", '[http]\npublic_url = "https://node.example/"'))
+    with running_node(config=config) as named:
+        assert named.http == "https://node.example"
+        assert named.command("check", "link").startswith("https://node.example/check#")
+
+
+def test_sighup_takes_secrets_over_for_the_check_page(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    text = config.read_text()
+
+    def post(node: RunningNode, token: str) -> int:
+        connection = http.client.HTTPConnection(urlsplit(node.http).netloc, timeout=5)
+        connection.request("POST", "/check/credentials", json.dumps({"token": token}))
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    with running_node(config=config) as node:
+        token = node.command("check", "link").split("#")[1].split()[0]
+        assert post(node, token) == 200
+        config.write_text(text.replace(json.dumps([SECRET]), "[]"))
+        node.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: post(node, token) == 503)
+        config.write_text(text)
+        node.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: post(node, token) == 200)
+
+
 def test_a_second_node_on_the_same_folder_is_told(node: RunningNode) -> None:
     result = run_montana("up", "--config", str(node.config), check=False)
     assert result.returncode != 0
@@ -176,8 +219,10 @@ def test_a_second_signal_ends_the_drain() -> None:
 def test_a_drain_ends_at_its_time() -> None:
     with running_node(turn={"drain_timeout_s": "1"}) as draining, client_of(draining) as client:
         client.allocate()
+        begun_s = time.monotonic()
         draining.process.send_signal(signal.SIGTERM)
         draining.process.wait(timeout=10)
+        assert time.monotonic() - begun_s >= 1, "it did not wait for the allocation"
 
 
 def test_sighup_takes_users_over_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
@@ -199,6 +244,54 @@ def test_sighup_takes_users_over_and_a_bad_file_changes_nothing(tmp_path: Path) 
         wait_until(lambda: reloading.status()["allocations"] == 1)
         assert outcome(alice.ask(Method.ALLOCATE, [TRANSPORT])) == 401
         assert outcome(bob.ask(Method.REFRESH)) == 0
+
+
+def test_sighup_takes_rules_limits_and_passwords_over(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    with (
+        running_node(config=config) as reloading,
+        client_of(reloading) as client,
+        client_of(reloading, "bob") as bob,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+    ):
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(0.5)
+        address = Address.from_text(*peer.getsockname())
+        client.allocate()
+        bob.allocate()
+        assert client.bind(0x4000, address) == 0
+        client.send(b"\x40\x00\x00\x04data")
+        assert peer.recv(100) == b"data"
+
+        text = config.read_text()
+        text = text.replace("[turn.peers]", '[turn.peers]\ndeny = ["127.0.0.1/32"]')
+        text = text.replace("[turn.limits]", "[turn.limits]\nbytes_per_second = 10000")
+        text = text.replace(USERS["bob"], "bob's\\tother password")
+        config.write_text(text)
+        reloading.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "U+0009" in reloading.log())
+        assert reloading.status()["allocations"] == 2
+
+        text = text.replace("bob's\\tother password", "bob's other password")
+        config.write_text(text.replace('realm = "montana.test"', 'realm = "another"'))
+        reloading.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: reloading.status()["allocations"] == 1)
+        assert "turn.realm" in reloading.log()
+        client.send(b"\x40\x00\x00\x04gone")
+        with pytest.raises(TimeoutError):
+            peer.recv(100)
+        assert client.permit(address) == 403
+        wait_until(lambda: reloading.status()["drops"]["no_channel"] == 1)
+
+        config.write_text(text.replace('deny = ["127.0.0.1/32"]', ""))
+        reloading.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: client.permit(address) == 0)
+        client.close_allocation()
+        client.allocate()
+        assert client.bind(0x4001, address) == 0
+        for _ in range(100):
+            client.send(b"\x40\x01\x03\xe8" + bytes(1000))
+        wait_until(lambda: reloading.status()["drops"]["rate"] > 0)
 
 
 def test_the_byte_limit_drops_and_counts() -> None:

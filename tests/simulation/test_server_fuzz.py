@@ -186,7 +186,7 @@ class ServerLife(RuleBasedStateMachine):
             users={"bob": "bob's password"},
             limits={"allocations": self.LIMIT, "error_replies_per_second": 1000},
         )
-        self.world.carry_out(self.world.server.reconfigure(config))
+        self.world.reconfigure(config)
         everybody = turn_config(
             limits={
                 "allocations": self.LIMIT,
@@ -196,7 +196,7 @@ class ServerLife(RuleBasedStateMachine):
                 "error_replies_per_second": 1000,
             }
         )
-        self.world.carry_out(self.world.server.reconfigure(everybody))
+        self.world.reconfigure(everybody)
         users = {
             effect.session
             for effect in self.world.taken(OpenAllocation)

@@ -47,6 +47,7 @@ from relay.turn.effects import (
     RelayData,
     RemoveChannel,
     RemovePermission,
+    RemoveRelay,
     Reply,
 )
 from relay.turn.server import Server
@@ -223,6 +224,10 @@ class World:
             is_local=lambda ip: ip in self._local,
         )
 
+    def reconfigure(self, config: TurnConfig) -> None:
+        """As SIGHUP does."""
+        self.carry_out(self.server.reconfigure(config, self.now_ns))
+
     def advance(self, seconds: float) -> None:
         """Let time pass, and have everything expire at its deadline."""
         end_ns = self.now_ns + int(seconds * NS_PER_S)
@@ -264,11 +269,26 @@ class World:
                     replies += self.carry_out(outcome)
                 case CloseRelay(relay):
                     del self.relays[relay]
-                case OpenAllocation(allocation, five_tuple, relays, _, expires_ns):
+                case OpenAllocation(allocation, five_tuple, relays, _, expires_ns, answer):
                     assert allocation not in self.allocations
                     assert all(relay in self.relays for relay in relays)
                     assert expires_ns > self.now_ns
                     self.allocations[allocation] = (five_tuple, relays)
+                    replies.append(Reply(five_tuple, answer))
+                case RemoveRelay(allocation, ip_bytes):
+                    five_tuple, relays = self.allocations[allocation]
+                    (gone,) = [one for one in relays if len(self.relays[one].ip) == ip_bytes]
+                    del self.relays[gone]
+                    assert len(relays) == 2
+                    for table in (self.permissions, self.channels):
+                        assert not any(
+                            key[0] == allocation and self._ip_bytes(key) == ip_bytes
+                            for key in table
+                        )
+                    self.allocations[allocation] = (
+                        five_tuple,
+                        tuple(one for one in relays if one != gone),
+                    )
                 case RefreshAllocation(allocation, expires_ns):
                     assert allocation in self.allocations
                     assert expires_ns > self.now_ns
@@ -293,6 +313,11 @@ class World:
                 case RelayData(allocation, peer, _, _):
                     assert (allocation, peer.ip) in self.permissions
         return replies
+
+    def _ip_bytes(self, key: tuple[int, Any]) -> int:
+        """The family of a permission or of a channel."""
+        peer_ip = key[1] if isinstance(key[1], bytes) else self.channels[key].ip
+        return len(peer_ip)
 
     def taken(self, kind: type) -> list[Any]:
         """The effects of one kind so far."""

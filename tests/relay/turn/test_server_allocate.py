@@ -403,9 +403,15 @@ def test_one_family_of_two_is_given_up() -> None:
     session.allocate(ADDITIONAL_IPV6)
     peer = Address.from_text("2606:4700::1111", 1)
     assert session.bind(0x4001, peer) == 0
-    session.do(Method.REFRESH, [IPV6, lifetime(0)])
+    datagram = session.client.request(Method.REFRESH, [IPV6, lifetime(0)])
+    (first,) = session.raw(datagram)
+    assert first.message_class == MessageClass.SUCCESS
+    (second,) = session.raw(datagram)
+    assert first.raw == second.raw
     assert not world.channels
     assert not world.permissions
+    # Its port is free at once.
+    assert [len(address.ip) for address in world.relays.values()] == [4]
     assert session.permit(peer) == 443
     assert session.permit(Address.from_text("8.8.8.8", 1)) == 0
     session.do(Method.REFRESH, [IPV4, lifetime(0)])

@@ -9,12 +9,17 @@ from ipaddress import ip_network
 
 import pytest
 
-from core.stun.attributes import encode_password_algorithm, encode_password_algorithms
+from core.stun.attributes import (
+    encode_password_algorithm,
+    encode_password_algorithms,
+    encode_uint32,
+)
 from core.stun.constants import Attribute, MessageClass, Method
 from core.stun.credentials import PasswordAlgorithm, long_term_key, user_hash
 from core.stun.message import Message, encode_message
 from relay.turn.effects import CloseAllocation, OpenAllocation
 from tests.support.turn_client import (
+    OTHER_PEER,
     PEER,
     TRANSPORT,
     Session,
@@ -288,10 +293,10 @@ def test_a_removed_or_changed_user_ends() -> None:
     Session(world, 2, user="bob").allocate()
     limited(world, "carol", port=3).allocate()
     changed = turn_config(secrets=(SECRETS[1],), users={"bob": "bob's password"})
-    world.carry_out(world.server.reconfigure(changed))
+    world.reconfigure(changed)
     assert [effect.reason for effect in world.taken(CloseAllocation)] == ["user removed"]
     assert world.server.allocation_count == 2
-    world.carry_out(world.server.reconfigure(turn_config(users={"bob": "another password"})))
+    world.reconfigure(turn_config(users={"bob": "another password"}))
     assert world.server.allocation_count == 1
 
 
@@ -335,3 +340,34 @@ def test_binding_with_unknown_attributes_is_capped_too() -> None:
     world = World(turn_config(limits={"error_replies_per_second": 3}))
     datagram = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [(0x0003, b"1234")])
     assert sum(bool(Session(world).raw(datagram)) for _ in range(10)) == 3
+
+
+def test_new_peer_rules_hold_for_what_stands_already() -> None:
+    world = World()
+    session = Session(world)
+    session.allocate()
+    assert session.permit(OTHER_PEER) == 0
+    assert session.bind(0x4000, PEER) == 0
+    ((allocation, _),) = world.channels
+    world.reconfigure(turn_config(deny=[f"{PEER.host}/32"]))
+    assert not world.channels
+    assert set(world.permissions) == {(allocation, OTHER_PEER.ip)}
+    assert session.bind(0x4000, PEER) == 403
+    # The channel's number is free again.
+    assert session.bind(0x4000, OTHER_PEER) == 0
+
+
+def test_a_password_of_which_no_key_can_be_made_ends_its_user() -> None:
+    world = World()
+    Session(world).allocate()
+    world.reconfigure(turn_config(users={"alice": "alice's\tpassword"}))
+    assert not world.allocations
+
+
+def test_new_lifetimes_are_taken_over() -> None:
+    world = World()
+    session = Session(world)
+    session.allocate()
+    world.reconfigure(turn_config(default_lifetime_s=70, max_lifetime_s=90))
+    reply = session.do(Method.REFRESH, [lifetime(3600)])
+    assert reply.first(Attribute.LIFETIME) == encode_uint32(90)

@@ -202,6 +202,10 @@ FORBIDDEN = [
     "64:ff9b::808:808",
     "2002:808:808::1",
     "2001::1",
+    "2001:db8::9",
+    "::ffff:0:808:808",
+    "3fff::1",
+    "fec0::1",
     "100::1",
     "fc00::1",
     "fd12::1",
@@ -247,6 +251,30 @@ def test_operators_lists_stand_over_the_rules() -> None:
         "192.168.2.1": 403,
     }.items():
         assert session.permit(Address.from_text(host, 1)) == code, host
+
+
+GATEWAYS = ["::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "2002::/16", "2001::/32"]
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("64:ff9b::808:808", 0),
+        ("64:ff9b::a9fe:a9fe", 403),
+        ("64:ff9b::c633:6401", 403),
+        ("::ffff:0:7f00:1", 403),
+        ("::a00:1", 403),
+        ("2002:808:808::1", 0),
+        ("2002:a00:1::1", 403),
+        ("2001:0:1:2:3:4:f7f7:f7f7", 0),
+        ("2001:0:1:2:3:4:f5ff:fffe", 403),
+        ("64:ff9b::c0a8:101", 0),
+    ],
+)
+def test_behind_a_gateway_the_rules_of_ipv4_hold(host: str, code: int) -> None:
+    session = Session(World(turn_config(allow=[*GATEWAYS, "192.168.1.0/24"])))
+    session.allocate(ADDITIONAL_IPV6)
+    assert session.permit(Address.from_text(host, 1)) == code
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "224.0.0.1", "::ffff:127.0.0.1", "::", "ff02::1"])

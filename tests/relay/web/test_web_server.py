@@ -85,7 +85,13 @@ async def serving(
     can_make: bool = True,
 ) -> AsyncIterator[HttpServer]:
     clock = clock or SystemClock()
-    page = CheckPage(Credentials if can_make else None, KEY, clock, is_open=is_open)
+
+    def make_credentials() -> Credentials:
+        if not can_make:
+            raise OperationError("no secret")
+        return Credentials()
+
+    page = CheckPage(make_credentials, KEY, clock, is_open=is_open)
 
     async def fail(_request: Request) -> Response:
         raise ValueError("our own mistake")
