@@ -160,13 +160,30 @@ cdef int new_socket(int family, int buffer_bytes, bint shared) except -1:
     if set_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, buffer_bytes) < 0:
         set_option(fd, SOL_SOCKET, SO_SNDBUF, buffer_bytes)
     set_option(fd, SOL_UDP, UDP_GRO, 1)
-    # A relay passes packets on as they are: the kernel may fragment, as a router would.
-    if family == 4:
-        set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-    else:
+    if family == 6:
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
-        set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    let_fragment(fd, family)
     return fd
+
+
+cdef void let_fragment(int fd, int family) noexcept:
+    """A relay passes packets on as they are: the kernel may fragment, as a router would.
+
+    Of the modes without DF the one is taken in which a router's "fragmentation needed" comes to
+    the socket, for an earlier packet that had it.
+    """
+    if family == 6:
+        set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    elif set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT) < 0:
+        set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+
+
+cdef void forbid_fragments(int fd, int family) noexcept:
+    """With DF, whatever MTU the kernel remembers: routers answer, and the client is told."""
+    if family == 6:
+        set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+    else:
+        set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
 
 
 cdef int bind_socket(int fd, const Addr *address) except -1:
@@ -554,19 +571,12 @@ cdef class SocketDataPlane:
         assert self._tables.allocations[allocation].live and size <= 65535
         memcpy(self._outgoing + 8, PyBytes_AS_STRING(payload), size)
         relay = self._relay_of(allocation, address.family)
+        # What a worker sends from the socket meanwhile may get DF as well.
         if dont_fragment and relay:
-            self._set_dont_fragment(&self._tables.relays[relay], True)
+            forbid_fragments(self._tables.relays[relay].fd, address.family)
         send_from_control(lane, allocation, &address, self._outgoing + 8, size, monotonic_ns())
         if dont_fragment and relay:
-            self._set_dont_fragment(&self._tables.relays[relay], False)
-
-    cdef void _set_dont_fragment(self, const Relay *relay, bint on) noexcept:
-        """For one send; what a worker sends from the socket meanwhile may get the bit as well."""
-        cdef int mode = IP_PMTUDISC_DO if on else IP_PMTUDISC_DONT
-        if relay.address.family == 4:
-            set_option(relay.fd, IPPROTO_IP, IP_MTU_DISCOVER, mode)
-        else:
-            set_option(relay.fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, mode)
+            let_fragment(self._tables.relays[relay].fd, address.family)
 
     # ------------------------------------------------------------ sessions, relays, allocations
 

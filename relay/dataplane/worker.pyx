@@ -269,10 +269,10 @@ cdef void send_run(Worker *worker, int fd, uint32_t messages) noexcept nogil:
             if error == EIO:
                 worker.segmentation = False
             send_singly(worker, group)
-        elif error == EAGAIN or error == ENOBUFS or error == ENOMEM or error == EMSGSIZE or tried:
+        elif error == EAGAIN or error == ENOBUFS or error == ENOMEM or tried:
             count_failed(worker, error, group.count)
         else:
-            # What an earlier packet's ICMP error left on the socket; it is told once.
+            # What an earlier packet's ICMP error may have left on the socket; it is told once.
             tried = True
             continue
         tried = False

@@ -10,6 +10,8 @@ import struct
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,11 @@ from tests.support.engine import (
 from tests.support.turn_client import send_indication
 
 PAST_NS = 1
+# Of Linux; Python's socket module does not name them.
+IP_MTU_DISCOVER = 10
+IP_PMTUDISC_OMIT = 5
+IPV6_MTU_DISCOVER = 23
+IPV6_PMTUDISC_DONT = 0
 
 
 def bind_again(engine: SocketDataPlane, bound: Address) -> int:
@@ -66,6 +73,32 @@ def data_of(datagram: bytes) -> tuple[Address, bytes]:
     assert peer is not None
     assert data is not None
     return decode_xor_address_untrusted(peer, message.transaction_id), data
+
+
+@contextmanager
+def socket_at(bound: Address) -> Iterator[socket.socket]:
+    """Another descriptor of this process's socket that is bound to an address."""
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found = socket.socket(fileno=os.dup(int(entry.name)))
+        except OSError:
+            continue
+        with found:
+            if found.type == socket.SOCK_DGRAM and address_of(found) == bound:
+                yield found
+                return
+    raise AssertionError(f"no socket at {bound}")
+
+
+def fragmentation_needed(sender: Address, receiver: Address, *, mtu_bytes: int) -> bytes:
+    """An ICMP message as a router sends it for a UDP packet with DF (RFC 792, RFC 1191)."""
+    udp = struct.pack("!HHHH", sender.port, receiver.port, 1408, 0)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 1428, 1, 0x4000, 64, socket.IPPROTO_UDP, 0)
+    quoted = ip + sender.ip + receiver.ip + udp
+    total = sum(struct.unpack(f"!{len(quoted) // 2}H", quoted)) + 0x0304 + mtu_bytes
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!BBHHH", 3, 4, 0xFFFF - total, 0, mtu_bytes) + quoted
 
 
 def wait_control(engine: SocketDataPlane) -> list[ControlDatagram | IcmpError]:
@@ -358,6 +391,51 @@ def test_sends_that_came_another_way() -> None:
         engine.send_to_peer(one.allocation, other.relay, b"by the short-cut", True)
         assert other.receive()[4:] == b"by the short-cut"
         assert engine.totals()["packets_to_peer"] == 4
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_only_the_send_that_asks_for_it_is_not_fragmented(host: str) -> None:
+    with running_engine(start=False) as engine, udp_socket(host) as peer:
+        client = Client(engine, engine.open_session(), relay_hosts=[host])
+        client.permit(address_of(peer))
+        with socket_at(client.relay) as relay:
+            mode = (
+                (socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER)
+                if relay.family == socket.AF_INET6
+                else (socket.IPPROTO_IP, IP_MTU_DISCOVER)
+            )
+            # Neither sets DF, and in neither is an error discarded that a router has sent: with
+            # IP_PMTUDISC_DONT the kernel does so for IPv4, with IPV6_PMTUDISC_OMIT for IPv6.
+            idle = IPV6_PMTUDISC_DONT if relay.family == socket.AF_INET6 else IP_PMTUDISC_OMIT
+            assert relay.getsockopt(*mode) == idle
+            engine.send_to_peer(client.allocation, address_of(peer), b"whole", True)
+            assert peer.recv(100) == b"whole"
+            assert relay.getsockopt(*mode) == idle
+
+
+def test_a_router_that_would_have_to_fragment_is_reported_and_costs_nothing() -> None:
+    with running_engine(start=False) as engine, udp_socket("127.9.9.9") as peer:
+        client = Client(engine, engine.open_session())
+        client.permit(address_of(peer))
+        try:
+            router = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        except PermissionError:
+            # Without CAP_NET_RAW nobody can play the router; what the kernel's answer to it
+            # hangs on is tested above.
+            return
+        with router:
+            engine.send_to_peer(client.allocation, address_of(peer), b"not fragmented", True)
+            assert peer.recv(100) == b"not fragmented"
+            router.sendto(
+                fragmentation_needed(client.relay, address_of(peer), mtu_bytes=1300),
+                (client.relay.host, 0),
+            )
+        # No worker has read the error: the socket has it ready for whatever is sent next.
+        engine.send_to_peer(client.allocation, address_of(peer), b"another", False)
+        assert peer.recv(100) == b"another"
+        assert engine.totals()["drop_message_size"] == 0
+        engine.start()
+        assert wait_control(engine) == [IcmpError(client.allocation, address_of(peer), 3, 4, 1300)]
 
 
 def test_a_flood_of_strangers_leaves_clients_their_requests() -> None:
