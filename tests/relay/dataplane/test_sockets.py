@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ IP_MTU_DISCOVER = 10
 IP_PMTUDISC_OMIT = 5
 IPV6_MTU_DISCOVER = 23
 IPV6_PMTUDISC_DONT = 0
+IPV6_MTU = 24
 
 
 def bind_again(engine: SocketDataPlane, bound: Address) -> int:
@@ -335,6 +336,77 @@ def test_trains_of_packets_are_taken_apart_and_joined() -> None:
         received = [one.receive()[4:] for _ in range(41)]
         assert b"".join(received) == train
         assert engine.totals()["segmented_sends"] > 0
+
+
+def test_more_packets_and_destinations_than_one_flush_holds() -> None:
+    with running_engine(start=False) as engine, ExitStack() as stack:
+        client = Client(engine, engine.open_session())
+        peers = [stack.enter_context(udp_socket()) for _ in range(150)]
+        client.permit(address_of(peers[0]))
+        datagrams = [
+            send_indication(address_of(peers[number % len(peers)]), b"%04d" % number)
+            for number in range(600)
+        ]
+        # They wait in trains, so that the first batch has them all.
+        segment = struct.pack("=H", len(datagrams[0]))
+        for first in range(0, len(datagrams), 60):
+            train = b"".join(datagrams[first : first + 60])
+            client.socket.sendmsg([train], [(socket.SOL_UDP, 103, segment)])
+        engine.start()
+        for place, peer in enumerate(peers):
+            for number in range(place, len(datagrams), len(peers)):
+                data, sender = peer.recvfrom(100)
+                assert (data, sender[1]) == (b"%04d" % number, client.relay.port)
+        assert engine.totals()["packets_to_peer"] == len(datagrams)
+
+
+def test_a_run_that_is_not_segmented_goes_out_singly() -> None:
+    with running_engine() as engine, udp_socket("::1") as peer:
+        client = Client(engine, engine.open_session(), relay_hosts=["::1"])
+        client.bind(address_of(peer))
+        with socket_at(client.relay) as relay:
+            # Less than a packet needs: the kernel may fragment it, but no segment of a run.
+            relay.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1280)
+        payloads = [bytes([number]) * 1400 for number in range(20)]
+        train = b"".join(b"\x40\x00\x05\x78" + payload for payload in payloads)
+        segment = struct.pack("=H", 1404)
+        client.socket.sendmsg([train], [(socket.SOL_UDP, 103, segment)])
+        assert [peer.recv(2000) for _ in payloads] == payloads
+        totals = engine.totals()
+        assert totals["segmented_sends"] == 1
+        assert totals["sent_singly"] == len(payloads)
+        assert totals["drop_message_size"] == totals["drop_send_error"] == 0
+
+
+def test_what_a_full_send_buffer_refuses_is_counted() -> None:
+    with running_engine() as engine, udp_socket("::1") as peer:
+        client = Client(engine, engine.open_session(), relay_hosts=["::1"])
+        client.bind(address_of(peer))
+        with socket_at(client.relay) as relay:
+            # The least that the kernel gives, and fragments that do not fit into it.
+            relay.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            relay.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU, 1280)
+        client.send_channel(bytes(60_000))
+        wait_for_total(engine, "drop_send_buffer", 1)
+        client.send_channel(b"still alive")
+        assert peer.recv(100) == b"still alive"
+
+
+def test_what_the_kernel_refuses_to_send_is_counted_and_stops_nothing() -> None:
+    with running_engine(start=False) as engine, udp_socket() as peer:
+        client = Client(engine, engine.open_session())
+        client.bind(address_of(peer))
+        # To a broadcast address only sockets send that have said so.
+        client.bind(address("127.255.255.255", 9), CHANNEL + 1)
+        client.send_channel(b"before")
+        refused = [b"\x40\x01\x00\x64" + bytes(100) for _ in range(40)]
+        segment = struct.pack("=H", 104)
+        client.socket.sendmsg([b"".join(refused)], [(socket.SOL_UDP, 103, segment)])
+        client.send_channel(b"after", CHANNEL)
+        engine.start()
+        assert [peer.recv(100), peer.recv(100)] == [b"before", b"after"]
+        wait_for_total(engine, "drop_send_error", len(refused))
+        assert engine.totals()["drop_send_error"] == len(refused)
 
 
 def test_a_wildcard_listener_answers_from_the_address_that_was_asked() -> None:
