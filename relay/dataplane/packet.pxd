@@ -127,6 +127,11 @@ cdef inline int get_ip(const Addr *a, uint8_t *ip) noexcept nogil:
     memcpy(ip + 8, &a.low, 8)
     return 16
 
+cdef inline bint is_link_local(const Addr *a) noexcept nogil:
+    """fe80::/10, which means something only together with an interface."""
+    cdef const uint8_t *first = <const uint8_t *>&a.high
+    return a.family == 6 and first[0] == 0xFE and (first[1] & 0xC0) == 0x80
+
 cdef inline void from_sockaddr(Addr *a, const void *source) noexcept nogil:
     cdef const sockaddr_in *v4 = <const sockaddr_in *>source
     cdef const sockaddr_in6 *v6 = <const sockaddr_in6 *>source

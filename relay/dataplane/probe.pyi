@@ -8,6 +8,9 @@ def classify(datagram: bytes) -> str:
 def counts_as_stun(datagram: bytes) -> bool:
     """Whether a relayed payload is STUN, which makes no second an active one."""
 
+def counts_as_link_local(ip: bytes) -> bool:
+    """Whether a client of this address is not served."""
+
 def read_send(datagram: bytes) -> tuple[bytes, int, bytes] | None:
     """(peer IP, peer port, payload) of what `classify` has called "send"; None where the packet
     path leaves it to the control plane."""

@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from relay.dataplane.packet cimport (
     DATA_INDICATION_HEADER_BYTES, Addr, PacketClass, SendIndication, build_data_header,
-    classify_packet, crc_prepare, get_ip, is_stun, parse_send, set_ip,
+    classify_packet, crc_prepare, get_ip, is_link_local, is_stun, parse_send, set_ip,
 )
 
 CLASSES = ("channel_data", "send", "control", "malformed")
@@ -26,6 +26,13 @@ def classify(bytes datagram):
 def counts_as_stun(bytes datagram):
     """Whether a relayed payload is STUN, which makes no second an active one."""
     return is_stun(<const uint8_t *>PyBytes_AS_STRING(datagram), <uint32_t>len(datagram))
+
+
+def counts_as_link_local(bytes ip):
+    """Whether a client of this address is not served."""
+    cdef Addr address
+    set_ip(&address, <const uint8_t *>PyBytes_AS_STRING(ip), <int>len(ip))
+    return is_link_local(&address)
 
 
 def read_send(bytes datagram):

@@ -11,8 +11,8 @@ from relay.dataplane.atomic cimport (
 from relay.dataplane.packet cimport (
     CHANNEL_HEADER_BYTES, MIX, PACKET_CHANNEL_DATA, PACKET_CONTROL, PACKET_MALFORMED,
     PACKET_SEND, Addr, PacketClass, SendIndication, build_data_header, classify_packet,
-    crc_prepare, fold, from_sockaddr, get_16, get_ip, is_stun, parse_send, put_16, same_address,
-    set_ip, to_sockaddr,
+    crc_prepare, fold, from_sockaddr, get_16, get_ip, is_link_local, is_stun, parse_send, put_16,
+    same_address, set_ip, to_sockaddr,
 )
 from relay.dataplane.ring cimport RECORD_DATAGRAM, RECORD_ICMP, RING_BYTES, Record, put_record
 from relay.dataplane.system cimport *
@@ -687,6 +687,11 @@ cdef bint read_listener(Worker *worker, uint32_t index) noexcept nogil:
             listener.wildcard and not asked_address(message, &server)
         ):
             count(worker, DROP_MALFORMED, 1)
+            continue
+        if is_link_local(&client):
+            # Without its interface it can't be answered, and five-tuples name none: two clients
+            # of one address on two links would be one to us.
+            count(worker, DROP_LINK_LOCAL, 1)
             continue
         segment = segment_size(message, size)
         offset = 0

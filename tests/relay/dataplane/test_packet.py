@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 
 from hypothesis import example, given, settings
@@ -155,6 +156,16 @@ def test_a_data_indication_is_what_the_codec_reads(
     assert decode_xor_address_untrusted(value, message.transaction_id) == peer
     assert message.first(Attribute.DATA) == payload
     assert datagram.endswith(payload + bytes(-len(payload) % 4))
+
+
+@given(addresses)
+@example(Address(b"\xfe\x80" + bytes(14), 1))
+@example(Address(b"\xfe\xbf" + bytes(14), 1))
+@example(Address(b"\xfe\xc0" + bytes(14), 1))
+@example(Address(b"\xfe\x80\0\0", 1))
+def test_what_counts_as_link_local(client: Address) -> None:
+    expected = len(client.ip) == 16 and ipaddress.IPv6Address(client.ip).is_link_local
+    assert probe.counts_as_link_local(client.ip) == expected
 
 
 @MANY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import select
 import socket
@@ -425,6 +426,30 @@ def test_a_wildcard_listener_answers_from_the_address_that_was_asked() -> None:
         engine.reply(datagram.five_tuple, b"answer")
         engine.flush_replies()
         assert one.receive() == b"answer"
+
+
+def test_a_link_local_client_is_dropped_by_its_own_cause() -> None:
+    lines = Path("/proc/net/if_inet6").read_text().splitlines()
+    # Address, index, prefix, scope, flags, name: those of a link, but the tentative ones (0x40),
+    # which nothing can be sent from.
+    found = [
+        (str(ipaddress.IPv6Address(bytes.fromhex(fields[0]))), int(fields[1], 16))
+        for fields in map(str.split, lines)
+        if fields[3] == "20" and not int(fields[4], 16) & 0x40
+    ]
+    request = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [])
+    with running_engine(listen=["::"]) as engine, udp_socket("::1") as stranger:
+        port = engine.listening[0].port
+        # A machine without such an address has no such client: test_packet.py has the rule.
+        for number, (host, interface) in enumerate(found, 1):
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as client:
+                client.bind((host, 0, 0, interface))
+                client.sendto(request, (host, port, 0, interface))
+            wait_for_total(engine, "drop_link_local", number)
+        stranger.sendto(request, ("::1", port))
+        (datagram,) = wait_control(engine)
+        assert isinstance(datagram, ControlDatagram)
+        assert datagram.five_tuple.client == address_of(stranger)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
