@@ -13,12 +13,23 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.support.browser import browser, take_picture
+from core.clock import SystemClock
+from core.config import load
+from core.identity import load_or_create
+from relay.web.check import KEY_LABEL, make_link
+from tests.support.browser import ARGUMENTS, browser, take_picture
 from tests.support.node import RunningNode, running_node, write_config
 from tests.support.programs import background, need_program
 
 TIMEOUT_MS = 40_000
-OVER = "html:is([data-verdict=pass],[data-verdict=fail])"
+OVER = "html:is([data-verdict=pass],[data-verdict=fail],[data-verdict=untested])"
+CHANGED_SEND = """
+const send = RTCDataChannel.prototype.send;
+RTCDataChannel.prototype.send = function (data) {
+  const channel = this;
+  %s
+};
+"""
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +100,80 @@ def test_a_link_makes_it_green(node: RunningNode, page: Page) -> None:
     page.goto(check_link(node))
     assert_green(outcome(page))
     assert "Calls get through" in page.inner_text("#verdict-title")
-    assert page.locator("#plot-bitrate polyline").count() == 1
+    assert page.inner_text("#verdict-detail") == "Audio, video and data passed through the relay."
+    for name, legend in (
+        ("plot-round-trip", "Round trip, ms"),
+        ("plot-loss", "Lost, %"),
+        ("plot-bitrate", "Received, kbit/s"),
+    ):
+        assert page.locator(f"#{name} polyline").count() >= 1
+        assert page.inner_text(f"#{name}-name") == legend
     take_picture(page, "check-green")
+
+
+def test_loss_is_a_curve_and_a_figure(node: RunningNode, page: Page) -> None:
+    page.add_init_script(CHANGED_SEND % "if (Number(data) % 2) send.call(channel, data);")
+    page.goto(check_link(node))
+    found = outcome(page)
+    assert (found["verdict"], found["reason"]) == ("fail", "lossy")
+    assert page.inner_text("#verdict-title") == "Calls get through badly"
+    assert any(sample["loss"] for sample in found["samples"])
+    curves = page.locator("#plot-loss polyline").evaluate_all(
+        "(lines) => lines.flatMap((line) => [...line.points].map((point) => point.y))"
+    )
+    assert len(set(curves)) > 1
+    assert re.fullmatch(r"\d+\.\d\d\s%", page.inner_text("#loss"))
+    assert float(page.inner_text("#loss").split()[0]) > 5
+    take_picture(page, "check-lossy")
+
+
+def test_answers_that_come_late_are_not_lost(node: RunningNode, page: Page) -> None:
+    late = "setTimeout(() => channel.readyState === 'open' && send.call(channel, data), 600);"
+    page.add_init_script(CHANGED_SEND % late)
+    page.goto(check_link(node))
+    found = outcome(page)
+    assert_green(found)
+    assert found["result"]["pings_lost"] == 0
+    assert found["result"]["round_trip_ms"] > 1100
+    # Nothing was known before the first answer, and nothing is drawn for it.
+    assert found["samples"][0]["round_trip_ms"] is None
+
+
+def test_sound_needs_no_click(node: RunningNode, chromium: Browser) -> None:
+    arguments = [argument for argument in ARGUMENTS if not argument.startswith("--autoplay-policy")]
+    strict = chromium.browser_type.launch(
+        executable_path=need_program("chromium"),
+        args=[*arguments, "--autoplay-policy=document-user-activation-required"],
+    )
+    page = strict.new_page()
+    page.goto(check_link(node))
+    found = outcome(page)
+    strict.close()
+    assert_green(found)
+
+
+def test_without_sound_it_does_not_claim_any(node: RunningNode, page: Page) -> None:
+    page.add_init_script("delete window.MediaStreamTrackGenerator; delete window.AudioContext;")
+    page.goto(check_link(node))
+    found = outcome(page)
+    assert (found["verdict"], found["result"]["audio_packets"]) == ("pass", 0)
+    assert page.inner_text("#verdict-detail").startswith("Video and data passed")
+
+
+def test_sound_that_is_sent_has_to_arrive(node: RunningNode, page: Page) -> None:
+    page.add_init_script(
+        """
+        const getStats = RTCPeerConnection.prototype.getStats;
+        RTCPeerConnection.prototype.getStats = async function () {
+          const entries = [...await getStats.call(this)];
+          return new Map(entries.filter(
+            ([, entry]) => entry.type !== "inbound-rtp" || entry.kind !== "audio"));
+        };
+        """
+    )
+    page.goto(check_link(node))
+    found = outcome(page)
+    assert (found["verdict"], found["reason"]) == ("fail", "silent")
 
 
 def test_it_speaks_russian_on_a_dark_phone(node: RunningNode, chromium: Browser) -> None:
@@ -101,6 +184,7 @@ def test_it_speaks_russian_on_a_dark_phone(node: RunningNode, chromium: Browser)
     page.goto(check_link(node))
     assert_green(outcome(page))
     assert page.inner_text("#verdict-title") == "Звонки проходят"
+    assert re.fullmatch(r"\d+,\d\d\s%", page.inner_text("#loss"))
     assert page.evaluate("() => document.documentElement.scrollWidth") == 390
     take_picture(page, "check-phone-ru-dark")
     page.click("button[data-language=en]")
@@ -108,6 +192,37 @@ def test_it_speaks_russian_on_a_dark_phone(node: RunningNode, chromium: Browser)
     page.reload()
     assert page.evaluate("() => document.documentElement.lang") == "en"
     context.close()
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_the_table_fits_a_narrow_phone(node: RunningNode, page: Page, language: str) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(check_link(node))
+    assert_green(outcome(page))
+    page.click(f"button[data-language={language}]")
+    # As long as addresses get.
+    page.evaluate(
+        """() => {
+          for (const row of document.querySelectorAll("#candidates tr")) {
+            const address = "2001:db8:1111:2222:3333:4444:5555:6666";
+            row.cells[2].textContent = `[${address}]:65535`;
+            row.cells[3].textContent =
+              "turns:turn.a-rather-long-name.example.org:5349?transport=tcp";
+          }
+        }"""
+    )
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 360
+    cells = page.locator("#candidates td").evaluate_all(
+        """(cells) => cells.map((cell) => {
+          const inside = document.createRange();
+          inside.selectNodeContents(cell);
+          const { left, right } = inside.getBoundingClientRect();
+          return [left, right, cell.scrollWidth - cell.clientWidth];
+        })"""
+    )
+    assert cells
+    assert all(left >= 0 and right <= 360 and hidden <= 0 for left, right, hidden in cells)
+    take_picture(page, f"check-narrow-phone-{language}")
 
 
 def test_every_text_is_there_in_both_languages(node: RunningNode, page: Page) -> None:
@@ -127,17 +242,53 @@ def test_every_text_is_there_in_both_languages(node: RunningNode, page: Page) ->
     assert used <= keys[0]
 
 
-@pytest.mark.parametrize(
-    ("fragment", "reason"), [("", "link_needed"), ("#nonsense", "link_invalid")]
-)
-def test_without_a_good_link_it_says_so(
-    node: RunningNode, page: Page, fragment: str, reason: str
-) -> None:
-    page.goto(f"{node.http}/check{fragment}")
+def assert_untested(page: Page, reason: str) -> None:
     found = outcome(page)
-    assert (found["verdict"], found["reason"]) == ("fail", reason)
-    assert "montana check link" in page.inner_text("#verdict-advice") or reason != "link_needed"
+    assert (found["verdict"], found["reason"]) == ("untested", reason)
+    assert page.inner_text("#verdict-title") == "Nothing has been tested yet"
+    assert not page.locator(".findings").first.is_visible()
     take_picture(page, f"check-{reason}")
+
+
+def test_without_a_link_it_asks_for_one(node: RunningNode, page: Page) -> None:
+    page.goto(f"{node.http}/check")
+    assert_untested(page, "link_needed")
+    assert page.inner_text("#verdict-detail") == "This page needs a link."
+    assert page.inner_text("#verdict-advice code") == "montana check link"
+
+
+def test_a_link_that_is_none_is_told(node: RunningNode, page: Page) -> None:
+    page.goto(f"{node.http}/check#nonsense")
+    assert_untested(page, "link_invalid")
+
+
+def test_an_expired_link_is_told(node: RunningNode, page: Page) -> None:
+    key = load_or_create(load(node.config).data_dir).derive_secret(KEY_LABEL)
+    page.goto(make_link(node.http, key, SystemClock(), ttl_s=-1))
+    assert_untested(page, "link_expired")
+    assert page.inner_text("#verdict-detail") == "This link has expired."
+    assert page.inner_text("#verdict-advice code") == "montana check link"
+
+
+def test_a_browser_without_webrtc_is_told(node: RunningNode, page: Page) -> None:
+    page.add_init_script("delete window.RTCPeerConnection;")
+    # Without a link as well: who has none should not fetch one in vain.
+    page.goto(f"{node.http}/check")
+    assert_untested(page, "no_webrtc")
+    assert "no WebRTC" in page.inner_text("#verdict-detail")
+    assert "another browser" in page.inner_text("#verdict-advice")
+
+
+def test_without_scripts_it_says_so(node: RunningNode, chromium: Browser) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{node.http}/check")
+    said = page.inner_text("#verdict")
+    assert "needs JavaScript" in said
+    assert "нужен JavaScript" in said
+    assert not page.locator("form").is_visible()
+    take_picture(page, "check-no-script")
+    context.close()
 
 
 def test_a_wrong_password_is_named(node: RunningNode, page: Page) -> None:

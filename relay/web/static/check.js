@@ -1,23 +1,26 @@
 // The check page. For tests and scripts: `document.documentElement.dataset.verdict` is idle,
-// running, pass or fail, and `window.montanaCheck` holds all that was found.
+// running, pass, fail, or untested where there was no call; `window.montanaCheck` holds all that
+// was found.
 
 import { Plot } from "./plot.js";
 import { Picture } from "./picture.js";
-import { CheckFailure, SAMPLES, probe } from "./probe.js";
-import { onLanguage, setUpLanguages, text } from "./text.js";
+import { CheckFailure, SAMPLES, needWebRtc, probe } from "./probe.js";
+import { number, onLanguage, setUpLanguages, text } from "./text.js";
 
 const MEASURE_S = 6;
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const plots = {
   round_trip: new Plot(byId("plot-round-trip"), SAMPLES),
+  loss: new Plot(byId("plot-loss"), SAMPLES),
   bitrate: new Plot(byId("plot-bitrate"), SAMPLES),
 };
 const picture = new Picture(byId("remote"));
-let state = { verdict: "idle", phase: "", reason: null, candidates: [], errors: [], result: null };
+let state = newState("idle");
 
 setUpLanguages();
 onLanguage(show);
+onLanguage(() => Object.values(plots).forEach((plot) => plot.draw()));
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   check();
@@ -28,6 +31,20 @@ window.addEventListener("hashchange", () => check());
 chooseServer();
 check();
 
+function newState(verdict) {
+  return {
+    verdict,
+    phase: "",
+    reason: null,
+    values: {},
+    advice: null,
+    candidates: [],
+    errors: [],
+    samples: [],
+    result: null,
+  };
+}
+
 function chooseServer() {
   const other = form.elements.server.value === "other";
   byId("other").disabled = !other;
@@ -36,23 +53,25 @@ function chooseServer() {
 
 async function check() {
   if (state.verdict === "running") return;
-  state = { verdict: "running", phase: "", reason: null, candidates: [], errors: [], result: null };
+  state = newState("running");
   byId("go").disabled = true;
-  plots.round_trip.clear();
-  plots.bitrate.clear();
+  for (const plot of Object.values(plots)) plot.clear();
   picture.clear();
   show();
   try {
+    needWebRtc();
     const server = await chosenServer();
     state.result = await probe(server, watch);
     state.verdict = "pass";
   } catch (error) {
-    const failure =
-      error instanceof CheckFailure ? error : new CheckFailure("internal", { reason: String(error) });
-    state.verdict = "fail";
+    const reason = String(error);
+    const is_known = error instanceof CheckFailure;
+    const failure = is_known ? error : new CheckFailure("internal", { reason });
+    state.verdict = ["", "credentials"].includes(state.phase) ? "untested" : "fail";
     state.reason = failure.reason;
     state.values = failure.values;
     state.advice = failure.advice;
+    state.result = failure.result;
   }
   picture.stop();
   byId("go").disabled = false;
@@ -69,7 +88,7 @@ const watch = {
     state.candidates.push({
       side,
       kind: candidate.type,
-      address: `${candidate.address}:${candidate.port}`,
+      address: `${inBrackets(candidate.address)}:${candidate.port}`,
       server: candidate.url ?? "",
       after_ms,
     });
@@ -80,10 +99,13 @@ const watch = {
     show();
   },
   sample(sample) {
+    state.samples.push(sample);
     plots.round_trip.add(sample.round_trip_ms);
+    plots.loss.add(sample.loss === null ? null : sample.loss * 100);
     plots.bitrate.add(sample.received_kbps);
-    byId("round-trip").textContent = text("ms", { value: sample.round_trip_ms.toFixed(1) });
-    byId("bitrate").textContent = text("kbps", { value: Math.round(sample.received_kbps) });
+    byId("round-trip").textContent = unit("ms", sample.round_trip_ms, 1);
+    byId("loss").textContent = percent(sample.loss);
+    byId("bitrate").textContent = unit("kbps", sample.received_kbps, 0);
   },
   picture(stream) {
     picture.play(stream);
@@ -127,19 +149,35 @@ function show() {
   document.documentElement.dataset.verdict = verdict;
   document.title = text("title");
   window.montanaCheck = state;
-  byId("verdict-title").textContent = text(`verdict_${verdict}`);
+  byId("verdict-title").textContent = text(`verdict_${state.reason === "lossy" ? "lossy" : verdict}`);
   byId("verdict-detail").textContent = detail();
   const advice = byId("verdict-advice");
-  advice.hidden = verdict !== "fail";
-  if (verdict === "fail") advice.textContent = text(`advice_${state.advice}`, state.values);
-  byId("go").textContent = text(verdict === "idle" ? "form_go" : "form_again");
+  advice.hidden = state.advice === null;
+  if (state.advice) setMarked(advice, text(`advice_${state.advice}`, state.values));
+  const is_first = ["idle", "untested"].includes(verdict);
+  byId("go").textContent = text(is_first ? "form_go" : "form_again");
   showFigures(result);
   showCandidates();
 }
 
+/** Show `said` with what stands between backticks as code. */
+function setMarked(element, said) {
+  const parts = said.split("`").map((part, index) => {
+    if (index % 2 === 0) return part;
+    const code = document.createElement("code");
+    code.textContent = part;
+    return code;
+  });
+  element.replaceChildren(...parts);
+}
+
 function detail() {
-  if (state.verdict === "fail") return text(`fail_${state.reason}`, state.values);
-  if (state.verdict === "pass") return text("detail_pass");
+  if (state.reason) return text(`fail_${state.reason}`, state.values);
+  if (state.verdict === "pass") {
+    if (!state.result.audio_packets) return text("detail_pass_without_audio");
+    if (!state.result.video_packets) return text("detail_pass_without_video");
+    return text("detail_pass");
+  }
   if (state.verdict === "running" && state.phase) {
     return text(`detail_${state.phase}`, { seconds: MEASURE_S });
   }
@@ -158,14 +196,22 @@ function showFigures(result) {
     }
     return;
   }
-  set("connect", text("ms", { value: Math.round(result.connect_ms) }));
-  set("connect-parts", text("connect_parts", { gather: Math.round(result.gather_ms) }));
-  set("round-trip", text("ms", { value: result.round_trip_ms.toFixed(1) }));
-  set("round-trip-worst", text("round_trip_worst", { worst: result.worst_ms.toFixed(1) }));
-  set("loss", `${(result.loss * 100).toFixed(2)} %`);
-  set("loss-parts", text("loss_parts", { lost: result.lost, sent: result.sent }));
-  set("bitrate", text("kbps", { value: Math.round(result.received_kbps) }));
-  set("bitrate-sent", text("bitrate_sent", { sent: Math.round(result.sent_kbps) }));
+  set("connect", unit("ms", result.connect_ms, 0));
+  set("connect-parts", text("connect_parts", { gather: number(result.gather_ms, 0) }));
+  set("round-trip", unit("ms", result.round_trip_ms, 1));
+  set("round-trip-worst", text("round_trip_worst", { worst: number(result.worst_ms, 1) }));
+  set("loss", percent(result.loss));
+  set("loss-parts", text("loss_parts", { lost: number(result.lost), sent: number(result.sent) }));
+  set("bitrate", unit("kbps", result.received_kbps, 0));
+  set("bitrate-sent", text("bitrate_sent", { sent: number(result.sent_kbps, 0) }));
+}
+
+function unit(name, value, digits) {
+  return value === null ? "–" : text(name, { value: number(value, digits) });
+}
+
+function percent(share) {
+  return share === null ? "–" : `${number(share * 100, 2)}\u00a0%`;
 }
 
 function showCandidates() {
@@ -175,7 +221,7 @@ function showCandidates() {
       candidate.kind,
       candidate.address,
       candidate.server,
-      text("ms", { value: Math.round(candidate.after_ms) }),
+      unit("ms", candidate.after_ms, 0),
     ]),
   );
   if (!rows.length) {
@@ -192,6 +238,10 @@ function showCandidates() {
       return item;
     }),
   );
+}
+
+function inBrackets(address) {
+  return address?.includes(":") && !address.startsWith("[") ? `[${address}]` : address;
 }
 
 function row(cells) {

@@ -1,4 +1,7 @@
-// A small live plot: one curve, three grid lines, its newest value at the right.
+// A small live plot: one curve, three grid lines, its newest value at the right. What is not known
+// (null) leaves a gap.
+
+import { number } from "./text.js";
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const LEFT = 38;
@@ -34,23 +37,37 @@ export class Plot {
     for (const share of [0, 0.5, 1]) {
       const y = bottom - share * height;
       parts.push(make("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }));
+      if (!this.values.length) continue;
       const label = make("text", { x: LEFT - 5, y: y + 4, "text-anchor": "end" });
-      label.textContent = String(Number((top * share).toPrecision(3)));
+      label.textContent = number(top * share);
       parts.push(label);
     }
-    if (this.values.length > 1) {
-      const step = (width - LEFT) / (this.capacity - 1);
-      const points = this.values.map((value, index) => {
-        const y = bottom - (value / top) * height;
-        return `${(LEFT + index * step).toFixed(1)},${y.toFixed(1)}`;
+    const step = (width - LEFT) / (this.capacity - 1);
+    const x = (index) => (LEFT + index * step).toFixed(1);
+    for (const { from, values } of runs(this.values)) {
+      const to = from + values.length - 1;
+      const points = values.map((value, index) => {
+        return `${x(from + index)},${(bottom - (value / top) * height).toFixed(1)}`;
       });
-      const right = LEFT + (this.values.length - 1) * step;
-      const area = `${LEFT},${bottom} ${points.join(" ")} ${right.toFixed(1)},${bottom}`;
+      // A point alone is a line to itself, which is drawn as a dot.
+      if (to === from) points.push(points[0]);
+      const area = `${x(from)},${bottom} ${points.join(" ")} ${x(to)},${bottom}`;
       parts.push(make("polygon", { class: "area", points: area }));
       parts.push(make("polyline", { class: "curve", points: points.join(" ") }));
     }
     this.svg.replaceChildren(...parts);
   }
+}
+
+/** The stretches of `values` without a gap, each with the index at which it begins. */
+function runs(values) {
+  const found = [];
+  values.forEach((value, index) => {
+    if (value === null) return;
+    if (index === 0 || values[index - 1] === null) found.push({ from: index, values: [] });
+    found.at(-1).values.push(value);
+  });
+  return found;
 }
 
 function roundUp(value) {

@@ -1,33 +1,46 @@
 // Two connections in one page, through a relay and nothing else, and what they measure.
 
+import { makeTone } from "./tone.js";
+
 const CONNECT_TIMEOUT_MS = 15000;
 const MEASURE_MS = 6000;
 const SAMPLE_MS = 300;
 const PING_MS = 50;
+const PATIENCE_MS = 2000; // An answer may take that long; what comes later counts as lost.
 const PICTURE_MS = 40;
 const LOSS_LIMIT = 0.05;
 export const SAMPLES = Math.round(MEASURE_MS / SAMPLE_MS);
 
-/** Why a check failed: `reason` names the text that says it, `values` fill that in. */
+/**
+ * Why a check failed: `reason` names the text that says it, `values` fill that in; `result` is
+ * what was measured all the same.
+ */
 export class CheckFailure extends Error {
-  constructor(reason, values = {}, advice = reason) {
+  constructor(reason, values = {}, { advice = reason, result = null } = {}) {
     super(reason);
     this.reason = reason;
     this.values = values;
     this.advice = advice;
+    this.result = result;
   }
+}
+
+/** Raises CheckFailure where the browser can't call at all. */
+export function needWebRtc() {
+  if (typeof RTCPeerConnection !== "function") throw new CheckFailure("no_webrtc");
 }
 
 /**
  * Call through `server` ({urls, username, credential}) and measure.
  *
  * `watch` is told of what happens: phase(name), candidate(side, candidate, after_ms),
- * error({code, reason, url}), sample({round_trip_ms, received_kbps, sent_kbps}), picture(stream).
+ * error({code, reason, url}), sample({round_trip_ms, loss, received_kbps, sent_kbps}), where what
+ * is not known is null, picture(stream).
  * Returns {gather_ms, connect_ms, round_trip_ms, worst_ms, lost, sent, loss, received_kbps,
- * sent_kbps, packets_sent, packets_received}; raises CheckFailure.
+ * sent_kbps, packets_sent, packets_received, pings_lost, video_packets, audio_packets}; raises
+ * CheckFailure.
  */
 export async function probe(server, watch) {
-  if (typeof RTCPeerConnection !== "function") throw new CheckFailure("no_webrtc");
   const media = makeMedia();
   const call = new Call(server, watch, media.stream);
   try {
@@ -133,34 +146,44 @@ class Call {
     }
     const url = [this.server.urls].flat()[0] ?? "";
     const loopback = /turns?:(127\.|\[::1\]|localhost)/.test(url);
-    return new CheckFailure("unreachable", { server: url }, loopback ? "loopback" : "unreachable");
+    const advice = loopback ? "loopback" : "unreachable";
+    return new CheckFailure("unreachable", { server: url }, { advice });
   }
 
   async measure() {
     this.watch.phase("measuring");
     const pings = new Pings(this.channel);
-    let before = await this.traffic();
-    const first = before;
+    const first = await this.traffic();
+    let before = first;
+    let media_before = await this.media();
+    let last = before;
+    let media = media_before;
     const begun = performance.now();
-    for (let sample = 1; sample <= SAMPLES; sample += 1) {
+    // The answers to the last pings are awaited as well, until each has come or counts as lost;
+    // the totals of all else end with the pings, so that the wait does not change their shares.
+    for (let sample = 1; sample <= SAMPLES || pings.open.size; sample += 1) {
       await sleep(begun + sample * SAMPLE_MS - performance.now());
       const after = await this.traffic();
+      const media_after = await this.media();
+      if (sample <= SAMPLES) [last, media] = [after, media_after];
+      if (sample === SAMPLES) pings.stop();
+      const answers = pings.take();
+      const lost = answers.lost + Math.max(0, media_after.lost - media_before.lost);
+      const arrived = answers.times.length + media_after.received - media_before.received;
       const seconds = (after.time - before.time) / 1000;
       this.watch.sample({
-        round_trip_ms: pings.latest(),
+        round_trip_ms: answers.times.length ? median(answers.times) : null,
+        loss: lost + arrived ? lost / (lost + arrived) : null,
         received_kbps: ((after.received - before.received) * 8) / 1000 / seconds,
         sent_kbps: ((after.sent - before.sent) * 8) / 1000 / seconds,
       });
       before = after;
+      media_before = media_after;
     }
-    pings.stop();
-    // The last answers are still under way.
-    await sleep(300);
-    const last = await this.traffic();
     const seconds = (last.time - first.time) / 1000;
-    const media = await this.media();
+    const pings_lost = pings.sent - pings.times.length;
     const sent = pings.sent + media.received + media.lost;
-    const lost = pings.sent - pings.times.length + media.lost;
+    const lost = pings_lost + media.lost;
     const result = {
       gather_ms: Math.max(this.gathered.a, this.gathered.b),
       connect_ms: this.connect_ms,
@@ -173,12 +196,15 @@ class Call {
       sent_kbps: ((last.sent - first.sent) * 8) / 1000 / seconds,
       packets_sent: last.packets_sent,
       packets_received: last.packets_received,
-      video_packets: media.video,
-      audio_packets: media.audio,
+      pings_lost,
+      video_packets: media.arrived.video,
+      audio_packets: media.arrived.audio,
     };
-    if (!pings.times.length || !media.received) throw new CheckFailure("silent");
+    // A kind that never set out (a tone needs a click in some browsers) can't arrive either.
+    const missing = ["audio", "video"].some((kind) => media.sent[kind] && !media.arrived[kind]);
+    if (!pings.times.length || !media.received || missing) throw new CheckFailure("silent");
     if (result.loss > LOSS_LIMIT) {
-      throw new CheckFailure("lossy", { percent: LOSS_LIMIT * 100 });
+      throw new CheckFailure("lossy", { percent: LOSS_LIMIT * 100 }, { result });
     }
     return result;
   }
@@ -198,16 +224,20 @@ class Call {
     return sum;
   }
 
-  /** What the callee says of the audio and video that it receives. */
+  /** Packets of audio and video: what the caller has sent, and what the callee says of them. */
   async media() {
-    const sum = { received: 0, lost: 0, video: 0, audio: 0 };
+    const sent = { audio: 0, video: 0 };
+    const arrived = { audio: 0, video: 0 };
+    let lost = 0;
+    for (const entry of (await this.a.getStats()).values()) {
+      if (entry.type === "outbound-rtp") sent[entry.kind] += entry.packetsSent ?? 0;
+    }
     for (const entry of (await this.b.getStats()).values()) {
       if (entry.type !== "inbound-rtp") continue;
-      sum.received += entry.packetsReceived ?? 0;
-      sum.lost += Math.max(0, entry.packetsLost ?? 0);
-      if (entry.kind in sum) sum[entry.kind] += entry.packetsReceived ?? 0;
+      arrived[entry.kind] += entry.packetsReceived ?? 0;
+      lost += Math.max(0, entry.packetsLost ?? 0);
     }
-    return sum;
+    return { sent, arrived, received: arrived.audio + arrived.video, lost };
   }
 
   close() {
@@ -223,6 +253,7 @@ class Pings {
     this.channel = channel;
     this.sent = 0;
     this.times = [];
+    this.taken = 0;
     this.open = new Map();
     channel.addEventListener("message", ({ data }) => {
       const then = this.open.get(Number(data));
@@ -240,8 +271,17 @@ class Pings {
     this.channel.send(String(this.sent));
   }
 
-  latest() {
-    return this.times.length ? median(this.times.slice(-5)) : 0;
+  /** What has become known since the last time: how long answers took, and how many were lost. */
+  take() {
+    const times = this.times.slice(this.taken);
+    this.taken = this.times.length;
+    let lost = 0;
+    for (const [number, then] of this.open) {
+      if (performance.now() - then < PATIENCE_MS) continue;
+      this.open.delete(number);
+      lost += 1;
+    }
+    return { times, lost };
   }
 
   stop() {
@@ -273,24 +313,12 @@ function makeMedia() {
   draw();
   const timer = setInterval(draw, PICTURE_MS);
   const stream = canvas.captureStream(25);
-  let audio = null;
-  try {
-    audio = new AudioContext();
-    audio.resume();
-    const tone = audio.createOscillator();
-    const quiet = audio.createGain();
-    const target = audio.createMediaStreamDestination();
-    quiet.gain.value = 0.2;
-    tone.connect(quiet).connect(target);
-    tone.start();
-    stream.addTrack(target.stream.getAudioTracks()[0]);
-  } catch {
-    // Without an audio device the picture alone will do.
-  }
+  const tone = makeTone();
+  if (tone) stream.addTrack(tone.track);
   const stop = () => {
     clearInterval(timer);
     for (const track of stream.getTracks()) track.stop();
-    audio?.close();
+    tone?.stop();
   };
   return { stream, stop };
 }

@@ -17,7 +17,15 @@ const TEXTS = {
     detail_measuring: "Connected. Measuring for {seconds} seconds.",
     verdict_pass: "Calls get through",
     detail_pass: "Audio, video and data passed through the relay.",
+    detail_pass_without_audio:
+      "Video and data passed through the relay. This browser makes no sound before somebody " +
+      "clicks: check again for the sound.",
+    detail_pass_without_video:
+      "Audio and data passed through the relay. A page in the background makes no picture: check " +
+      "again with this page in front.",
     verdict_fail: "Calls don't get through",
+    verdict_lossy: "Calls get through badly",
+    verdict_untested: "Nothing has been tested yet",
     ms: "{value} ms",
     kbps: "{value} kbit/s",
     figure_connect: "Connected in",
@@ -29,8 +37,9 @@ const TEXTS = {
     loss_parts: "{lost} of {sent} packets",
     bitrate_sent: "sent {sent} kbit/s",
     plot_round_trip: "Round trip, ms",
+    plot_loss: "Lost, %",
     plot_bitrate: "Received, kbit/s",
-    picture: "The picture, as it arrives",
+    picture: "Received picture",
     path_title: "The way",
     column_side: "Side",
     column_kind: "Kind",
@@ -53,19 +62,20 @@ const TEXTS = {
     fail_no_webrtc: "This browser has no WebRTC, or it is switched off.",
     advice_no_webrtc: "Try another browser, or allow WebRTC in its settings.",
     fail_link_needed: "This page needs a link.",
-    advice_link_needed: "The operator prints one with: montana check link",
+    advice_link_needed: "The operator prints one with `montana check link`.",
     fail_link_expired: "This link has expired.",
-    advice_link_expired: "Ask for a new one: montana check link",
+    advice_link_expired:
+      "Links are good for some minutes. The operator prints a new one with `montana check link`.",
     fail_link_invalid: "This link is not one of this node's, or it is incomplete.",
     advice_link_invalid: "Open the link as it was printed, with all that follows the # sign.",
     fail_too_often: "Too many checks from this address.",
     advice_too_often: "Wait a minute, then check again.",
     fail_no_secret: "This node can't make credentials.",
-    advice_no_secret: 'Add secrets = ["…"] to [turn] in its configuration.',
+    advice_no_secret: 'Add `secrets = ["…"]` to `[turn]` in its configuration.',
     fail_node_away: "The node does not answer.",
     advice_node_away: "Is it still running? Reload the page when it is.",
     fail_url: "The browser does not take this server's URL.",
-    advice_url: "It looks like turn:turn.example.org:3478?transport=udp",
+    advice_url: "It looks like `turn:turn.example.org:3478?transport=udp`.",
     fail_credentials: "The server refuses the user name or the password (401).",
     advice_credentials:
       "Check both. Time-limited credentials need the same secret, and clocks that agree.",
@@ -78,13 +88,13 @@ const TEXTS = {
       "Is it running? Does a firewall let {server} through, UDP above all, and the relay ports?",
     advice_loopback:
       "Browsers leave out this machine's own address. Start Chromium with " +
-      "--allow-loopback-in-peer-connection, or the node with: montana up --lan",
+      "`--allow-loopback-in-peer-connection`, or the node with `montana up --lan`.",
     fail_one_sided: "Only one side got a relayed address.",
     advice_one_sided: "The server may allow one allocation a user; raise that limit.",
     fail_forbidden: "Both sides have relayed addresses, and the relay does not connect them.",
     advice_forbidden:
       "It may forbid itself as a peer (403), or be told a wrong external address " +
-      "(turn.external), or a firewall keeps its relay ports closed.",
+      "(`turn.external`), or a firewall keeps its relay ports closed.",
     fail_silent: "The connection stands, and nothing arrives.",
     advice_silent: "Something on the way drops larger packets or a flow's later ones.",
     fail_lossy: "More than {percent} % of the packets are lost.",
@@ -108,7 +118,15 @@ const TEXTS = {
     detail_measuring: "Соединено. Измеряем {seconds} с.",
     verdict_pass: "Звонки проходят",
     detail_pass: "Звук, видео и данные прошли через ретранслятор.",
+    detail_pass_without_audio:
+      "Видео и данные прошли через ретранслятор. Без щелчка этот браузер не создаёт звук: " +
+      "проверьте ещё раз, чтобы проверить и его.",
+    detail_pass_without_video:
+      "Звук и данные прошли через ретранслятор. В фоне страница не создаёт картинку: проверьте " +
+      "ещё раз, не уходя с неё.",
     verdict_fail: "Звонки не проходят",
+    verdict_lossy: "Звонки проходят плохо",
+    verdict_untested: "Пока ничего не проверено",
     ms: "{value} мс",
     kbps: "{value} кбит/с",
     figure_connect: "Соединено за",
@@ -120,14 +138,15 @@ const TEXTS = {
     loss_parts: "{lost} из {sent} пакетов",
     bitrate_sent: "отправлено {sent} кбит/с",
     plot_round_trip: "Туда и обратно, мс",
+    plot_loss: "Потеряно, %",
     plot_bitrate: "Принято, кбит/с",
-    picture: "Картинка, как она приходит",
+    picture: "Принятая картинка",
     path_title: "Путь",
     column_side: "Сторона",
     column_kind: "Вид",
     column_address: "Адрес",
     column_server: "Через сервер",
-    column_after: "Через",
+    column_after: "Спустя",
     side_a: "звонящий",
     side_b: "отвечающий",
     no_candidates: "Пока нет.",
@@ -144,19 +163,20 @@ const TEXTS = {
     fail_no_webrtc: "В этом браузере нет WebRTC, или он выключен.",
     advice_no_webrtc: "Попробуйте другой браузер или разрешите WebRTC в настройках.",
     fail_link_needed: "Этой странице нужна ссылка.",
-    advice_link_needed: "Оператор получит её командой: montana check link",
+    advice_link_needed: "Оператор получит её командой `montana check link`.",
     fail_link_expired: "Срок этой ссылки истёк.",
-    advice_link_expired: "Попросите новую: montana check link",
+    advice_link_expired:
+      "Ссылки действуют несколько минут. Оператор получит новую командой `montana check link`.",
     fail_link_invalid: "Ссылка не от этого узла или неполная.",
     advice_link_invalid: "Откройте ссылку целиком, вместе со всем, что стоит после знака #.",
     fail_too_often: "Слишком много проверок с этого адреса.",
     advice_too_often: "Подождите минуту и проверьте снова.",
     fail_no_secret: "Этот узел не может выдать учётные данные.",
-    advice_no_secret: 'Добавьте secrets = ["…"] в раздел [turn] его настроек.',
+    advice_no_secret: 'Добавьте `secrets = ["…"]` в раздел `[turn]` его настроек.',
     fail_node_away: "Узел не отвечает.",
     advice_node_away: "Он ещё работает? Обновите страницу, когда он запустится.",
     fail_url: "Браузер не принимает такой URL сервера.",
-    advice_url: "Он выглядит так: turn:turn.example.org:3478?transport=udp",
+    advice_url: "Он выглядит так: `turn:turn.example.org:3478?transport=udp`.",
     fail_credentials: "Сервер не принимает имя или пароль (401).",
     advice_credentials:
       "Проверьте и то, и другое. Временным данным нужны общий секрет и верные часы.",
@@ -169,13 +189,13 @@ const TEXTS = {
       "Он запущен? Пропускает ли брандмауэр {server}, прежде всего UDP, и порты ретрансляции?",
     advice_loopback:
       "Браузеры не используют собственный адрес машины. Запустите Chromium с " +
-      "--allow-loopback-in-peer-connection или узел командой: montana up --lan",
+      "`--allow-loopback-in-peer-connection` или узел командой `montana up --lan`.",
     fail_one_sided: "Адрес ретранслятора получила только одна сторона.",
     advice_one_sided: "Возможно, сервер даёт пользователю одно место; поднимите этот предел.",
     fail_forbidden: "У обеих сторон есть адреса, но ретранслятор их не соединяет.",
     advice_forbidden:
       "Он может запрещать себя как собеседника (403), считать внешним не тот адрес " +
-      "(turn.external), или брандмауэр закрывает порты ретрансляции.",
+      "(`turn.external`), или брандмауэр закрывает порты ретрансляции.",
     fail_silent: "Соединение есть, но ничего не приходит.",
     advice_silent: "Что-то в пути отбрасывает большие пакеты или обрывает поток.",
     fail_lossy: "Теряется больше {percent} % пакетов.",
@@ -203,6 +223,12 @@ function initialLanguage() {
 export function text(key, values = {}) {
   const template = TEXTS[language][key] ?? TEXTS.en[key];
   return template.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** `value` as people write it, with that many `digits` after the point; without, what it has. */
+export function number(value, digits) {
+  const exactly = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return value.toLocaleString(language, digits === undefined ? {} : exactly);
 }
 
 /** Say everything in the page again when somebody chooses another language. */
