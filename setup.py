@@ -1,7 +1,7 @@
 """Builds the compiled modules: everything else about the distribution is in pyproject.toml.
 
-Only what changed is built again. `CODEC` and `SERVER` are plain Python that runs uncompiled as
-well; the rest is Cython. Modules of named tuples and enumerations gain nothing and stay pure.
+Only what changed is built again. `CODEC` is plain Python that runs uncompiled as well; the rest is
+Cython. Modules of named tuples and enumerations gain nothing and stay pure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CODEC = [
     "core/stun/credentials.py",
     "core/stun/message.py",
 ]
-SERVER: list[str] = []
+BILLING = sorted(map(str, Path().glob("billing/*.pyx")))
 DATA_PLANE = sorted(map(str, Path().glob("relay/dataplane/*.pyx")))
 BENCH = sorted(map(str, Path().glob("bench/*.pyx")))
 """Built in place for a checkout, never packaged."""
@@ -125,6 +125,6 @@ class BuildExtensions(build_ext):
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[extension(source) for source in CODEC + SERVER + DATA_PLANE + BENCH],
+        ext_modules=[extension(source) for source in CODEC + BILLING + DATA_PLANE + BENCH],
         cmdclass={"build_ext": BuildExtensions},
     )

@@ -14,3 +14,4 @@ DAY_S: Final = 24 * HOUR_S
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB

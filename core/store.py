@@ -1,0 +1,588 @@
+"""LMDB: one environment, one writer thread with group commit, short readers.
+
+    with open_store(folder, tables=("accounts",), schema=Schema(1)) as store:
+        balance = await store.write(lambda tables: pay(tables, 5))   # durable when it returns
+        with store.read() as tables:
+            tables.get("accounts", b"alice")
+
+What is written is a function of the tables, called on the writer thread. Those that wait are
+committed together: the answer to each follows the sync that holds it. One that raises has no
+effect. Where many ask for the same kind of thing, `write_together` hands all of them that wait to
+one function. Where memory has to follow the disk, `after_commit` and `on_abort` say what is to be
+done there.
+
+Durability: LMDB's own defaults. A commit writes its pages, syncs them (fdatasync), then writes the
+page that makes them valid (O_DSYNC). What was answered survives a kill and a power cut; what was
+not has happened whole or not at all. A sync that fails ends the process: what the disk has kept
+then, nobody can tell, and asking again would only be told that all is well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn, Self, TypeVar, cast
+
+import lmdb
+import outcome
+import trio
+
+from core.errors import OperationError
+from core.units import GIB, MIB
+
+MAP_BYTES = 64 * GIB
+"""Address space that is reserved, not memory or disk."""
+MAP_MAXIMUM_BYTES = 4096 * GIB
+GROUP_WRITES = 4096
+"""Writes of one commit."""
+QUEUED_WRITES = 65_536
+"""Writes that may wait; who comes then is refused."""
+EXIT_STORAGE = 74
+"""EX_IOERR of sysexits.h."""
+DATA_FILE = "data.mdb"
+LOCK_FILE = "writer.lock"
+READERS_MAXIMUM = 126
+
+_META = "meta"
+_SCHEMA_KEY = b"schema"
+_log = logging.getLogger("montana.store")
+_T = TypeVar("_T")
+
+
+class Tables:
+    """What a transaction sees: named tables of bytes, each in the order of its keys."""
+
+    __slots__ = ("_handles", "transaction")
+
+    def __init__(self, transaction: lmdb.Transaction, handles: Mapping[str, Any]) -> None:
+        self.transaction = transaction
+        self._handles = handles
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value of a key."""
+        return cast(bytes | None, self.transaction.get(key, db=self._handles[table]))
+
+    def get_many(self, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of those keys that are there."""
+        with self.transaction.cursor(self._handles[table]) as cursor:
+            return dict(cast(list[tuple[bytes, bytes]], cursor.getmulti(keys)))
+
+    def items(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000
+    ) -> list[tuple[bytes, bytes]]:
+        """At most `limit` entries from `start` on, up to before `stop`."""
+        found: list[tuple[bytes, bytes]] = []
+        with self.transaction.cursor(self._handles[table]) as cursor:
+            if not cursor.set_range(start):
+                return found
+            for key, value in cast(Iterator[tuple[bytes, bytes]], iter(cursor)):
+                if len(found) == limit or (stop is not None and key >= stop):
+                    break
+                found.append((key, value))
+        return found
+
+    def items_back(
+        self, table: str, before: bytes | None = None, limit: int = 1000
+    ) -> list[tuple[bytes, bytes]]:
+        """At most `limit` entries below `before`, or from the end, the last first."""
+        found: list[tuple[bytes, bytes]] = []
+        with self.transaction.cursor(self._handles[table]) as cursor:
+            if before is None or not cursor.set_range(before):
+                there = cursor.last()
+            else:
+                there = cursor.prev()
+            while there and len(found) < limit:
+                found.append(cast(tuple[bytes, bytes], cursor.item()))
+                there = cursor.prev()
+        return found
+
+    def count(self, table: str) -> int:
+        """How many entries a table has."""
+        return int(self.transaction.stat(self._handles[table])["entries"])
+
+
+class Writing(Tables):
+    """A transaction that writes."""
+
+    __slots__ = ("_aborts", "_commits", "writes")
+
+    def __init__(self, transaction: lmdb.Transaction, handles: Mapping[str, Any]) -> None:
+        super().__init__(transaction, handles)
+        self._commits: list[Callable[[], None]] = []
+        self._aborts: list[Callable[[], None]] = []
+        self.writes = 0
+
+    def put(self, table: str, key: bytes, value: bytes | memoryview) -> None:
+        """Set a key's value."""
+        self.writes += 1
+        self.transaction.put(key, value, db=self._handles[table])
+
+    def put_many(self, table: str, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Set many; sorted by key they cost the least."""
+        self.writes += 1
+        with self.transaction.cursor(self._handles[table]) as cursor:
+            cursor.putmulti(items)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove a key; whether it was there."""
+        self.writes += 1
+        return bool(self.transaction.delete(key, db=self._handles[table]))
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call `action` on the writer thread once this is durable, before anybody is answered."""
+        self._commits.append(action)
+
+    def on_abort(self, action: Callable[[], None]) -> None:
+        """Call `action` when this has not happened after all; it may be tried again then. The last
+        one registered is called first."""
+        self._aborts.append(action)
+
+    def _committed(self) -> None:
+        for action in self._commits:
+            action()
+
+    def _aborted(self, since: int = 0) -> None:
+        for action in reversed(self._aborts[since:]):
+            action()
+        del self._aborts[since:]
+
+
+Write = Callable[[Writing], _T]
+Together = Callable[[Writing, list[Any]], Sequence[outcome.Outcome[Any]]]
+"""Does what several have asked for; returns an outcome for each."""
+Migration = Callable[[Writing], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """The version of what the tables hold; `migrations[n]` leads from n to n + 1."""
+
+    version: int
+    migrations: Mapping[int, Migration] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    resolve: Callable[[outcome.Outcome[Any]], None]
+    write: Write[Any] | None = None
+    together: Together | None = None
+    argument: Any = None
+    token: trio.lowlevel.TrioToken | None = None
+
+
+class _Unit:
+    """Jobs that succeed or fail by one call."""
+
+    __slots__ = ("jobs",)
+
+    def __init__(self, jobs: list[_Job]) -> None:
+        self.jobs = jobs
+
+    def run(self, writing: Writing) -> Sequence[outcome.Outcome[Any]]:
+        first = self.jobs[0]
+        if first.write is not None:
+            return [outcome.Value(first.write(writing))]
+        assert first.together is not None
+        outcomes = first.together(writing, [job.argument for job in self.jobs])
+        assert len(outcomes) == len(self.jobs)
+        return outcomes
+
+
+def _units(jobs: Sequence[_Job]) -> list[_Unit]:
+    """Those that go together, where no other stands between them."""
+    units: list[_Unit] = []
+    for job in jobs:
+        if units and job.together is not None and units[-1].jobs[0].together == job.together:
+            units[-1].jobs.append(job)
+        else:
+            units.append(_Unit([job]))
+    return units
+
+
+def end_process(reason: str) -> NoReturn:
+    """Say why, and end without another write."""
+    _log.critical("%s", reason)
+    sys.stderr.write(f"montana: {reason}\n")
+    sys.stderr.flush()
+    os._exit(EXIT_STORAGE)
+
+
+class Store:
+    """An open environment; made by `open_store`."""
+
+    def __init__(
+        self,
+        environment: lmdb.Environment,
+        handles: Mapping[str, Any],
+        lock: LockFile,
+        map_maximum_bytes: int,
+        on_fatal: Callable[[str], object],
+    ) -> None:
+        self._environment = environment
+        self._handles = handles
+        self._lock = lock
+        self._map_maximum_bytes = map_maximum_bytes
+        self._on_fatal = on_fatal
+        self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUED_WRITES)
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="montana-store", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Commit what waits, then close the files. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        self._environment.close()
+        self._lock.release()
+
+    @property
+    def file_bytes(self) -> int:
+        """How large the data file is."""
+        return (Path(self._environment.path()) / DATA_FILE).stat().st_size
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Tables]:
+        """A view of what is committed. To be left soon: the file grows by all that is written
+        meanwhile."""
+        with self._gate:
+            self._readers += 1
+        try:
+            with self._environment.begin() as transaction:
+                yield Tables(transaction, self._handles)
+        finally:
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    def submit(self, write: Write[_T]) -> Future[_T]:
+        """Have `write` done; the future resolves once it is durable.
+
+        Raises:
+            OperationError: too many wait already, or the store is closed.
+        """
+        future: Future[_T] = Future()
+
+        def resolve(result: outcome.Outcome[_T]) -> None:
+            try:
+                future.set_result(result.unwrap())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._enqueue(_Job(resolve, write))
+        return future
+
+    async def write(self, write: Write[_T]) -> _T:
+        """Have `write` done; returns what it returned, once that is durable. It can't be cancelled
+        while it waits, since it may have happened already.
+
+        Raises:
+            OperationError: too many wait already, the store is closed, the disk is full.
+        """
+        return cast(_T, await self._wait(_Job(_ignore, write)))
+
+    async def write_together(self, together: Together, argument: object) -> Any:
+        """Have `together` do what `argument` asks for, with what others ask of the same function
+        at the time; returns its own outcome, once that is durable. As `write` otherwise."""
+        return await self._wait(_Job(_ignore, together=together, argument=argument))
+
+    async def _wait(self, job: _Job) -> Any:
+        task = trio.lowlevel.current_task()
+        job.token = trio.lowlevel.current_trio_token()
+        job.resolve = lambda result: trio.lowlevel.reschedule(task, result)
+        self._enqueue(job)
+
+        def abort(_: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+            return trio.lowlevel.Abort.FAILED
+
+        return await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _enqueue(self, job: _Job) -> None:
+        if self._closed:
+            raise OperationError("the store is closed")
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            raise OperationError("too much waits to be written; try again") from None
+
+    # ------------------------------------------------------------ the writer thread
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            _log.exception("the writer's thread has failed")
+            self._on_fatal("the storage's writer has failed, which is a mistake of the program")
+
+    def _serve(self) -> None:
+        while (job := self._queue.get()) is not None:
+            group = [job]
+            ending = False
+            while len(group) < GROUP_WRITES:
+                try:
+                    following = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    ending = True
+                    break
+                group.append(following)
+            self._answer(self._commit(group))
+            # Whoever looks for memory should not find this group's.
+            del job, group
+            if ending:
+                break
+
+    def _commit(self, group: Sequence[_Job]) -> list[tuple[_Job, outcome.Outcome[Any]]]:
+        """Do what the group asks for, in one transaction."""
+        failed: list[tuple[_Job, outcome.Outcome[Any]]] = []
+        units = _units(group)
+        while True:
+            transaction = self._environment.begin(write=True)
+            writing = Writing(transaction, self._handles)
+            try:
+                results = _run_units(units, writing)
+                if isinstance(results, _Failed):
+                    # What it has written goes, and so all the others once more.
+                    transaction.abort()
+                    writing._aborted()
+                    failed += [(job, outcome.Error(results.error)) for job in results.unit.jobs]
+                    units.remove(results.unit)
+                    continue
+                transaction.commit()
+            except lmdb.MapFullError as error:
+                transaction.abort()
+                writing._aborted()
+                if self._grow():
+                    continue
+                return failed + _refuse(units, error)
+            except lmdb.Error as error:
+                with contextlib.suppress(lmdb.Error):
+                    transaction.abort()
+                writing._aborted()
+                if not isinstance(error, lmdb.DiskError) or not self._is_usable():
+                    self._on_fatal(
+                        f"what was to be stored can't be made durable ({error}); the disk needs to "
+                        "be looked at. Nothing that was acknowledged before is lost"
+                    )
+                return failed + _refuse(units, error)
+            writing._committed()
+            return failed + results
+
+    def _is_usable(self) -> bool:
+        """Whether the environment takes another transaction: it doesn't after a half-written meta
+        page."""
+        try:
+            self._environment.begin(write=True).abort()
+        except lmdb.Error:
+            return False
+        return True
+
+    def _grow(self) -> bool:
+        """Double the map, with no transaction open: to do it under a reader kills the process."""
+        now_bytes = int(self._environment.info()["map_size"])
+        if now_bytes >= self._map_maximum_bytes:
+            return False
+        with self._gate:
+            self._gate.wait_for(lambda: self._readers == 0)
+            self._environment.set_mapsize(min(2 * now_bytes, self._map_maximum_bytes))
+        return True
+
+    def _answer(self, results: Sequence[tuple[_Job, outcome.Outcome[Any]]]) -> None:
+        by_token: dict[trio.lowlevel.TrioToken, list[tuple[Any, outcome.Outcome[Any]]]] = {}
+        for job, result in results:
+            if job.token is None:
+                job.resolve(result)
+            else:
+                by_token.setdefault(job.token, []).append((job.resolve, result))
+        for token, resolutions in by_token.items():
+            # Once for all: waking the other thread costs more than what it does then.
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(_resolve_all, resolutions)
+
+
+class _Failed(NamedTuple):
+    """A unit that has written something before it failed."""
+
+    unit: _Unit
+    error: Exception
+
+
+def _run_units(
+    units: Sequence[_Unit], writing: Writing
+) -> list[tuple[_Job, outcome.Outcome[Any]]] | _Failed:
+    results: list[tuple[_Job, outcome.Outcome[Any]]] = []
+    for unit in units:
+        writes, aborts, commits = writing.writes, len(writing._aborts), len(writing._commits)
+        try:
+            results += zip(unit.jobs, unit.run(writing), strict=True)
+        except lmdb.MapFullError:
+            raise
+        except Exception as error:
+            if writing.writes != writes:
+                return _Failed(unit, error)
+            writing._aborted(aborts)
+            del writing._commits[commits:]
+            results += [(job, outcome.Error(error)) for job in unit.jobs]
+    return results
+
+
+def _refuse(units: Sequence[_Unit], error: lmdb.Error) -> list[tuple[_Job, outcome.Outcome[Any]]]:
+    if isinstance(error, lmdb.MapFullError):
+        refusal = OperationError(
+            "the ledger's files are as large as they may become; raise store.map_gib"
+        )
+    else:
+        refusal = OperationError(
+            "the disk is full: nothing of this was stored; make room on it and try again"
+        )
+    return [(job, outcome.Error(refusal)) for unit in units for job in unit.jobs]
+
+
+def _ignore(_: outcome.Outcome[Any]) -> None:
+    raise AssertionError("a job without somebody who waits for it")
+
+
+def _resolve_all(resolutions: Sequence[tuple[Any, outcome.Outcome[Any]]]) -> None:
+    for resolve, result in resolutions:
+        resolve(result)
+
+
+class LockFile:
+    """Held by the one process that may open the folder's environment.
+
+    Raises:
+        OperationError: another process holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / LOCK_FILE
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._fd)
+            raise OperationError(
+                f"{folder} is in use by another process{f' ({holder})' if holder else ''}; "
+                "stop it, or ask it through its socket"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._fd)
+
+
+def open_store(
+    folder: Path,
+    *,
+    tables: Sequence[str],
+    schema: Schema,
+    map_bytes: int = MAP_BYTES,
+    map_maximum_bytes: int = MAP_MAXIMUM_BYTES,
+    on_fatal: Callable[[str], object] = end_process,
+) -> Store:
+    """Open the environment in `folder`, which is made where it is missing.
+
+    Raises:
+        OperationError: another process has it, it is damaged, or it is of a newer version.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = LockFile(folder)
+    try:
+        environment = _open_environment(folder, len(tables), map_bytes)
+        try:
+            names = (_META, *tables)
+            handles = {name: environment.open_db(name.encode()) for name in names}
+            _migrate(environment, handles, schema)
+        except lmdb.Error as error:
+            environment.close()
+            raise _damaged(folder, str(error)) from error
+        except BaseException:
+            environment.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+    return Store(environment, handles, lock, map_maximum_bytes, on_fatal)
+
+
+def _open_environment(folder: Path, tables: int, map_bytes: int) -> lmdb.Environment:
+    data = folder / DATA_FILE
+    size_bytes = data.stat().st_size if data.exists() else 0
+    try:
+        environment = lmdb.open(
+            str(folder),
+            map_size=max(map_bytes, size_bytes + 16 * MIB),
+            max_dbs=tables + 1,
+            max_readers=READERS_MAXIMUM,
+            mode=0o600,
+        )
+    except lmdb.Error as error:
+        if isinstance(error, lmdb.DiskError):
+            raise OperationError(f"{folder} can't be opened: the disk is full") from error
+        raise _damaged(folder, str(error)) from error
+    # LMDB looks at no page before it is asked for, and a page past the file's end kills.
+    pages_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    size_bytes = data.stat().st_size
+    if size_bytes < pages_bytes:
+        environment.close()
+        raise _damaged(
+            folder, f"the file ends after {size_bytes:,} of {pages_bytes:,} bytes: it was cut"
+        )
+    environment.reader_check()
+    return environment
+
+
+def _damaged(folder: Path, reason: str) -> OperationError:
+    return OperationError(
+        f"{folder / DATA_FILE} is damaged ({reason}). Keep a copy of it, and restore the last "
+        "backup: montana ledger restore BACKUP"
+    )
+
+
+def _migrate(environment: lmdb.Environment, handles: Mapping[str, Any], schema: Schema) -> None:
+    with environment.begin(write=True) as transaction:
+        writing = Writing(transaction, handles)
+        stored = writing.get(_META, _SCHEMA_KEY)
+        version = int.from_bytes(stored, "big") if stored is not None else None
+        if version is None:
+            if any(writing.count(name) for name in handles):
+                raise OperationError("the ledger's files lack their version: they are no ledger's")
+        elif version > schema.version:
+            raise OperationError(
+                f"the ledger's files are of version {version}, and this program knows up to "
+                f"{schema.version}; run the newer program"
+            )
+        else:
+            for step in range(version, schema.version):
+                schema.migrations[step](writing)
+        if version != schema.version:
+            writing.put(_META, _SCHEMA_KEY, schema.version.to_bytes(4, "big"))

@@ -1,0 +1,365 @@
+"""The ledger's rules in plain Python, as slowly and as plainly as they can be said: the oracle that
+engines are compared with, and an engine itself for the contract's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from billing.accounts import (
+    ADDRESSES_MAXIMUM,
+    FIRST_USER_ACCOUNT,
+    SYSTEM_ACCOUNTS,
+    AccountInfo,
+    AddressError,
+    account_number_untrusted,
+    normalise_address_untrusted,
+)
+from billing.journal import SideWrite
+from billing.ledger import Balance, HistoryLine
+from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
+from billing.transfers import NO_ID, Code, Kind, Result, Transfer, derive_id
+from core.clock import Clock
+from core.errors import OperationError
+from core.units import NS_PER_S
+
+
+@dataclass
+class _Account:
+    info: AccountInfo
+    posted: list[int] = field(default_factory=lambda: [0] * len(CURRENCIES))
+    reserved: list[int] = field(default_factory=lambda: [0] * len(CURRENCIES))
+    incoming: list[int] = field(default_factory=lambda: [0] * len(CURRENCIES))
+
+
+@dataclass
+class _Done:
+    asked: Transfer
+    done: Transfer
+    time_ns: int
+
+
+class ModelLedger:
+    """Implements `billing.ledger.Ledger` in memory."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.all: dict[int, _Account] = {}
+        self.done: dict[bytes, _Done] = {}
+        self.pending: dict[bytes, tuple[Transfer, int]] = {}
+        self.refunded: dict[bytes, int] = {}
+        self.side: dict[tuple[str, bytes], bytes] = {}
+        for name in SYSTEM_ACCOUNTS:
+            self._open((name,))
+
+    @property
+    def now_ns(self) -> int:
+        return int(self._clock.unix_s() * NS_PER_S)
+
+    def _open(self, addresses: tuple[str, ...]) -> int:
+        number = len(self.all) + 1
+        info = AccountInfo(number=number, addresses=addresses, opened_ns=self.now_ns)
+        self.all[number] = _Account(info)
+        return number
+
+    def _of(self, number: int) -> _Account:
+        if number not in self.all:
+            raise OperationError(f"there is no account #{number}")
+        return self.all[number]
+
+    def _user(self, number: int) -> _Account:
+        account = self._of(number)
+        if number < FIRST_USER_ACCOUNT or account.info.closed:
+            raise OperationError("not a user's open account")
+        return account
+
+    async def open_account(self, addresses: Sequence[str] = ()) -> int:
+        wanted = [self._address(address) for address in addresses]
+        if any(self.find(address) is not None for address in wanted):
+            raise AddressError("taken")
+        return self._open(tuple(dict.fromkeys(wanted)))
+
+    @staticmethod
+    def _address(address: str) -> str:
+        normal = normalise_address_untrusted(address)
+        if normal in SYSTEM_ACCOUNTS:
+            raise AddressError("the ledger's own")
+        return normal
+
+    async def freeze(self, account: int, frozen: bool) -> None:
+        one = self._user(account)
+        one.info = _change(one.info, frozen=frozen)
+
+    async def close_account(self, account: int) -> None:
+        one = self._user(account)
+        if any([*one.posted, *one.reserved, *one.incoming]):
+            raise OperationError("not empty")
+        one.info = _change(one.info, closed=True, addresses=())
+
+    async def link(self, account: int, address: str) -> None:
+        wanted = self._address(address)
+        one = self._user(account)
+        other_number = self.find(wanted)
+        if other_number == account:
+            return
+        added: tuple[str, ...] = (wanted,)
+        if other_number is not None:
+            other = self._user(other_number)
+            added = other.info.addresses
+        if len(one.info.addresses) + len(added) > ADDRESSES_MAXIMUM:
+            raise OperationError("too many")
+        if other_number is not None:
+            if any([*other.reserved, *other.incoming]):
+                raise OperationError("pending")
+            await self._merge(other_number, account)
+            other.info = _change(other.info, closed=True, addresses=(), merged_into=account)
+        one.info = _change(one.info, addresses=one.info.addresses + added)
+
+    async def _merge(self, source: int, target: int) -> None:
+        transfers = []
+        for currency in CURRENCIES:
+            amount = self.all[source].posted[currency.number]
+            if amount:
+                identity = derive_id(
+                    (self.now_ns // 1_000_000).to_bytes(6, "big") + bytes(10),
+                    b"merge %d %d %d" % (source, target, currency.number),
+                )
+                transfers.append(
+                    Transfer(identity, source, target, amount, currency.number, code=Code.MERGE)
+                )
+        last = len(transfers) - 1
+        chain = [one._replace(linked=index < last) for index, one in enumerate(transfers)]
+        for result in await self.transfer(chain):
+            if not result.is_done:
+                raise OperationError(result.name)
+
+    async def unlink(self, account: int, address: str) -> None:
+        wanted = self._address(address)
+        one = self._of(account)
+        if wanted not in one.info.addresses:
+            raise OperationError("not its address")
+        left = tuple(each for each in one.info.addresses if each != wanted)
+        one.info = _change(one.info, addresses=left)
+
+    async def transfer(
+        self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
+    ) -> list[Result]:
+        self._expire()
+        if side_writes:
+            last = len(transfers) - 1
+            transfers = [one._replace(linked=index < last) for index, one in enumerate(transfers)]
+        results: list[Result] = []
+        chain: list[Transfer] = []
+        for one in transfers:
+            chain.append(one)
+            if not one.linked:
+                results += self._chain(chain)
+                chain = []
+        results += [Result.OPEN_CHAIN] * len(chain)
+        if all(result is Result.DONE for result in results):
+            for side_write in side_writes:
+                if side_write.value is None:
+                    self.side.pop((side_write.table, side_write.key), None)
+                else:
+                    self.side[side_write.table, side_write.key] = side_write.value
+        return results
+
+    def _expire(self) -> None:
+        due = sorted(
+            (expires_ns, identity)
+            for identity, (_, expires_ns) in self.pending.items()
+            if expires_ns and expires_ns <= self.now_ns
+        )
+        for _, identity in due:
+            currency = self.pending[identity][0].currency
+            void = Transfer(
+                derive_id(identity, b"expire"),
+                0,
+                0,
+                0,
+                currency,
+                kind=Kind.EXPIRE_PENDING,
+                reference=identity,
+            )
+            assert self._chain([void]) == [Result.DONE]
+
+    def _chain(self, chain: list[Transfer]) -> list[Result]:
+        before = (
+            {number: _copy(account) for number, account in self.all.items()},
+            dict(self.done),
+            dict(self.pending),
+            dict(self.refunded),
+        )
+        results = []
+        for one in chain:
+            results.append(self._one(one))
+            if not results[-1].is_done:
+                break
+        failed = not results[-1].is_done
+        mixed = Result.EXISTS in results and Result.DONE in results
+        if len(chain) > 1 and (failed or mixed):
+            self.all, self.done, self.pending, self.refunded = before
+            blamed = {Result.DONE: Result.LINKED_FAILED, Result.EXISTS: Result.ID_REUSED}
+            results = [blamed.get(result, result) for result in results]
+            results += [Result.LINKED_FAILED] * (len(chain) - len(results))
+        return results
+
+    def _one(self, one: Transfer) -> Result:
+        earlier = self.done.get(one.id)
+        if earlier is not None:
+            return Result.EXISTS if _asks_the_same(one, earlier) else Result.ID_REUSED
+        if one.kind in (Kind.POST, Kind.PENDING):
+            result, done = self._move(one), one
+        else:
+            result, done = self._resolve(one)
+        if result is Result.DONE:
+            self.done[one.id] = _Done(one, done, self.now_ns)
+        return result
+
+    def _move(self, one: Transfer) -> Result:
+        if one.kind is Kind.POST and one.timeout_s:
+            return Result.BAD_KIND
+        if one.amount <= 0:
+            return Result.BAD_AMOUNT
+        if one.debit == one.credit:
+            return Result.SAME_ACCOUNT
+        if one.debit not in self.all or one.credit not in self.all:
+            return Result.NO_ACCOUNT
+        debit, credit = self.all[one.debit], self.all[one.credit]
+        if debit.info.closed or credit.info.closed:
+            return Result.CLOSED
+        if debit.info.frozen:
+            return Result.FROZEN
+        if one.refund:
+            earlier = self.done.get(one.reference)
+            if earlier is None:
+                return Result.NO_REFERENCE
+            original = earlier.done
+            if (
+                one.kind is not Kind.POST
+                or original.kind not in (Kind.POST, Kind.POST_PENDING)
+                or original.refund
+                or (original.debit, original.credit) != (one.credit, one.debit)
+                or original.currency != one.currency
+            ):
+                return Result.NO_REFERENCE
+            if self.refunded.get(one.reference, 0) + one.amount > original.amount:
+                return Result.EXCEEDS
+        elif one.reference != NO_ID:
+            return Result.NO_REFERENCE
+        column = one.currency
+        left = debit.posted[column] - debit.reserved[column] - one.amount
+        if left < -AMOUNT_MAXIMUM - 1:
+            return Result.OVERFLOW
+        if credit.posted[column] + credit.incoming[column] + one.amount > AMOUNT_MAXIMUM:
+            return Result.OVERFLOW
+        if left < 0 and one.debit >= FIRST_USER_ACCOUNT:
+            return Result.NO_FUNDS
+        if one.refund:
+            self.refunded[one.reference] = self.refunded.get(one.reference, 0) + one.amount
+        if one.kind is Kind.PENDING:
+            debit.reserved[column] += one.amount
+            credit.incoming[column] += one.amount
+            expires_ns = self.now_ns + one.timeout_s * NS_PER_S if one.timeout_s else 0
+            self.pending[one.id] = (one, expires_ns)
+        else:
+            debit.posted[column] -= one.amount
+            credit.posted[column] += one.amount
+        return Result.DONE
+
+    def _resolve(self, one: Transfer) -> tuple[Result, Transfer]:
+        if one.reference not in self.pending:
+            earlier = self.done.get(one.reference)
+            if earlier is not None and earlier.done.kind is Kind.PENDING:
+                return Result.RESOLVED, one
+            return Result.NO_REFERENCE, one
+        pending, _ = self.pending[one.reference]
+        if one.timeout_s or one.refund:
+            return Result.BAD_KIND, one
+        if (
+            one.debit not in (0, pending.debit)
+            or one.credit not in (0, pending.credit)
+            or one.currency != pending.currency
+        ):
+            return Result.NO_REFERENCE, one
+        amount = one.amount or pending.amount
+        if one.kind is Kind.POST_PENDING:
+            if amount <= 0:
+                return Result.BAD_AMOUNT, one
+            if amount > pending.amount:
+                return Result.EXCEEDS, one
+        elif amount != pending.amount:
+            return Result.BAD_AMOUNT, one
+        column = pending.currency
+        debit, credit = self.all[pending.debit], self.all[pending.credit]
+        debit.reserved[column] -= pending.amount
+        credit.incoming[column] -= pending.amount
+        if one.kind is Kind.POST_PENDING:
+            debit.posted[column] -= amount
+            credit.posted[column] += amount
+        del self.pending[one.reference]
+        return Result.DONE, one._replace(amount=amount, debit=pending.debit, credit=pending.credit)
+
+    def find(self, address: str) -> int | None:
+        number = account_number_untrusted(address)
+        if number is not None:
+            return number if number in self.all else None
+        for number, account in self.all.items():
+            if address in account.info.addresses:
+                return number
+        return None
+
+    def account(self, number: int) -> AccountInfo:
+        return self._of(number).info
+
+    def accounts(self, first: int, limit: int) -> list[AccountInfo]:
+        numbers = [number for number in self.all if number >= first]
+        return [self.all[number].info for number in numbers[:limit]]
+
+    def balance(self, account: int, currency: Currency) -> Balance:
+        one = self._of(account)
+        column = currency.number
+        return Balance(one.posted[column], one.reserved[column], one.incoming[column], 0)
+
+    async def history(
+        self, account: int, before: int | None = None, limit: int = 100
+    ) -> list[HistoryLine]:
+        lines = [
+            HistoryLine(place, done.time_ns, done.done)
+            for place, done in enumerate(self.done.values(), 1)
+            if account in (done.done.debit, done.done.credit)
+        ]
+        lines = [line for line in reversed(lines) if before is None or line.place < before]
+        return lines[:limit]
+
+    def read_side(self, table: str, key: bytes) -> bytes | None:
+        return self.side.get((table, key))
+
+
+def _change(info: AccountInfo, **changes: object) -> AccountInfo:
+    fields = {name: getattr(info, name) for name in info.__struct_fields__}
+    return AccountInfo(**{**fields, **changes})
+
+
+def _copy(account: _Account) -> _Account:
+    return replace(
+        account,
+        posted=list(account.posted),
+        reserved=list(account.reserved),
+        incoming=list(account.incoming),
+    )
+
+
+def _asks_the_same(one: Transfer, earlier: _Done) -> bool:
+    if one.kind in (Kind.POST, Kind.PENDING):
+        return one == earlier.asked
+    asked, done = earlier.asked, earlier.done
+    same_amount = one.amount == asked.amount or (
+        one.kind is not Kind.POST_PENDING and one.amount in (0, done.amount)
+    )
+    return (
+        one._replace(amount=0, debit=0, credit=0) == asked._replace(amount=0, debit=0, credit=0)
+        and one.debit in (0, done.debit)
+        and one.credit in (0, done.credit)
+        and same_amount
+    )
