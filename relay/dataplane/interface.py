@@ -100,6 +100,10 @@ class DataPlane(Protocol):
     def refresh_allocation(self, allocation: int, expires_ns: int) -> None:
         """Move its end."""
 
+    def set_rate(self, allocation: int, rate_bytes_s: int) -> None:
+        """Limit each direction from now on, 0 for no limit; what the old limit would still have
+        held back is forgiven."""
+
     def remove_relay(self, allocation: int, ip_bytes: int) -> None:
         """Close the relay of one address family (4 or 16) of a dual allocation that has given
         that family up; its flows have been removed already."""

@@ -99,6 +99,9 @@ class SocketDataPlane:
     def refresh_allocation(self, allocation: int, expires_ns: int) -> None:
         """Move its end."""
 
+    def set_rate(self, allocation: int, rate_bytes_s: int) -> None:
+        """Limit each direction from now on, 0 for no limit."""
+
     def remove_relay(self, allocation: int, ip_bytes: int) -> None:
         """Close the relay of one address family of a dual allocation, which lives on."""
 

@@ -187,6 +187,11 @@ cdef void forbid_fragments(int fd, int family) noexcept:
         set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
 
 
+cdef inline uint64_t picoseconds_per_byte(uint64_t rate_bytes_s) noexcept:
+    """A limit as the tables hold it; 0 is none."""
+    return 1000000000000 // rate_bytes_s if rate_bytes_s else 0
+
+
 cdef int bind_socket(int fd, const Addr *address) except -1:
     """Bind, and close the socket when that fails.
 
@@ -672,7 +677,7 @@ cdef class SocketDataPlane:
         cdef uint32_t allocation
         cdef uint32_t relay
         cdef int listener, tries = 0
-        cdef uint64_t picoseconds = 1000000000000 // rate_bytes_s if rate_bytes_s else 0
+        cdef uint64_t picoseconds = picoseconds_per_byte(rate_bytes_s)
         self._check_open()
         read_address(five_tuple.client, &client)
         read_address(five_tuple.server, &server)
@@ -716,6 +721,20 @@ cdef class SocketDataPlane:
         self._check_open()
         assert self._tables.allocations[allocation].live
         store_relaxed_64(&self._tables.allocations[allocation].expires_ns, expires_ns)
+
+    def set_rate(self, uint32_t allocation, uint64_t rate_bytes_s):
+        """Limit each direction from now on, 0 for no limit."""
+        cdef Allocation *entry
+        cdef uint64_t picoseconds = picoseconds_per_byte(rate_bytes_s)
+        self._check_open()
+        entry = &self._tables.allocations[allocation]
+        assert entry.live
+        if load_relaxed_64(&entry.picoseconds_per_byte) == picoseconds:
+            return
+        store_relaxed_64(&entry.picoseconds_per_byte, picoseconds)
+        # One packet at a very low limit may have filled hours of it.
+        store_relaxed_64(&entry.sent_until_ns, 0)
+        store_relaxed_64(&entry.received_until_ns, 0)
 
     cdef uint32_t _relay_of(self, uint32_t allocation, int family) noexcept:
         """Its relay of a family (4 or 6), 0 where it has none."""

@@ -276,7 +276,6 @@ cdef uint32_t add_allocation(
     allocation = &tables.allocations[slot]
     allocation.client = client[0]
     allocation.server = server[0]
-    allocation.picoseconds_per_byte = picoseconds_per_byte
     allocation.listener = listener
     store_relaxed_32(&allocation.relay_v4, 0)
     store_relaxed_32(&allocation.relay_v6, 0)
@@ -285,6 +284,7 @@ cdef uint32_t add_allocation(
     allocation.next = 0
     allocation.live = True
     store_relaxed_64(&allocation.expires_ns, expires_ns)
+    store_relaxed_64(&allocation.picoseconds_per_byte, picoseconds_per_byte)
     store_relaxed_64(&allocation.sent_until_ns, 0)
     store_relaxed_64(&allocation.received_until_ns, 0)
     store_relaxed_64(&allocation.asked_in_second, 0)

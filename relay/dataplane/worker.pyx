@@ -443,7 +443,8 @@ cdef void to_client(
         count(worker, DROP_EXPIRED, 1)
         return
     if not within_rate(
-        worker, &allocation.received_until_ns, allocation.picoseconds_per_byte, size
+        worker, &allocation.received_until_ns,
+        load_relaxed_64(&allocation.picoseconds_per_byte), size,
     ):
         count(worker, DROP_RATE, 1)
         return
@@ -524,7 +525,10 @@ cdef void to_peer(
         if not far_allocation and (own == OWN_RELAYS_ONLY or is_endpoint(tables, peer)):
             count(worker, DROP_FORBIDDEN, 1)
             return
-    if not within_rate(worker, &allocation.sent_until_ns, allocation.picoseconds_per_byte, size):
+    if not within_rate(
+        worker, &allocation.sent_until_ns,
+        load_relaxed_64(&allocation.picoseconds_per_byte), size,
+    ):
         count(worker, DROP_RATE, 1)
         return
     count_to_peer(worker, flow_slot, allocation.session, payload, size)

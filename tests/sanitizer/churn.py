@@ -106,6 +106,8 @@ def main(duration_s: float) -> None:
                     halved.discard(client)
                     with lock:
                         client.socket.close()
+            for client in clients:
+                engine.set_rate(client.allocation, chance.choice([0, 5_000_000, 10_000_000]))
             engine.flow_counters()
             engine.session_counters()
             engine.take_closed_flows()

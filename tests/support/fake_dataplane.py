@@ -68,6 +68,7 @@ class Allocation:
     relays: list[int]
     session: int
     expires_ns: int
+    rate_bytes_s: int
     permissions: dict[bytes, Flow] = field(default_factory=dict)
     channels: dict[int, Flow] = field(default_factory=dict)
     peers: dict[int, Address] = field(default_factory=dict)
@@ -234,13 +235,14 @@ class FakeDataPlane:
         expires_ns: int,
         rate_bytes_s: int,
     ) -> int:
-        del rate_bytes_s
         assert five_tuple not in self.by_client
         assert 1 <= len(relays) <= 2
         assert session in self.sessions
         assert session not in self.closing
         handle = self._take_number()
-        self.allocations[handle] = Allocation(five_tuple, list(relays), session, expires_ns)
+        self.allocations[handle] = Allocation(
+            five_tuple, list(relays), session, expires_ns, rate_bytes_s
+        )
         self.by_client[five_tuple] = handle
         for relay in relays:
             assert relay in self.relays
@@ -251,6 +253,9 @@ class FakeDataPlane:
 
     def refresh_allocation(self, allocation: int, expires_ns: int) -> None:
         self.allocations[allocation].expires_ns = expires_ns
+
+    def set_rate(self, allocation: int, rate_bytes_s: int) -> None:
+        self.allocations[allocation].rate_bytes_s = rate_bytes_s
 
     def remove_relay(self, allocation: int, ip_bytes: int) -> None:
         entry = self.allocations[allocation]

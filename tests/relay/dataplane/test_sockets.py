@@ -284,6 +284,34 @@ def test_a_limited_rate_drops_what_is_over_it() -> None:
         assert totals["drop_rate"] > 80
 
 
+def test_the_rate_of_what_lives_already_changes() -> None:
+    with running_engine() as engine, udp_socket() as peer:
+        client = Client(engine, engine.open_session(), rate_bytes_s=1)
+        client.bind(address_of(peer))
+        relay = (client.relay.host, client.relay.port)
+        for _ in range(2):
+            client.send_channel(bytes(1000))
+            peer.sendto(bytes(1000), relay)
+        # The first packet of each direction took a thousand seconds' worth.
+        wait_for_total(engine, "drop_rate", 2)
+        assert len(peer.recv(2000)) == 1000
+        client.receive()
+        engine.set_rate(client.allocation, 0)
+        for _ in range(50):
+            client.send_channel(bytes(1000))
+            peer.sendto(bytes(1000), relay)
+        wait_for_total(engine, "packets_received", 104)
+        assert engine.totals()["drop_rate"] == 2
+        engine.set_rate(client.allocation, 1)
+        for number in range(2):
+            client.send_channel(bytes(1000))
+            peer.sendto(bytes(1000), relay)
+            # The same limit again forgives nothing.
+            engine.set_rate(client.allocation, 1)
+            wait_for_total(engine, "packets_received", 106 + 2 * number)
+        wait_for_total(engine, "drop_rate", 4)
+
+
 @pytest.mark.parametrize("size", [0, 1, 171, 1200, 1472, 1473, 9000, 60_000, 65_503])
 def test_payloads_of_all_sizes(size: int) -> None:
     payload = os.urandom(size)
@@ -775,6 +803,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
         0,
     ),
     "refresh_allocation": (1, FAR_NS),
+    "set_rate": (1, 0),
     "remove_relay": (1, 4),
     "close_allocation": (1,),
     "install_permission": (1, bytes(4), FAR_NS, OWN_NO),
@@ -922,13 +951,16 @@ def test_nothing_is_lost_while_python_is_busy() -> None:
         holder = threading.Thread(target=hold)
         holder.start()
         try:
-            generator.run(2.0)
+            # A machine that is busy sends later what it can't send in time.
+            for _ in range(20):
+                generator.run(0.5)
+                if generator.counters()["sent"] >= 100_000:
+                    break
             generator.drain()
         finally:
             stop.set()
             holder.join()
         counters = generator.counters()
-    assert counters["sent"] + counters["missed"] >= 99_000
     assert counters["sent"] >= 50_000
     assert counters["delivered"] == counters["sent"]
 
