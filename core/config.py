@@ -146,7 +146,7 @@ def load(path: Path) -> NodeConfig:
     if len(content) > limits.CONFIG_FILE_MAXIMUM_BYTES:
         raise ConfigError(f"{path} is too large to be a configuration")
     try:
-        document = tomllib.loads(content.decode())
+        document = tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -179,6 +179,8 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
     )
     metrics_table.finish()
 
+    if metrics.listen in http.listen and metrics.listen.port:
+        metrics_table.complain("listen", f"{metrics.listen} is the pages' address as well")
     log_table = root.table("log")
     log = LogConfig(
         level=log_table.value("level", read.choice("debug", "info", "warning", "error"), "info"),
@@ -196,6 +198,12 @@ def _turn(table: Table) -> TurnConfig:
     listen = table.items("listen", _endpoint, limits.LISTENERS_MAXIMUM)
     if "listen" not in table:
         table.complain("listen", f'is missing; add listen = ["udp://0.0.0.0:{TURN_PORT}"]')
+    elif not listen:
+        table.complain("listen", f'names no address; write listen = ["udp://0.0.0.0:{TURN_PORT}"]')
+    for endpoint in listen:
+        wild = Address(bytes(len(endpoint.address.ip)), endpoint.address.port)
+        if endpoint.address != wild and any(other.address == wild for other in listen):
+            table.complain("listen", f"{endpoint} is within udp://{wild}; leave one of them out")
     bound = tuple(dict.fromkeys(endpoint.address.ip for endpoint in listen))
     wildcard = any(not any(packed) for packed in bound)
     relay_addresses = table.items("relay_addresses", read.ip, limits.RELAY_ADDRESSES_MAXIMUM)
@@ -272,12 +280,15 @@ def _endpoint(value: object) -> Endpoint:
         raise ValueError(f"begins with its transport, such as udp://127.0.0.1:{TURN_PORT}")
     if transport != "udp":
         raise ValueError(f"has the transport {transport!r}; udp is the one there is")
-    return Endpoint(transport=transport, address=read.host_port(address, TURN_PORT))
+    endpoint = Endpoint(transport=transport, address=read.host_port(address, TURN_PORT))
+    if ip_address(endpoint.address.ip).is_multicast:
+        raise ValueError(f"{endpoint.address.host} is a multicast address")
+    return endpoint
 
 
 def _secret(value: object) -> str:
     secret = read.text(value)
-    if len(secret) < limits.SECRET_MINIMUM_CHARACTERS:
+    if len(secret.strip()) < limits.SECRET_MINIMUM_CHARACTERS:
         raise ValueError(
             f"is too short to be a secret: {limits.SECRET_MINIMUM_CHARACTERS} characters at "
             "least; take what `openssl rand -base64 32` prints"
@@ -313,8 +324,11 @@ def _users(table: Table, *, time_limited: bool) -> Mapping[str, str]:
             table.complain(name, problem)
         elif time_limited and name.partition(":")[0].isdigit() and ":" in name:
             table.complain(name, "reads as a time-limited name, which the secrets are for")
+        elif opaque_string(name) in users:
+            table.complain(name, "stands there twice, once as other characters that look the same")
         else:
-            users[name] = password
+            # As clients send it (RFC 8489 section 14.3).
+            users[opaque_string(name)] = password
     return users
 
 
@@ -401,6 +415,8 @@ def _public_url(value: object) -> str:
     parts = urlsplit(written)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("is a URL such as https://node.example")
+    if not written.isascii() or not written.isprintable() or " " in written:
+        raise ValueError("is a URL such as https://node.example, in ASCII without blanks")
     if parts.path or parts.query or parts.fragment or parts.username is not None:
         raise ValueError("is a URL without a path, such as https://node.example")
     return written

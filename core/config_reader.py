@@ -135,6 +135,8 @@ def text(value: object) -> str:
         raise ValueError(f"is text in quotes, not {spoken(value)}")
     if not value:
         raise ValueError("is empty")
+    if "\0" in value:
+        raise ValueError("holds a NUL character")
     return value
 
 
@@ -176,8 +178,8 @@ def ip(value: object) -> bytes:
     address = _ip(text(value))
     if address.is_unspecified:
         raise ValueError(f"{address} is a wildcard; name one of the machine's addresses")
-    if address.is_multicast:
-        raise ValueError(f"{address} is a multicast address")
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise ValueError(f"{address} is an address of many, not of one machine")
     if isinstance(address, ipaddress.IPv6Address) and address.is_link_local:
         raise ValueError(f"{address} is a link-local address, which other networks can't reach")
     return address.packed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,8 @@ from core.api.messages import (
     CheckLinkRequest,
     CredentialsReply,
     CredentialsRequest,
+    EndReply,
+    EndRequest,
     ReplyBody,
     RequestBody,
     Seconds,
@@ -40,6 +43,7 @@ from relay.language import text
 from relay.node_files import DEFAULT_DATA_DIR, socket_path
 from relay.version import VERSION
 
+ANSWER_TIMEOUT_S = 15
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -84,6 +88,8 @@ def montana() -> None:
 @click.option("--json", "as_json", is_flag=True, help=text("help_json"))
 def up(config: Path | None, dev: bool, lan: bool, data_dir: Path | None, as_json: bool) -> None:
     """Run a node."""
+    # Until the node obeys it: a reload right after the start is not to end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if [config is not None, dev, lan].count(True) != 1 or (config and data_dir):
         raise click.UsageError(text("one_of_three"), click.get_current_context())
     if config is not None:
@@ -160,6 +166,23 @@ def credentials(
 
 @montana.command(
     cls=LocalisedCommand,
+    help=text("help_end"),
+    examples=("montana end alice", "montana end alice --json"),
+)
+@click.argument("account")
+@click.option("--json", "as_json", is_flag=True, help=text("help_json"))
+@_socket_options
+def end(account: str, as_json: bool, config: Path | None, socket: Path | None) -> None:
+    """End an account's allocations."""
+    reply = _ask(_locate(config, socket), EndRequest(account), EndReply)
+    if as_json:
+        _print_json(reply)
+    else:
+        click.echo(text("ended", count=reply.allocations))
+
+
+@montana.command(
+    cls=LocalisedCommand,
     help=text("help_status"),
     examples=("montana status", "montana status --json", "montana status --config node.toml"),
 )
@@ -194,6 +217,14 @@ def config_group() -> None:
 def config_check(file: Path) -> None:
     """Validate a file."""
     config = load(file)
+    if config.http.certificate is not None:
+        # Late, so that the other commands start quickly.
+        from relay.web.tls import CertificateFiles
+
+        assert config.http.private_key is not None
+        CertificateFiles(
+            certificate=config.http.certificate, private_key=config.http.private_key
+        ).context()
     click.echo(text("config_fine", path=file))
     click.echo(describe(config))
 
@@ -249,8 +280,10 @@ def _ask(path: Path, request: RequestBody, expected: type[_Reply]) -> _Reply:
         raise OperationError(text("no_node", path=path))
 
     async def ask() -> ReplyBody:
-        async with connect(path, software=f"montana {VERSION}") as client:
-            return await client.request(request)
+        with trio.move_on_after(ANSWER_TIMEOUT_S):
+            async with connect(path, software=f"montana {VERSION}") as client:
+                return await client.request(request)
+        raise OperationError(text("no_answer", path=path, seconds=ANSWER_TIMEOUT_S))
 
     reply = trio.run(ask)
     if not isinstance(reply, expected):
@@ -338,6 +371,9 @@ def main(arguments: list[str] | None = None) -> None:
         # Whoever read our output has left; what is still buffered must not fail once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except OSError as error:
+        # What we print can't be written, say: the node's own errors have sentences.
+        _fail(f"{error.strerror or error}", EXIT_FAILED)
     else:
         sys.exit(result if isinstance(result, int) else 0)
 

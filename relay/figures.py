@@ -63,8 +63,7 @@ class FigureReader:
             if name.startswith(_DROP_PREFIX)
         }
         for cause, count in self._listener.drops.items():
-            if count:
-                drops[cause] = drops.get(cause, 0) + count
+            drops[cause] = drops.get(cause, 0) + count
         relayed = {f"{unit}_{way}" for unit in ("packets", "bytes") for way in DIRECTIONS}
         return Figures(
             uptime_s=(self._clock.monotonic_ns() - self._start_ns) // NS_PER_S,

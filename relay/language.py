@@ -76,6 +76,11 @@ users, secrets and limits anew.""",
         "The running node's configuration file, which tells where its socket is.",
         "Файл настроек работающего узла: он говорит, где сокет.",
     ),
+    "help_end": (
+        "End all allocations of an account, now.",
+        "Сразу завершить все аллокации счёта.",
+    ),
+    "ended": ("allocations ended: {count}", "завершено аллокаций: {count}"),
     "help_credentials": (
         "Make time-limited TURN credentials for an account.",
         "Выдать временные имя и пароль TURN для счёта.",
@@ -107,6 +112,10 @@ users, secrets and limits anew.""",
         "Write a file and use --config.",
         "У этой машины нет частного адреса в локальной сети, и --lan не к чему привязаться. "
         "Напишите файл и возьмите --config.",
+    ),
+    "no_answer": (
+        "the node behind {path} has not answered for {seconds} seconds; its log may tell why",
+        "узел за {path} не ответил за {seconds} секунд; причину может назвать его журнал",
     ),
     "config_fine": ("{path} can be used:", "{path} годится:"),
     "ready": ("Montana {version} relays at {turn}", "Montana {version} работает на {turn}"),

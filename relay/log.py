@@ -94,3 +94,5 @@ def set_up_logging(stream: TextIO, *, level: str, as_json: bool) -> None:
         root.removeHandler(former)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # It tells ten times a second, with a traceback, that there is no descriptor left.
+    logging.getLogger("trio.serve_listeners").setLevel(logging.CRITICAL)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from ipaddress import ip_address
 
 import trio
 
@@ -20,6 +22,8 @@ from core import identity
 from core.api.messages import (
     CheckLinkRequest,
     CredentialsRequest,
+    EndReply,
+    EndRequest,
     ReplyBody,
     RequestBody,
     StatusReply,
@@ -36,7 +40,7 @@ from relay.dataplane.sockets import SocketDataPlane
 from relay.figures import FigureReader
 from relay.listeners.udp import UdpListener
 from relay.log import log_event, set_up_logging
-from relay.machine import is_local_address, raise_descriptor_limit, usable_cores
+from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
 from relay.node_files import socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over
@@ -76,16 +80,18 @@ class Node:
     ) -> None:
         self._config = config
         self._first_config = first_config
+        self._sized_for = config.turn.limits
         self._clock = clock
         self._data_plane = data_plane
         self._announcer = announcer
         self._read_config = read_config
         self._draining = False
+        self._drain_scope: trio.CancelScope | None = None
         self._server = Server(
             config.turn,
             random=clock.random_bytes,
             unix_time_s=clock.unix_s,
-            is_local=is_local_address,
+            is_local=LocalAddresses(clock),
         )
         self._listener = UdpListener(
             self._server, data_plane, clock, rate_bytes_s=config.turn.limits.bytes_per_second
@@ -93,7 +99,9 @@ class Node:
         self._figures = FigureReader(self._listener, data_plane, clock)
         addresses = client_addresses(config.turn)
         self._issuer = CredentialIssuer(config.turn.secrets, addresses, clock)
-        self._pages = Pages(config, node_key, clock, self._issuer, self._figures, addresses)
+        self._pages = Pages(
+            config, node_key, clock, self._issuer, self._figures, addresses, lambda: self._draining
+        )
 
     async def run(self, api: ApiServer) -> None:
         """Serve, also the requests that come through `api`, until a signal ends it."""
@@ -144,7 +152,9 @@ class Node:
         timeout_s = self._config.turn.drain_timeout_s
         self._server.drain()
         self._announcer.draining(allocations=self._listener.allocation_count, timeout_s=timeout_s)
-        with trio.move_on_after(timeout_s):
+        begun_s = trio.current_time()
+        with trio.CancelScope() as self._drain_scope:
+            self._drain_scope.deadline = begun_s + timeout_s
             await self._listener.wait_until_empty()
 
     def _reload(self) -> None:
@@ -154,14 +164,16 @@ class Node:
             return
         try:
             read = self._read_config()
-            turn = take_over(self._config.turn, read.turn)
+            turn = take_over(self._config.turn, read.turn, self._sized_for)
             effects = self._server.reconfigure(turn, self._clock.monotonic_ns())
         except ConfigError as error:
             log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
             return
+        if self._drain_scope is not None:
+            self._drain_scope.deadline += turn.drain_timeout_s - self._config.turn.drain_timeout_s
         self._config = replace(self._config, turn=turn)
         self._issuer.secrets = turn.secrets
-        self._listener.rate_bytes_s = turn.limits.bytes_per_second
+        self._listener.set_rate(turn.limits.bytes_per_second)
         self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")
         waiting = keys_for_restart(self._first_config, read)
@@ -185,6 +197,10 @@ class Node:
             return self._issuer.issue(request.account, request.ttl_s, request.call)
         if isinstance(request, CheckLinkRequest):
             return self._pages.make_check_link()
+        if isinstance(request, EndRequest):
+            before = self._listener.allocation_count
+            self._listener.carry_out(self._server.close_account(request.account, "operator"))
+            return EndReply(before - self._listener.allocation_count)
         return self._status()
 
     def _status(self) -> StatusReply:
@@ -246,6 +262,46 @@ def open_data_plane(turn: TurnConfig) -> SocketDataPlane:
         ) from error
 
 
+def check_relay_address(ip: bytes) -> None:
+    """Relays can be bound to it.
+
+    Raises:
+        ConfigError: it is not this machine's.
+    """
+    host = str(ip_address(ip))
+    family = socket.AF_INET if len(ip) == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise ConfigError(
+            f"turn.relay_addresses: relays can't be opened on {host}: {error.strerror or error}. "
+            "It has to be an address of this machine; behind NAT write the machine's own one, and "
+            f'in [turn.external]: "its own address" = "{host}"'
+        ) from error
+
+
+def within_descriptors(turn: TurnConfig) -> TurnConfig:
+    """No more allocations than there may be open files for, with some left for everything else."""
+    families = len({len(ip) for ip in turn.relay_addresses})
+    wanted = turn.limits.allocations
+    granted = raise_descriptor_limit(wanted * families + DESCRIPTORS_BESIDE_RELAYS)
+    beside = min(DESCRIPTORS_BESIDE_RELAYS, granted // 2)
+    possible = max(1, (granted - beside) // families)
+    if possible >= wanted:
+        return turn
+    log_event(
+        _log,
+        logging.WARNING,
+        "fewer allocations than turn.limits.allocations, for want of file descriptors; raise the "
+        "limit (ulimit -n, or LimitNOFILE= in the systemd unit)",
+        wanted=wanted,
+        possible=possible,
+        descriptors=granted,
+    )
+    return replace(turn, limits=replace(turn.limits, allocations=possible))
+
+
 async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: bool) -> None:
     """Run a node until a signal ends it.
 
@@ -256,21 +312,7 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
         sys.stderr, level=config.log.level, as_json=as_json or config.log.format == "json"
     )
     first_config = config
-    limits = config.turn.limits
-    needed = (
-        limits.allocations * len({len(ip) for ip in config.turn.relay_addresses})
-        + DESCRIPTORS_BESIDE_RELAYS
-    )
-    granted = raise_descriptor_limit(needed)
-    if granted < needed:
-        log_event(
-            _log,
-            logging.WARNING,
-            "too few file descriptors for all allocations; raise the limit (ulimit -n, or "
-            "LimitNOFILE= in the systemd unit)",
-            needed=needed,
-            granted=granted,
-        )
+    config = replace(config, turn=within_descriptors(config.turn))
     cores = usable_cores()
     if config.turn.workers > cores:
         log_event(
@@ -281,6 +323,8 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
             used=cores,
         )
         config = replace(config, turn=replace(config.turn, workers=cores))
+    for ip in config.turn.relay_addresses:
+        check_relay_address(ip)
     clock = SystemClock()
     node_key = identity.load_or_create(config.data_dir, clock.random_bytes)
     async with ApiServer(socket_path(config.data_dir), software=f"montana {VERSION}") as api:

@@ -40,6 +40,7 @@ class Pages:
 
     Args:
         client_addresses: where clients reach the TURN server.
+        is_draining: whether the node takes no new allocations any more.
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -54,6 +55,7 @@ class Pages:
         issuer: CredentialIssuer,
         figures: FigureReader,
         client_addresses: Sequence[Address],
+        is_draining: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._key = node_key.derive_secret(KEY_LABEL)
@@ -76,9 +78,10 @@ class Pages:
         self._http = HttpServer(http.listen, page.routes(), clock=clock, certificate=files)
         routes = _metrics_routes(
             Metrics(figures.read).render,
+            is_draining,
             any_name=not ip_address(config.metrics.listen.ip).is_loopback,
         )
-        self._metrics = HttpServer([config.metrics.listen], routes, clock=clock)
+        self._metrics = HttpServer([config.metrics.listen], routes, clock=clock, what="metrics")
         self._public_url = http.public_url
         self._client_addresses = client_addresses
 
@@ -142,7 +145,9 @@ def _fingerprint(files: CertificateFiles) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def _metrics_routes(render: Callable[[], bytes], *, any_name: bool) -> Routes:
+def _metrics_routes(
+    render: Callable[[], bytes], is_draining: Callable[[], bool], *, any_name: bool
+) -> Routes:
     """`any_name`: whether to answer also who names the node by a domain, as no browser on this
     machine needs to, but a scraper of another may."""
 
@@ -154,6 +159,10 @@ def _metrics_routes(render: Callable[[], bytes], *, any_name: bool) -> Routes:
         )
 
     async def healthz(_request: Request) -> Response:
-        return Response(body=b"ok\n", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store"}
+        if is_draining():
+            # A load balancer is to send nobody here any more.
+            return Response(status=503, body=b"draining\n", headers=headers)
+        return Response(body=b"ok\n", headers=headers)
 
     return {("GET", "/metrics"): metrics, ("GET", "/healthz"): healthz}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from core.config import NodeConfig, TurnConfig
+from core.config import NodeConfig, TurnConfig, TurnLimits
 
 _LIVE = (
     "users",
@@ -20,10 +20,11 @@ _SIZED = ("allocations", "permissions_per_allocation", "channels_per_allocation"
 """The limits that the engine's tables have been sized for."""
 
 
-def take_over(running: TurnConfig, read: TurnConfig) -> TurnConfig:
-    """`running` with all of `read` that can change while the node runs."""
+def take_over(running: TurnConfig, read: TurnConfig, sized_for: TurnLimits) -> TurnConfig:
+    """`running` with all of `read` that can change while the node runs; `sized_for` are the limits
+    that it was started with, and that it can't pass."""
     changed = {name: getattr(read, name) for name in _LIVE}
-    sizes = {name: getattr(running.limits, name) for name in _SIZED}
+    sizes = {name: min(getattr(read.limits, name), getattr(sized_for, name)) for name in _SIZED}
     changed["limits"] = replace(read.limits, **sizes)
     return replace(running, **changed)
 
@@ -41,7 +42,7 @@ def keys_for_restart(first: NodeConfig, read: NodeConfig) -> list[str]:
     keys += [
         f"turn.limits.{name}"
         for name in _SIZED
-        if getattr(first.turn.limits, name) != getattr(read.turn.limits, name)
+        if getattr(first.turn.limits, name) < getattr(read.turn.limits, name)
     ]
     for table in ("http", "metrics", "log"):
         before, now = getattr(first, table), getattr(read, table)

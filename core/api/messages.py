@@ -49,7 +49,13 @@ class CheckLinkRequest(msgspec.Struct, frozen=True, tag="check_link", tag_field=
     """Make a link that opens the node's check page for some minutes."""
 
 
-RequestBody = StatusRequest | CredentialsRequest | CheckLinkRequest
+class EndRequest(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
+    """End every allocation of an account now. It may open others, unless it is also removed."""
+
+    account: Annotated[str, msgspec.Meta(min_length=1, max_length=508)]
+
+
+RequestBody = StatusRequest | CredentialsRequest | CheckLinkRequest | EndRequest
 
 
 class Request(msgspec.Struct, frozen=True, tag="request", tag_field="type"):
@@ -98,13 +104,19 @@ class CheckLinkReply(msgspec.Struct, frozen=True, tag="check_link", tag_field="t
     ttl_s: int
 
 
+class EndReply(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
+    """How many allocations have ended."""
+
+    allocations: int
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
     """The request can't be carried out; `message` is a sentence for people."""
 
     message: str
 
 
-ReplyBody = StatusReply | CredentialsReply | CheckLinkReply | Failure
+ReplyBody = StatusReply | CredentialsReply | CheckLinkReply | EndReply | Failure
 
 
 class Reply(msgspec.Struct, frozen=True, tag="reply", tag_field="type"):

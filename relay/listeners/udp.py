@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from relay.turn.server import Server
 
 BATCH = 64
-"""Datagrams handled before other tasks get their turn: some 5 ms at worst."""
+"""Datagrams handled before other tasks get their turn: some 5 ms of ordinary requests."""
 GATHER_S = 0.001
 """Under load requests are let gather for so long: waking up costs as much as answering one."""
 GATHER_WITHIN_NS = 2_000_000
@@ -71,8 +71,8 @@ class _Session:
 class UdpListener:
     """Drives `server` with what `data_plane` receives.
 
-    Attributes:
-        rate_bytes_s: what each new allocation may carry in each direction; 0 for no limit.
+    Args:
+        rate_bytes_s: what each allocation may carry in each direction; 0 for no limit.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class UdpListener:
         self._server = server
         self._data_plane = data_plane
         self._clock = clock
-        self.rate_bytes_s = rate_bytes_s
+        self._rate_bytes_s = rate_bytes_s
         self._relays: dict[int, int] = {}
         self._allocations: dict[int, _Allocation] = {}
         self._by_handle: dict[int, int] = {}
@@ -102,6 +102,8 @@ class UdpListener:
             RelayData: self._relay_data,
         }
         self._refused_slots = 0
+        self._refused_relays = 0
+        self._has_logged_refusal = False
 
     @property
     def allocation_count(self) -> int:
@@ -115,8 +117,19 @@ class UdpListener:
 
     @property
     def drops(self) -> dict[str, int]:
-        """What the server dropped, by cause; `no_slot` is what the engine had no slot for."""
-        return {**self._server.drops, "no_slot": self._refused_slots}
+        """What the server dropped, by cause; `no_slot` and `no_relay` is what the engine had no
+        slot for, and what ports it could not bind."""
+        return {
+            **self._server.drops,
+            "no_slot": self._refused_slots,
+            "no_relay": self._refused_relays,
+        }
+
+    def set_rate(self, rate_bytes_s: int) -> None:
+        """Limit what each allocation may carry, those that live included."""
+        self._rate_bytes_s = rate_bytes_s
+        for allocation in self._allocations.values():
+            self._data_plane.set_rate(allocation.handle, rate_bytes_s)
 
     async def run(self) -> None:
         """Serve until cancelled; the engine has been started."""
@@ -166,8 +179,12 @@ class UdpListener:
     def carry_out(self, effects: Iterable[Effect]) -> None:
         """Do what the server wishes, in its order."""
         actions = self._actions
-        for effect in effects:
-            actions[type(effect)](effect)
+        try:
+            for effect in effects:
+                actions[type(effect)](effect)
+        except RelayUnavailable:
+            # What follows would answer that all is well; unanswered, the client asks again.
+            self._refused_slots += 1
 
     async def _expire_in_time(self) -> None:
         while True:
@@ -187,7 +204,18 @@ class UdpListener:
     def _open_relay(self, effect: OpenRelay) -> None:
         try:
             handle = self._data_plane.open_relay(effect.address)
-        except RelayUnavailable:
+        except RelayUnavailable as error:
+            self._refused_relays += 1
+            if not self._has_logged_refusal:
+                # Once: the figures tell how often.
+                self._has_logged_refusal = True
+                log_event(
+                    _log,
+                    logging.WARNING,
+                    "a relay could not be opened; the client is told 508 when no other port can be",
+                    address=effect.address,
+                    reason=error,
+                )
             outcome = self._server.relay_failed(effect.relay, self._clock.monotonic_ns())
         else:
             self._relays[effect.relay] = handle
@@ -210,7 +238,7 @@ class UdpListener:
             return
         try:
             handle = self._data_plane.open_allocation(
-                effect.five_tuple, relays, session.handle, effect.expires_ns, self.rate_bytes_s
+                effect.five_tuple, relays, session.handle, effect.expires_ns, self._rate_bytes_s
             )
         except RelayUnavailable:
             self._leave_session(effect.session)
@@ -261,26 +289,20 @@ class UdpListener:
             self._emptied.set()
 
     def _install_permission(self, effect: InstallPermission) -> None:
-        try:
-            self._data_plane.install_permission(
-                self._allocations[effect.allocation].handle,
-                effect.peer_ip,
-                effect.expires_ns,
-                effect.own,
-            )
-        except RelayUnavailable:
-            self._refused_slots += 1
+        self._data_plane.install_permission(
+            self._allocations[effect.allocation].handle,
+            effect.peer_ip,
+            effect.expires_ns,
+            effect.own,
+        )
 
     def _install_channel(self, effect: InstallChannel) -> None:
-        try:
-            self._data_plane.install_channel(
-                self._allocations[effect.allocation].handle,
-                effect.channel,
-                effect.peer,
-                effect.expires_ns,
-            )
-        except RelayUnavailable:
-            self._refused_slots += 1
+        self._data_plane.install_channel(
+            self._allocations[effect.allocation].handle,
+            effect.channel,
+            effect.peer,
+            effect.expires_ns,
+        )
 
     def _remove_permission(self, effect: RemovePermission) -> None:
         self._data_plane.remove_permission(

@@ -74,7 +74,6 @@ _EMBEDDING = (
 
 _CACHE_ENTRIES = 1024
 _CACHE_LIFETIME_S = 60
-"""The machine's addresses may change."""
 
 Network = IPv4Network | IPv6Network
 

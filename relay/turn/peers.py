@@ -58,14 +58,14 @@ class Peers:
         values = message.all(Attribute.XOR_PEER_ADDRESS)
         if not values:
             raise StunError("XOR-PEER-ADDRESS is missing")
-        wanted: dict[bytes, int] = {}
-        for value in values:
-            peer = self._read_peer_untrusted(value, message, allocation)
-            if peer.ip not in wanted:
-                wanted[peer.ip] = self._judge(peer.ip, now_ns)
-        new = sum(ip not in allocation.permissions for ip in wanted)
+        asked = dict.fromkeys(
+            self._read_peer_untrusted(value, message, allocation).ip for value in values
+        )
+        # Counted first: to judge an address may cost a system call.
+        new = sum(ip not in allocation.permissions for ip in asked)
         if len(allocation.permissions) + new > self.limits.permissions_per_allocation:
             raise StunError("the allocation has as many permissions as it may", 508)
+        wanted = {ip: self._judge(ip, now_ns) for ip in asked}
         effects: list[Effect] = [
             self._install_permission(allocation, ip, own, now_ns) for ip, own in wanted.items()
         ]
@@ -93,15 +93,15 @@ class Peers:
             raise StunError("the channel is bound to another peer")
         if allocation.channel_of.get(peer, number) != number:
             raise StunError("the peer is bound to another channel")
-        own = self._judge(peer.ip, now_ns)
-        if not self._is_reachable(peer, own):
-            raise StunError("the peer is the node itself", 403)
         limits = self.limits
         if (channel is None and len(allocation.channels) >= limits.channels_per_allocation) or (
             peer.ip not in allocation.permissions
             and len(allocation.permissions) >= limits.permissions_per_allocation
         ):
             raise StunError("the allocation has as many channels as it may", 508)
+        own = self._judge(peer.ip, now_ns)
+        if not self._is_reachable(peer, own):
+            raise StunError("the peer is the node itself", 403)
         permission = self._install_permission(allocation, peer.ip, own, now_ns)
         expires_ns = now_ns + CHANNEL_LIFETIME_NS
         if channel is None:

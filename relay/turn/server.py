@@ -68,6 +68,7 @@ _BINDING_KNOWN = frozenset(
 _UNKNOWN_LISTED = 8
 """To a stranger, whose answer is kept small."""
 _FORBIDDEN = 403
+DROP_CAUSES = ("error_replies", "forbidden", "malformed", "no_allocation", "no_permission")
 _ICMP_TYPES = {4: frozenset({3, 11}), 16: frozenset({1, 2, 3})}
 """What RFC 8656 section 11.5 has told: unreachable, too big, out of time."""
 _ICMP_INTERVAL_NS = NS_PER_S // 100
@@ -121,7 +122,7 @@ class Server:
             Method.CREATE_PERMISSION: self._peers.create_permission_untrusted,
             Method.CHANNEL_BIND: self._peers.bind_channel_untrusted,
         }
-        self.drops: Counter[str] = Counter()
+        self.drops = Counter(dict.fromkeys(DROP_CAUSES, 0))
 
     def _take_over(self, config: TurnConfig) -> None:
         # First what may raise ConfigError: then nothing has changed.
@@ -196,8 +197,12 @@ class Server:
         return effects + self._peers.judge_anew(now_ns)
 
     def close_session(self, session: str, reason: str) -> list[Effect]:
-        """End every allocation of a session: a hang-up, an empty balance, the operator's wish."""
+        """End every allocation of a session: a hang-up, an empty balance."""
         return self._table.close_where(lambda one: one.session == session, reason)
+
+    def close_account(self, account: str, reason: str) -> list[Effect]:
+        """End every allocation of an account: the operator's wish."""
+        return self._table.close_where(lambda one: one.account == account, reason)
 
     # ------------------------------------------------------------ what arrives
 

@@ -47,6 +47,7 @@ class HttpServer:
     Args:
         listen: where; port 0 takes any free one.
         certificate: read anew when its files change.
+        what: what is served, for a person who reads that it can't be.
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -60,10 +61,12 @@ class HttpServer:
         clock: Clock,
         certificate: CertificateFiles | None = None,
         limits: HttpLimits | None = None,
+        what: str = "pages",
     ) -> None:
         assert listen
         self._listen = tuple(listen)
         self._routes = routes
+        self._what = what
         self._clock = clock
         self._limits = limits or HttpLimits()
         self._tls = None if certificate is None else ReloadingContext(certificate, clock)
@@ -105,7 +108,7 @@ class HttpServer:
             except OSError as error:
                 await self.close()
                 raise OperationError(
-                    f"pages can't be served on {address}: {error.strerror or error}"
+                    f"{self._what} can't be served on {address}: {error.strerror or error}"
                 ) from error
         self.addresses = tuple(
             Address(listen.ip, listener.socket.getsockname()[1])

@@ -174,7 +174,18 @@ def test_the_sample_shows_the_defaults() -> None:
         ("turn.relay_addresses", [], "turn.relay_addresses", "names no address"),
         ("turn.relay_addresses", ["0.0.0.0"], "turn.relay_addresses[0]", "is a wildcard"),
         ("turn.relay_addresses", ["::"], "turn.relay_addresses[0]", "is a wildcard"),
-        ("turn.relay_addresses", ["224.0.0.1"], "turn.relay_addresses[0]", "multicast"),
+        ("turn.relay_addresses", ["224.0.0.1"], "turn.relay_addresses[0]", "of many"),
+        ("turn.relay_addresses", ["255.255.255.255"], "turn.relay_addresses[0]", "of many"),
+        ("turn.listen", [], "turn.listen", "names no address"),
+        ("turn.listen", ["udp://224.0.0.1:1"], "turn.listen[0]", "multicast"),
+        (
+            "turn.listen",
+            ["udp://0.0.0.0:1", "udp://127.0.0.1:1"],
+            "turn.listen",
+            "udp://127.0.0.1:1 is within udp://0.0.0.0:1",
+        ),
+        ("turn.secrets", [" " * 30], "turn.secrets[0]", "too short"),
+        ("node.data_dir", "a\0b", "node.data_dir", "NUL"),
         ("turn.relay_addresses", ["fe80::1"], "turn.relay_addresses[0]", "link-local"),
         ("turn.relay_addresses", ["::ffff:1.2.3.4"], "turn.relay_addresses[0]", "write 1.2.3.4"),
         ("turn.relay_ports", [65535, 49152], "turn.relay_ports", "write [49152, 65535]"),
@@ -213,10 +224,12 @@ def test_the_sample_shows_the_defaults() -> None:
         ("http.certificate", "c.pem", "http.private_key", "come together"),
         ("http.private_key", "k.pem", "http.certificate", "come together"),
         ("http.public_url", "node.example", "http.public_url", "is a URL such as"),
+        ("http.public_url", "https://a b", "http.public_url", "without blanks"),
         ("http.public_url", "ftp://node.example", "http.public_url", "is a URL such as"),
         ("http.public_url", "https://node.example/a", "http.public_url", "without a path"),
         ("http.public_url", "https://a:b@node.example", "http.public_url", "without a path"),
         ("metrics.listen", "[::1]", "metrics.listen", "lacks its port"),
+        ("metrics.listen", "127.0.0.1:8790", "metrics.listen", "is the pages' address"),
         ("log.level", "loud", "log.level", "one of debug, info, warning, error"),
         ("log.format", 3, "log.format", "is text in quotes"),
     ],
@@ -420,3 +433,16 @@ def test_any_document_is_taken_or_refused_by_one_error(
         return
     assert config.turn.secrets or config.turn.users
     assert 1 <= config.turn.workers <= limits.WORKERS_MAXIMUM
+
+
+def test_user_names_are_as_clients_send_them() -> None:
+    config = accepted("turn.users", {"u\u0308n": "password"})
+    assert dict(config.turn.users) == {"\u00fcn": "password"}
+    both = changed("turn.users", {"u\u0308n": "password", "\u00fcn": "another"})
+    assert "stands there twice" in complaint(both)
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "node.toml"
+    path.write_bytes(b"\xef\xbb\xbf[turn]\nlisten = ['udp://127.0.0.1:1']\n[turn.users]\na = 'b'\n")
+    assert load(path).turn.users == {"a": "b"}

@@ -244,11 +244,17 @@ def test_an_engine_without_slots_is_counted(bench: Bench, monkeypatch: pytest.Mo
 
     bench.allocate(1, "a", 1)
     monkeypatch.setattr(bench.data_plane, "install_permission", full)
-    monkeypatch.setattr(bench.data_plane, "install_channel", full)
-    bench.listener.carry_out(
-        [InstallPermission(1, PEER.ip, FAR_NS, OWN_NO), InstallChannel(1, 0x4000, PEER, FAR_NS)]
-    )
-    assert bench.listener.drops["no_slot"] == 2
+    install: list[Effect] = [
+        InstallPermission(1, PEER.ip, FAR_NS, OWN_NO),
+        Reply(client(1), b"success"),
+    ]
+    bench.listener.carry_out(install)
+    assert bench.listener.drops["no_slot"] == 1
+    # Nobody is told that it has happened; the next try finds a slot.
+    assert not bench.data_plane._replies
+    monkeypatch.undo()
+    bench.listener.carry_out(install)
+    assert bench.data_plane._replies == [(client(1), b"success")]
 
 
 @pytest.mark.parametrize("method", ["open_session", "open_allocation"])

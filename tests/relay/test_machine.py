@@ -11,7 +11,8 @@ from ipaddress import ip_address
 import psutil
 import pytest
 
-from relay.machine import is_local_address
+from core.clock import VirtualClock
+from relay.machine import LocalAddresses, is_local_address
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ from relay.machine import is_local_address
     ],
 )
 def test_own_addresses_are_told_from_others(host: str, local: bool) -> None:
-    assert is_local_address(ip_address(host).packed) is local
+    assert is_local_address(ip_address(host).packed, bind_all=False) is local
 
 
 def test_the_descriptor_limit_is_raised_as_far_as_needed() -> None:
@@ -44,10 +45,7 @@ def test_the_descriptor_limit_is_raised_as_far_as_needed() -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
 
 
-def test_where_everything_can_be_bound_the_interfaces_tell(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("relay.machine._binds_everything", lambda _version: True)
+def test_where_everything_can_be_bound_the_interfaces_tell() -> None:
     interfaces = [
         entry.address
         for entries in psutil.net_if_addrs().values()
@@ -56,6 +54,27 @@ def test_where_everything_can_be_bound_the_interfaces_tell(
     ]
     assert interfaces
     for host in interfaces:
-        assert is_local_address(ip_address(host).packed)
-    assert is_local_address(b"\x7f\x03\x02\x01")
-    assert not is_local_address(b"\x08\x08\x08\x08")
+        assert is_local_address(ip_address(host).packed, bind_all=True)
+    assert is_local_address(b"\x7f\x03\x02\x01", bind_all=True)
+    assert not is_local_address(b"\x08\x08\x08\x08", bind_all=True)
+
+
+def test_the_system_is_asked_about_an_address_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bytes] = []
+
+    def ask(packed_ip: bytes, *, bind_all: bool) -> bool:
+        del bind_all
+        asked.append(packed_ip)
+        return len(asked) > 1
+
+    monkeypatch.setattr("relay.machine.is_local_address", ask)
+    clock = VirtualClock()
+    addresses = LocalAddresses(clock)
+    assert not addresses(b"\x08\x08\x08\x08")
+    assert not addresses(b"\x08\x08\x08\x08")
+    assert len(asked) == 1
+    clock.advance_s(61)
+    assert addresses(b"\x08\x08\x08\x08")
+    assert len(asked) == 2

@@ -18,6 +18,7 @@ from core.stun.address import Address
 from core.stun.attributes import decode_xor_address_untrusted
 from core.stun.constants import Attribute, MessageClass, Method
 from core.stun.message import decode_message_untrusted, encode_message
+from relay.node import within_descriptors
 from tests.support.node import (
     SECRET,
     USERS,
@@ -26,7 +27,13 @@ from tests.support.node import (
     running_node,
     write_config,
 )
-from tests.support.turn_client import TRANSPORT, UdpClient, outcome, send_indication
+from tests.support.turn_client import (
+    TRANSPORT,
+    UdpClient,
+    outcome,
+    send_indication,
+    turn_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +211,48 @@ def test_sigterm_drains_until_the_last_allocation_ends() -> None:
         draining.process.wait(timeout=10)
 
 
+def test_the_operator_ends_an_accounts_allocations(node: RunningNode) -> None:
+    with client_of(node) as alice, client_of(node) as also_alice, client_of(node, "bob") as bob:
+        for client in (alice, also_alice, bob):
+            client.allocate()
+        assert json.loads(node.command("end", "alice", "--json")) == {"allocations": 2}
+        assert outcome(alice.ask(Method.REFRESH)) == 437
+        assert outcome(bob.ask(Method.REFRESH)) == 0
+        assert "0" in node.command("end", "alice")
+        bob.close_allocation()
+
+
+def test_a_shorter_drain_may_be_asked_for_while_it_lasts(tmp_path: Path) -> None:
+    config = write_config(tmp_path, turn={"drain_timeout_s": "600"})
+    with running_node(config=config) as draining, client_of(draining) as client:
+        assert fetch(f"{draining.metrics}/healthz") == (200, "ok\n")
+        client.allocate()
+        draining.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: fetch(f"{draining.metrics}/healthz") == (503, "draining\n"))
+        text = config.read_text()
+        config.write_text(text.replace("drain_timeout_s = 600", "drain_timeout_s = 1"))
+        draining.process.send_signal(signal.SIGHUP)
+        draining.process.wait(timeout=10)
+
+
+def test_a_relay_address_of_another_machine_is_told(tmp_path: Path) -> None:
+    config = write_config(tmp_path, turn={"relay_addresses": '["203.0.113.77"]'})
+    result = run_montana("up", "--config", str(config), check=False)
+    assert result.returncode == 2
+    assert "203.0.113.77" in result.stderr
+    assert "[turn.external]" in result.stderr
+
+
+def test_there_are_no_more_allocations_than_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = turn_config()
+    assert len({len(ip) for ip in turn.relay_addresses}) == 2
+    for granted, allocations in ((200, 50), (4096, 1536), (1_000_000, 10_000)):
+        monkeypatch.setattr(
+            "relay.node.raise_descriptor_limit", lambda _needed, granted=granted: granted
+        )
+        assert within_descriptors(turn).limits.allocations == allocations
+
+
 def test_a_second_signal_ends_the_drain() -> None:
     with (
         running_node(turn={"drain_timeout_s": "600"}) as draining,
@@ -286,8 +335,7 @@ def test_sighup_takes_rules_limits_and_passwords_over(tmp_path: Path) -> None:
         config.write_text(text.replace('deny = ["127.0.0.1/32"]', ""))
         reloading.process.send_signal(signal.SIGHUP)
         wait_until(lambda: client.permit(address) == 0)
-        client.close_allocation()
-        client.allocate()
+        # The limit holds for the allocation that was there before it.
         assert client.bind(0x4001, address) == 0
         for _ in range(100):
             client.send(b"\x40\x01\x03\xe8" + bytes(1000))
