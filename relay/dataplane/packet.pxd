@@ -77,6 +77,7 @@ cdef enum:
     DATA_INDICATION = 0x0017
     XOR_PEER_ADDRESS = 0x0012
     DATA = 0x0013
+    DONT_FRAGMENT = 0x001A
     FINGERPRINT = 0x8028
     FINGERPRINT_XOR = 0x5354554E
     DATA_INDICATION_HEADER_BYTES = 48
@@ -99,6 +100,7 @@ cdef struct SendIndication:
     Addr peer
     const uint8_t *payload
     uint32_t payload_bytes
+    bint dont_fragment
 
 cdef inline bint same_ip(const Addr *a, const Addr *b) noexcept nogil:
     return a.low == b.low and a.high == b.high and a.family == b.family
@@ -185,8 +187,8 @@ cdef inline bint parse_send(
     """Read a Send indication (RFC 8656 section 11.2) that `classify_packet` has named so.
 
     True when it holds XOR-PEER-ADDRESS and DATA and nothing that this path does not know;
-    anything else (DONT-FRAGMENT, unknown attributes, a FINGERPRINT that does not fit) is for
-    the control plane, which answers or discards it by the book.
+    anything else (unknown attributes, a FINGERPRINT that does not fit) is for the control plane,
+    which answers or discards it by the book.
     """
     cdef uint32_t offset = STUN_HEADER_BYTES
     cdef uint32_t kind, length
@@ -195,6 +197,7 @@ cdef inline bint parse_send(
     cdef int i
     cdef bint has_peer = False
     send.payload = NULL
+    send.dont_fragment = False
     while offset < size:
         if size - offset < 4:
             return False
@@ -222,6 +225,8 @@ cdef inline bint parse_send(
             if send.payload == NULL:
                 send.payload = value
                 send.payload_bytes = length
+        elif kind == DONT_FRAGMENT and length == 0:
+            send.dont_fragment = True
         elif kind == FINGERPRINT:
             if length != 4 or offset + 8 != size:
                 return False

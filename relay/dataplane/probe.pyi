@@ -11,9 +11,9 @@ def counts_as_stun(datagram: bytes) -> bool:
 def counts_as_link_local(ip: bytes) -> bool:
     """Whether a client of this address is not served."""
 
-def read_send(datagram: bytes) -> tuple[bytes, int, bytes] | None:
-    """(peer IP, peer port, payload) of what `classify` has called "send"; None where the packet
-    path leaves it to the control plane."""
+def read_send(datagram: bytes) -> tuple[bytes, int, bytes, bool] | None:
+    """(peer IP, peer port, payload, whether DF is asked for) of what `classify` has called "send";
+    None where the packet path leaves it to the control plane."""
 
 def write_data(
     peer_ip: bytes, peer_port: int, payload: bytes, random_a: int, random_b: int

@@ -36,8 +36,8 @@ def counts_as_link_local(bytes ip):
 
 
 def read_send(bytes datagram):
-    """(peer IP, peer port, payload) of what `classify` has called "send"; None where the packet
-    path leaves it to the control plane."""
+    """(peer IP, peer port, payload, whether DF is asked for) of what `classify` has called "send";
+    None where the packet path leaves it to the control plane."""
     cdef SendIndication send
     cdef uint8_t ip[16]
     cdef int ip_bytes
@@ -50,6 +50,7 @@ def read_send(bytes datagram):
         PyBytes_FromStringAndSize(<const char *>ip, ip_bytes),
         send.peer.port,
         PyBytes_FromStringAndSize(<const char *>send.payload, send.payload_bytes),
+        send.dont_fragment,
     )
 
 

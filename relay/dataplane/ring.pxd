@@ -24,6 +24,7 @@ cdef struct Record:
     uint8_t icmp_type
     uint8_t icmp_code
     uint32_t icmp_data
+    uint32_t generation         # ICMP: of the allocation's slot
 
 cdef struct Ring:
     uint8_t *bytes

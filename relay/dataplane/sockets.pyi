@@ -15,8 +15,10 @@ from relay.dataplane.interface import ControlDatagram, IcmpError
 LISTENER_BUFFER_BYTES: int
 RELAY_BUFFER_BYTES: int
 CONTROL_PER_SECOND: int
-"""How many datagrams of one allocation a second reach the control plane, and as many ICMP
-errors; what is over that is counted as `drop_control_rate`."""
+"""How many datagrams of one allocation a second go before those of strangers; what is over that
+goes with them. As many ICMP errors reach the control plane, the others are `drop_icmp_rate`."""
+STRANGER_BYTES: int
+"""A stranger's larger datagram is `drop_malformed`; one of a client counts for several."""
 SPARE_SLOTS: int
 FLOW_TYPE: np.dtype[Any]
 """A row of `flow_counters`: allocation, session, channel, then packets and bytes each way."""

@@ -24,14 +24,15 @@ from relay.dataplane.tables cimport (
     release_session, remove_allocation, remove_flow, remove_relay,
 )
 from relay.dataplane.worker cimport (
-    CONTROL_PER_SECOND as _CONTROL_PER_SECOND, DROP_CONTROL_QUEUE, DROP_CONTROL_RATE,
-    DROP_EXPIRED, DROP_FORBIDDEN, DROP_LINK_LOCAL, DROP_MALFORMED, DROP_MESSAGE_SIZE,
-    DROP_NO_ALLOCATION, DROP_NO_CHANNEL, DROP_NO_PERMISSION, DROP_RATE, DROP_SEND_BUFFER,
-    DROP_SEND_ERROR, MAX_LISTENERS, MAX_WORKERS, STOP_EVENT, TOTAL_BYTES_TO_CLIENT,
-    TOTAL_BYTES_TO_PEER, TOTAL_CONTROL, TOTAL_GATHERS, TOTAL_INTERRUPTED, TOTAL_PACKETS_RECEIVED,
-    TOTAL_PACKETS_TO_CLIENT, TOTAL_PACKETS_TO_PEER, TOTAL_RECEIVE_CALLS, TOTAL_SEGMENTED_SENDS,
-    TOTAL_SEND_CALLS, TOTAL_SENT_SINGLY, TOTAL_SHORT_CUTS, TOTAL_WAKEUPS, TOTALS, Worker,
-    create_worker, destroy_worker, flush, queue_reply, run_worker, send_from_control,
+    CONTROL_PER_SECOND as _CONTROL_PER_SECOND, DROP_CONTROL_QUEUE, DROP_EXPIRED, DROP_FORBIDDEN,
+    DROP_ICMP_RATE, DROP_LINK_LOCAL, DROP_MALFORMED, DROP_MESSAGE_SIZE, DROP_NO_ALLOCATION,
+    DROP_NO_CHANNEL, DROP_NO_PERMISSION, DROP_RATE, DROP_SEND_BUFFER, DROP_SEND_ERROR,
+    MAX_LISTENERS, MAX_WORKERS, STOP_EVENT, STRANGER_BYTES as _STRANGER_BYTES,
+    TOTAL_BYTES_TO_CLIENT, TOTAL_BYTES_TO_PEER, TOTAL_CONTROL, TOTAL_GATHERS, TOTAL_INTERRUPTED,
+    TOTAL_PACKETS_RECEIVED, TOTAL_PACKETS_TO_CLIENT, TOTAL_PACKETS_TO_PEER, TOTAL_RECEIVE_CALLS,
+    TOTAL_SEGMENTED_SENDS, TOTAL_SEND_CALLS, TOTAL_SENT_SINGLY, TOTAL_SHORT_CUTS, TOTAL_WAKEUPS,
+    TOTALS, Worker, create_worker, destroy_worker, flush, let_fragment, queue_reply, run_worker,
+    send_from_control,
 )
 
 import os
@@ -46,6 +47,7 @@ from relay.dataplane.interface import ControlDatagram, IcmpError, RelayUnavailab
 LISTENER_BUFFER_BYTES = 8 * 1024 * 1024
 RELAY_BUFFER_BYTES = 1024 * 1024
 CONTROL_PER_SECOND = _CONTROL_PER_SECOND
+STRANGER_BYTES = _STRANGER_BYTES
 SPARE_SLOTS = 256
 """Beside what is asked for: what has been closed but may still be seen by a worker."""
 _WAIT_TRIES = 500
@@ -104,7 +106,7 @@ _TOTAL_NAMES = {
     DROP_MESSAGE_SIZE: "drop_message_size",
     DROP_SEND_ERROR: "drop_send_error",
     DROP_CONTROL_QUEUE: "drop_control_queue",
-    DROP_CONTROL_RATE: "drop_control_rate",
+    DROP_ICMP_RATE: "drop_icmp_rate",
 }
 assert len(_TOTAL_NAMES) == TOTALS
 
@@ -165,26 +167,6 @@ cdef int new_socket(int family, int buffer_bytes, bint shared) except -1:
         set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
     let_fragment(fd, family)
     return fd
-
-
-cdef void let_fragment(int fd, int family) noexcept:
-    """A relay passes packets on as they are: the kernel may fragment, as a router would.
-
-    Of the modes without DF the one is taken in which a router's "fragmentation needed" comes to
-    the socket, for an earlier packet that had it.
-    """
-    if family == 6:
-        set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DONT)
-    elif set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT) < 0:
-        set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
-
-
-cdef void forbid_fragments(int fd, int family) noexcept:
-    """With DF, whatever MTU the kernel remembers: routers answer, and the client is told."""
-    if family == 6:
-        set_option(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-    else:
-        set_option(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
 
 
 cdef inline uint64_t picoseconds_per_byte(uint64_t rate_bytes_s) noexcept:
@@ -521,7 +503,7 @@ cdef class SocketDataPlane:
                         ),
                     )
                 )
-            else:
+            elif self._is_owner(record):
                 found.append(
                     IcmpError(
                         record.listener, make_address(&record.client), record.icmp_type,
@@ -529,6 +511,11 @@ cdef class SocketDataPlane:
                     )
                 )
             drop_record(ring, record)
+
+    cdef bint _is_owner(self, const Record *record) noexcept:
+        """Whether the allocation of an ICMP error is still the one that lives in its slot."""
+        cdef Allocation *allocation = &self._tables.allocations[record.listener]
+        return allocation.live and allocation.generation == record.generation
 
     cdef int _find_listener(self, const Addr *server) noexcept:
         """The listener that holds the server's address: bound to it, or to its wildcard."""
@@ -571,18 +558,13 @@ cdef class SocketDataPlane:
         cdef Addr address
         cdef Worker *lane = self._workers[self._worker_count]
         cdef uint32_t size = <uint32_t>len(payload)
-        cdef uint32_t relay
         self._check_open()
         read_address(peer, &address)
         assert self._tables.allocations[allocation].live and size <= 65535
         memcpy(self._outgoing + 8, PyBytes_AS_STRING(payload), size)
-        relay = self._relay_of(allocation, address.family)
-        # What a worker sends from the socket meanwhile may get DF as well.
-        if dont_fragment and relay:
-            forbid_fragments(self._tables.relays[relay].fd, address.family)
-        send_from_control(lane, allocation, &address, self._outgoing + 8, size, monotonic_ns())
-        if dont_fragment and relay:
-            let_fragment(self._tables.relays[relay].fd, address.family)
+        send_from_control(
+            lane, allocation, &address, self._outgoing + 8, size, dont_fragment, monotonic_ns()
+        )
 
     # ------------------------------------------------------------ sessions, relays, allocations
 
@@ -624,7 +606,6 @@ cdef class SocketDataPlane:
             RelayUnavailable: try another.
         """
         cdef Addr bound, public
-        cdef epoll_event event
         cdef int fd
         cdef uint32_t relay
         self._check_open()
@@ -648,14 +629,7 @@ cdef class SocketDataPlane:
         if not relay:
             close(fd)
             raise RelayUnavailable("no slot is left for a relayed address")
-        # Silent until an allocation owns it.
-        event.events = 0
-        event.data.u64 = <uint64_t>self._tables.relays[relay].generation << 32 | relay
-        if epoll_ctl(
-            self._workers[self._next_worker].epoll_fd, EPOLL_CTL_ADD, fd, &event
-        ) < 0:
-            remove_relay(self._tables, relay)
-            raise RelayUnavailable(os.strerror(errno))
+        # Nobody looks at it until an allocation owns it (`_watch`).
         self._next_worker = (self._next_worker + 1) % self._worker_count
         return relay
 
@@ -676,7 +650,7 @@ cdef class SocketDataPlane:
         cdef Addr client, server
         cdef uint32_t allocation
         cdef uint32_t relay
-        cdef int listener, tries = 0
+        cdef int listener, error, tries = 0
         cdef uint64_t picoseconds = picoseconds_per_byte(rate_bytes_s)
         self._check_open()
         read_address(five_tuple.client, &client)
@@ -696,21 +670,33 @@ cdef class SocketDataPlane:
         if not allocation:
             raise RelayUnavailable("no slot is left for an allocation")
         for relay in relays:
+            if not self._watch(relay):
+                error = errno
+                for relay in relays:
+                    self._unwatch(relay)
+                remove_allocation(self._tables, allocation)
+                raise RelayUnavailable(os.strerror(error))
+        for relay in relays:
             join_relay(self._tables, allocation, relay)
         publish_allocation(self._tables, allocation)
-        for relay in relays:
-            self._watch(relay)
         return allocation
 
-    cdef void _watch(self, uint32_t slot) noexcept:
-        """Let the relay's worker hear of its packets."""
+    cdef bint _watch(self, uint32_t slot) noexcept:
+        """Let the relay's worker hear of its packets and errors; False where the kernel refuses.
+
+        Not before an allocation is about to own it: errors are reported whatever is asked for,
+        again and again, and of a relay without an owner the worker reads none.
+        """
         cdef Relay *relay = &self._tables.relays[slot]
         cdef epoll_event event
         event.events = EPOLLIN
         event.data.u64 = <uint64_t>relay.generation << 32 | slot
-        epoll_ctl(self._workers[relay.worker].epoll_fd, EPOLL_CTL_MOD, relay.fd, &event)
+        return epoll_ctl(
+            self._workers[relay.worker].epoll_fd, EPOLL_CTL_ADD, relay.fd, &event
+        ) == 0
 
     cdef void _unwatch(self, uint32_t slot) noexcept:
+        """The opposite, before the relay has no owner any more."""
         cdef Relay *relay = &self._tables.relays[slot]
         cdef epoll_event event
         self._relays_dropped += dropped_by_kernel(relay.fd)

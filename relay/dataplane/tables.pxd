@@ -47,10 +47,11 @@ cdef struct Allocation:
     uint64_t expires_ns         # atomic
     uint64_t sent_until_ns      # atomic: rate limit to the peer, as a virtual clock
     uint64_t received_until_ns  # atomic: the same to the client
-    uint64_t asked_in_second    # atomic: control datagrams, see within_second
+    uint64_t asked_in_second    # atomic: its share of the control plane, see within_second
     uint64_t errors_in_second   # atomic: ICMP errors
     uint64_t picoseconds_per_byte   # atomic; 0: no limit
     uint32_t listener
+    uint32_t generation         # tells the owners of a slot from each other
     uint32_t relay_v4           # atomic: 0 where it has none, or has given it up
     uint32_t relay_v6           # atomic
     uint32_t session

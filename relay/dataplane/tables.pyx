@@ -277,6 +277,7 @@ cdef uint32_t add_allocation(
     allocation.client = client[0]
     allocation.server = server[0]
     allocation.listener = listener
+    allocation.generation += 1
     store_relaxed_32(&allocation.relay_v4, 0)
     store_relaxed_32(&allocation.relay_v6, 0)
     allocation.session = session

@@ -21,7 +21,8 @@ cdef enum:
     EVENTS = 64
     GATHER_NS = 150000          # under load a worker wakes at most this often
     SPIN_NS = 100000000         # how long a low-latency worker spins after the last packet
-    CONTROL_PER_SECOND = 500    # what one allocation may have the control plane do
+    CONTROL_PER_SECOND = 500    # what one allocation may have the control plane do before others
+    STRANGER_BYTES = 2048       # no request is larger; a client's larger one counts for several
     STOP_EVENT = 0x7FFFFFFF     # what the stop descriptor is called among a worker's events
 
 cdef enum Total:
@@ -51,7 +52,7 @@ cdef enum Total:
     DROP_MESSAGE_SIZE
     DROP_SEND_ERROR
     DROP_CONTROL_QUEUE
-    DROP_CONTROL_RATE
+    DROP_ICMP_RATE
     TOTALS
 
 cdef struct Packet:
@@ -71,6 +72,7 @@ cdef struct Group:
     int16_t last
     int16_t count
     bint full
+    bint dont_fragment
 
 cdef struct Listener:
     Addr address
@@ -128,8 +130,9 @@ cdef void destroy_worker(Worker *worker) noexcept
 cdef void run_worker(Worker *worker) noexcept nogil
 cdef void send_from_control(
     Worker *worker, uint32_t allocation, const Addr *peer, uint8_t *payload,
-    uint32_t payload_bytes, uint64_t now_ns
+    uint32_t payload_bytes, bint dont_fragment, uint64_t now_ns
 ) noexcept nogil
+cdef void let_fragment(int fd, int family) noexcept nogil
 cdef void queue_reply(
     Worker *worker, uint32_t listener, const Addr *client, const Addr *server,
     uint8_t *payload, uint32_t payload_bytes

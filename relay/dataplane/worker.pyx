@@ -125,7 +125,7 @@ cdef inline void add_part(Packet *packet, const uint8_t *bytes, uint32_t size) n
 
 cdef void submit(
     Worker *worker, Packet *packet, int fd, int listener, const Addr *destination,
-    const Addr *source
+    const Addr *source, bint dont_fragment
 ) noexcept nogil:
     """Put the packet into the run of its destination, so that one send carries them all.
 
@@ -142,6 +142,7 @@ cdef void submit(
         group = &worker.groups[place]
         if (
             group.fd == fd and not group.full and same_address(&group.destination, destination)
+            and group.dont_fragment == dont_fragment
             # An empty datagram can't be told from the end of the run that carries it.
             and 0 < packet.size <= group.segment_bytes
             and group.total_bytes + packet.size <= 65000
@@ -162,6 +163,7 @@ cdef void submit(
         group.source = source[0]
     group.fd = fd
     group.listener = listener
+    group.dont_fragment = dont_fragment
     group.segment_bytes = packet.size
     group.total_bytes = packet.size
     group.first = index
@@ -311,11 +313,50 @@ cdef uint32_t put_message(
     return part
 
 
+cdef void let_fragment(int fd, int family) noexcept nogil:
+    """A relay passes packets on as they are: the kernel may fragment, as a router would.
+
+    Of the modes without DF the one is taken in which a router's "fragmentation needed" comes to
+    the socket, for an earlier packet that had it.
+    """
+    cdef int mode = IP_PMTUDISC_DONT
+    if family == 6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &mode, sizeof(int))
+        return
+    mode = IP_PMTUDISC_OMIT
+    if setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &mode, sizeof(int)) < 0:
+        mode = IP_PMTUDISC_DONT
+        setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &mode, sizeof(int))
+
+
+cdef void forbid_fragments(int fd, int family) noexcept nogil:
+    """With DF, whatever MTU the kernel remembers: routers answer, and the client is told."""
+    cdef int mode = IP_PMTUDISC_PROBE
+    if family == 6:
+        setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &mode, sizeof(int))
+    else:
+        setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &mode, sizeof(int))
+
+
+cdef void send_from_relay(
+    Worker *worker, int fd, int family, bint dont_fragment, uint32_t messages
+) noexcept nogil:
+    """The option is the socket's: what another thread sends from it meanwhile may get or lose DF.
+    One thread alone sends for a client, but where some of his Sends go the long way."""
+    if dont_fragment:
+        forbid_fragments(fd, family)
+    send_run(worker, fd, messages)
+    if dont_fragment:
+        let_fragment(fd, family)
+
+
 cdef void flush(Worker *worker) noexcept nogil:
     """Send all that waits: one sendmmsg a listening socket, one a run of the same relay."""
     cdef uint32_t place, part, listener
     cdef int16_t i
-    cdef int fd
+    cdef int fd, family = 0
+    cdef bint dont_fragment = False
+    cdef Group *group
     if worker.packet_count == 0:
         return
     for listener in range(worker.listener_count):
@@ -331,17 +372,20 @@ cdef void flush(Worker *worker) noexcept nogil:
     part = 0
     fd = -1
     for i in range(<int16_t>worker.group_count):
-        if worker.groups[i].listener >= 0:
+        group = &worker.groups[i]
+        if group.listener >= 0:
             continue
-        if place and worker.groups[i].fd != fd:
-            send_run(worker, fd, place)
+        if place and (group.fd != fd or group.dont_fragment != dont_fragment):
+            send_from_relay(worker, fd, family, dont_fragment, place)
             place = 0
             part = 0
-        fd = worker.groups[i].fd
+        fd = group.fd
+        family = group.destination.family
+        dont_fragment = group.dont_fragment
         part = put_message(worker, place, i, part)
         place += 1
     if place:
-        send_run(worker, fd, place)
+        send_from_relay(worker, fd, family, dont_fragment, place)
     if worker.group_count > 32:
         for i in range(GROUP_HASH):
             worker.group_hash[i] = -1
@@ -377,17 +421,20 @@ cdef inline bint within_rate(
             return True
 
 
-cdef inline bint within_second(const Worker *worker, uint64_t *window) noexcept nogil:
-    """Count one in the present second: `window` is the second, and below it 32 bits of count.
-    Workers share it; one whose clock was read a little earlier counts in the newest second."""
+cdef inline bint within_second(
+    const Worker *worker, uint64_t *window, uint32_t amount
+) noexcept nogil:
+    """Count so many in the present second, CONTROL_PER_SECOND at most: `window` is the second, and
+    below it 32 bits of count. Workers share it; one whose clock was read a little earlier counts
+    in the newest second."""
     cdef uint64_t begin = worker.now_s << 32
     cdef uint64_t seen, counted
     while True:
         seen = load_relaxed_64(window)
         counted = seen if seen > begin else begin
-        if <uint32_t>counted >= CONTROL_PER_SECOND:
+        if <uint32_t>counted + amount > CONTROL_PER_SECOND:
             return False
-        if swap_64(window, seen, counted + 1):
+        if swap_64(window, seen, counted + amount):
             return True
 
 
@@ -484,19 +531,21 @@ cdef void to_client(
         touch_session(tables, allocation.session, worker.now_s)
     submit(
         worker, packet, worker.listen_fds[allocation.listener], allocation.listener,
-        &allocation.client, &allocation.server,
+        &allocation.client, &allocation.server, False,
     )
 
 
 cdef void to_peer(
     Worker *worker, uint32_t allocation_slot, uint32_t flow_slot, const Addr *peer,
-    uint8_t *payload, uint32_t size, bint in_place
+    uint8_t *payload, uint32_t size, bint dont_fragment
 ) noexcept nogil:
-    """A payload from an allocation's client to `peer`, which `flow_slot` permits.
+    """A payload from an allocation's client to `peer`, which `flow_slot` permits; the four bytes
+    before it may be written over.
 
     A peer that is one of the node's own relayed addresses is reached right here: what would
     leave one of our sockets and come in by another is sent to the far client at once, with the
-    far side's permission checked as if it had travelled.
+    far side's permission checked as if it had travelled. No network is between the two that
+    `dont_fragment` could concern.
     """
     cdef Tables *tables = worker.tables
     cdef Allocation *allocation = &tables.allocations[allocation_slot]
@@ -535,12 +584,12 @@ cdef void to_peer(
     if far_allocation:
         count(worker, TOTAL_SHORT_CUTS, 1)
         to_client(
-            worker, far_allocation, &relay.address, &relay.public, payload, size, in_place
+            worker, far_allocation, &relay.address, &relay.public, payload, size, True
         )
         return
     packet = new_packet(worker)
     add_part(packet, payload, size)
-    submit(worker, packet, relay.fd, -1, peer, NULL)
+    submit(worker, packet, relay.fd, -1, peer, NULL, dont_fragment)
 
 
 # ---------------------------------------------------------------- receiving
@@ -551,12 +600,18 @@ cdef void to_control(
 ) noexcept nogil:
     """Hand a datagram to the control plane. Strangers have a ring of their own, so that a flood
     of theirs does not crowd out the requests of living allocations; and of those none may crowd
-    out the others."""
+    out the others: what is over its share takes its chance among the strangers. It isn't dropped,
+    since nobody has asked yet whether the client has sent it."""
     cdef Record record
-    if allocation and not within_second(
-        worker, &worker.tables.allocations[allocation].asked_in_second
+    cdef int ring = 0
+    if allocation and within_second(
+        worker, &worker.tables.allocations[allocation].asked_in_second,
+        (size + STRANGER_BYTES - 1) // STRANGER_BYTES,
     ):
-        count(worker, DROP_CONTROL_RATE, 1)
+        ring = 1
+    elif size > STRANGER_BYTES:
+        # A few would fill the ring, and each costs its sender nothing and us its HMAC.
+        count(worker, DROP_CONTROL_QUEUE if allocation else DROP_MALFORMED, 1)
         return
     memset(&record, 0, sizeof(record))
     record.kind = RECORD_DATAGRAM
@@ -564,7 +619,7 @@ cdef void to_control(
     record.payload_bytes = size
     record.client = client[0]
     record.server = server[0]
-    if put_record(&worker.rings[1 if allocation else 0], &record, data):
+    if put_record(&worker.rings[ring], &record, data):
         worker.ring_written = True
         count(worker, TOTAL_CONTROL, 1)
     else:
@@ -595,7 +650,7 @@ cdef void from_client(
             return
         to_peer(
             worker, allocation, flow, &tables.flows[flow].peer,
-            data + CHANNEL_HEADER_BYTES, get_16(data + 2), True,
+            data + CHANNEL_HEADER_BYTES, get_16(data + 2), False,
         )
     elif kind == PACKET_SEND and parse_send(data, size, &send):
         if not allocation:
@@ -603,14 +658,16 @@ cdef void from_client(
             return
         to_inner(tables, &send.peer)
         send_to_peer(
-            worker, allocation, &send.peer, <uint8_t *>send.payload, send.payload_bytes
+            worker, allocation, &send.peer, <uint8_t *>send.payload, send.payload_bytes,
+            send.dont_fragment,
         )
     else:
         to_control(worker, listener, client, server, data, size, allocation)
 
 
 cdef void send_to_peer(
-    Worker *worker, uint32_t allocation, const Addr *peer, uint8_t *payload, uint32_t size
+    Worker *worker, uint32_t allocation, const Addr *peer, uint8_t *payload, uint32_t size,
+    bint dont_fragment
 ) noexcept nogil:
     """A Send indication's payload: permitted by the peer's IP address alone. Its four bytes before
     the payload are DATA's own header, so a ChannelData header may be written there."""
@@ -621,7 +678,7 @@ cdef void send_to_peer(
     if not flow:
         count(worker, DROP_NO_PERMISSION, 1)
         return
-    to_peer(worker, allocation, flow, peer, payload, size, True)
+    to_peer(worker, allocation, flow, peer, payload, size, dont_fragment)
 
 
 cdef uint32_t segment_size(msghdr *message, uint32_t size) noexcept nogil:
@@ -745,8 +802,42 @@ cdef void read_relay(Worker *worker, uint32_t slot, uint32_t room) noexcept nogi
     worker.slots_used += got
 
 
+cdef void icmp_to_control(
+    Worker *worker, uint32_t allocation_slot, const Addr *peer, const sock_extended_err *failure
+) noexcept nogil:
+    """Tell the control plane of an ICMP error, if the client may send to the peer at all."""
+    cdef Allocation *allocation = &worker.tables.allocations[allocation_slot]
+    cdef Addr permission = peer[0]
+    cdef uint32_t flow
+    cdef Record record
+    permission.port = 0
+    flow = find_peer(worker.tables, allocation_slot, &permission)
+    if not flow or load_relaxed_64(&worker.tables.flows[flow].expires_ns) <= worker.now_ns:
+        count(worker, DROP_NO_PERMISSION, 1)
+        return
+    if not within_second(worker, &allocation.errors_in_second, 1):
+        count(worker, DROP_ICMP_RATE, 1)
+        return
+    memset(&record, 0, sizeof(record))
+    record.kind = RECORD_ICMP
+    record.listener = allocation_slot
+    record.generation = allocation.generation
+    record.client = peer[0]
+    record.icmp_type = failure.ee_type
+    record.icmp_code = failure.ee_code
+    record.icmp_data = failure.ee_info
+    if put_record(&worker.rings[1], &record, ZEROS):
+        worker.ring_written = True
+    else:
+        count(worker, DROP_CONTROL_QUEUE, 1)
+
+
 cdef void read_errors(Worker *worker, uint32_t slot) noexcept nogil:
-    """ICMP errors that packets of a relay drew, for the control plane (RFC 8656 section 11.5)."""
+    """ICMP errors that packets of a relay drew, for the control plane (RFC 8656 section 11.5).
+
+    Anybody can forge them, so they are heard of peers with a permission alone, and in a window of
+    their own: what they cost is no share of the client's.
+    """
     cdef Relay *relay = &worker.tables.relays[slot]
     cdef uint32_t allocation = load_sequential_32(&relay.allocation)
     cdef msghdr message
@@ -754,10 +845,11 @@ cdef void read_errors(Worker *worker, uint32_t slot) noexcept nogil:
     cdef uint8_t name[32]
     cdef uint8_t control[512]
     cdef uint8_t data[64]
+    cdef Addr peer
     cdef cmsghdr *header
     cdef sock_extended_err *failure
-    cdef Record record
-    cdef int i
+    cdef int i, error = 0
+    cdef socklen_t error_bytes = sizeof(int)
     for i in range(16):
         memset(&message, 0, sizeof(message))
         part.iov_base = data
@@ -769,6 +861,10 @@ cdef void read_errors(Worker *worker, uint32_t slot) noexcept nogil:
         message.msg_control = control
         message.msg_controllen = sizeof(control)
         if recvmsg(relay.fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0:
+            if i == 0:
+                # The kernel sets the socket's error after it has queued what it is about. Where
+                # we were quicker it is left without, and is reported until somebody reads it.
+                getsockopt(relay.fd, SOL_SOCKET, SO_ERROR, &error, &error_bytes)
             return
         header = CMSG_FIRSTHDR(&message)
         while header != NULL:
@@ -780,22 +876,8 @@ cdef void read_errors(Worker *worker, uint32_t slot) noexcept nogil:
                     failure.ee_origin == SO_EE_ORIGIN_ICMP
                     or failure.ee_origin == SO_EE_ORIGIN_ICMP6
                 ):
-                    memset(&record, 0, sizeof(record))
-                    record.kind = RECORD_ICMP
-                    record.listener = allocation
-                    from_sockaddr(&record.client, name)
-                    record.icmp_type = failure.ee_type
-                    record.icmp_code = failure.ee_code
-                    record.icmp_data = failure.ee_info
-                    # In a window of their own: what peers can provoke costs the client nothing.
-                    if not within_second(
-                        worker, &worker.tables.allocations[allocation].errors_in_second
-                    ):
-                        count(worker, DROP_CONTROL_RATE, 1)
-                    elif put_record(&worker.rings[1], &record, data):
-                        worker.ring_written = True
-                    else:
-                        count(worker, DROP_CONTROL_QUEUE, 1)
+                    from_sockaddr(&peer, name)
+                    icmp_to_control(worker, allocation, &peer, failure)
             header = CMSG_NXTHDR(&message, header)
 
 
@@ -909,13 +991,13 @@ cdef void run_worker(Worker *worker) noexcept nogil:
 
 cdef void send_from_control(
     Worker *worker, uint32_t allocation, const Addr *peer, uint8_t *payload,
-    uint32_t payload_bytes, uint64_t now_ns
+    uint32_t payload_bytes, bint dont_fragment, uint64_t now_ns
 ) noexcept nogil:
     """A Send indication that came another way. `worker` is the control plane's own lane; four
     bytes before the payload may be written over. Its thread is the tables' writer, so that no
     epoch is needed."""
     set_now(worker, now_ns)
-    send_to_peer(worker, allocation, peer, payload, payload_bytes)
+    send_to_peer(worker, allocation, peer, payload, payload_bytes, dont_fragment)
     flush(worker)
 
 
@@ -926,4 +1008,4 @@ cdef void queue_reply(
     """One datagram for a client, sent by `flush` at the latest; `payload` stays until then."""
     cdef Packet *packet = new_packet(worker)
     add_part(packet, payload, payload_bytes)
-    submit(worker, packet, worker.listen_fds[listener], <int>listener, client, server)
+    submit(worker, packet, worker.listen_fds[listener], <int>listener, client, server, False)

@@ -134,7 +134,7 @@ class FakeDataPlane:
                 and message.message_class == MessageClass.INDICATION
                 and peer is not None
                 and data is not None
-                and message.first(Attribute.DONT_FRAGMENT) is None
+                and message.first(Attribute.DONT_FRAGMENT) in (None, b"")
             ):
                 assert handle is not None
                 self.send_to_peer(

@@ -18,6 +18,7 @@ from core.stun.message import decode_message_untrusted, encode_message
 from relay.dataplane import probe
 
 MANY = settings(max_examples=1_000, deadline=None)
+KNOWN = frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA, Attribute.DONT_FRAGMENT})
 addresses = st.builds(
     Address,
     st.one_of(st.binary(min_size=4, max_size=4), st.binary(min_size=16, max_size=16)),
@@ -27,7 +28,7 @@ addresses = st.builds(
 others = st.lists(
     st.tuples(
         st.sampled_from([0x8022, 0x8028, 0x9999, 0x0012, 0x0013, 0x001A, 0x0006, 0x7001]),
-        st.binary(max_size=24),
+        st.one_of(st.just(b""), st.binary(max_size=24)),
     ),
     max_size=4,
 )
@@ -114,17 +115,18 @@ def test_what_is_read_of_a_send_is_what_the_codec_reads(datagram: bytes) -> None
     message = decode_message_untrusted(datagram)
     peer = message.first(Attribute.XOR_PEER_ADDRESS)
     assert peer is not None
-    known = frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA})
-    assert not message.unknown_required(known)
+    assert not message.unknown_required(KNOWN)
     address = decode_xor_address_untrusted(peer, message.transaction_id)
-    assert read == (address.ip, address.port, message.first(Attribute.DATA))
+    dont_fragment = message.first(Attribute.DONT_FRAGMENT) is not None
+    assert read == (address.ip, address.port, message.first(Attribute.DATA), dont_fragment)
 
 
 @MANY
 @given(sends())
 def test_a_plain_send_is_not_left_to_the_control_plane(datagram: bytes) -> None:
     message = decode_message_untrusted(datagram)
-    plain = not message.unknown_required(frozenset({Attribute.XOR_PEER_ADDRESS, Attribute.DATA}))
+    # DONT-FRAGMENT has no value (RFC 8656 section 18.8).
+    plain = not message.unknown_required(KNOWN) and not any(message.all(Attribute.DONT_FRAGMENT))
     first = message.first(Attribute.XOR_PEER_ADDRESS)
     assert first is not None
     try:
