@@ -154,7 +154,6 @@ cdef class Book:
         number = self.count
         self.count += 1
         self.flags[number] = flags
-        self.dirty[number // BLOCK_ACCOUNTS] = 1
         self._undo_python.append(None)
         return number
 
@@ -171,6 +170,14 @@ cdef class Book:
         row = account * CURRENCY_COUNT + currency
         held = self.held[account] if currency == 0 else 0
         return self.posted[row], self.reserved[row], self.incoming[row], held
+
+    def point(self, Py_ssize_t account, uint64_t place):
+        """Have an account's history end at `place`; returns where it ended before."""
+        assert 0 < account < self.count
+        before = self.last[account]
+        self._save(<uint32_t>account, 0)
+        self.last[account] = place
+        return before
 
     # ---------------------------------------------------------------- undoing
 

@@ -7,7 +7,8 @@ that an entry whose content is no longer needed can be replaced by its hash.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from hashlib import sha256
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from billing.accounts import AccountInfo
 from billing.book import TRANSFER
+from billing.meter import ROW
 from core.store import Store, Tables, Writing
 
 LOG = "log"
@@ -33,6 +35,8 @@ class EntryKind(IntEnum):
 
     TRANSFERS = 1
     ACCOUNTS = 2
+    TICK = 3
+    RECORDS = 4
 
 
 class SideWrite(msgspec.Struct, frozen=True, array_like=True):
@@ -51,6 +55,60 @@ class AccountsEntry(msgspec.Struct, frozen=True, kw_only=True):
     addresses: dict[str, int | None]
 
 
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that is charged.
+
+    Attributes:
+        slot: in the meter's columns.
+        id: 16 bytes that begin with the time, as a transfer's.
+        name: what the relay calls it.
+        kind: the tariff's line: turn, voice, video, screen.
+        account, into: who pays, and where it goes.
+        opened_ns: on the ledger's clock.
+    """
+
+    slot: int
+    id: bytes
+    name: str
+    kind: str
+    account: int
+    into: int
+    opened_ns: int
+
+
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session has come to: one line of its account's history.
+
+    Attributes:
+        seconds, relayed_bytes: what was charged for.
+        cost: micro-J.
+        reason: why it ended.
+        previous: the place of the account's line before it.
+    """
+
+    id: bytes
+    name: str
+    kind: str
+    account: int
+    into: int
+    opened_ns: int
+    closed_ns: int
+    seconds: int
+    relayed_bytes: int
+    cost: int
+    reason: str
+    previous: int
+
+
+class TickEntry(NamedTuple):
+    """What sessions were charged in one go, where it went, and which sessions began before it."""
+
+    time_ns: int
+    rows: NDArray[np.void]
+    credits: dict[int, int]
+    opened: tuple[SessionInfo, ...]
+
+
 class TransfersEntry(NamedTuple):
     """Transfers that were done, in their order, and what was written with them."""
 
@@ -60,7 +118,17 @@ class TransfersEntry(NamedTuple):
 
 _ACCOUNTS = msgspec.msgpack.Decoder(AccountsEntry)
 _SIDE_WRITES = msgspec.msgpack.Decoder(tuple[SideWrite, ...])
+_RECORDS = msgspec.msgpack.Decoder(list[CallRecord])
 _encode = msgspec.msgpack.encode
+_TICK_HEAD = struct.Struct("<B3xIqI4x")
+
+
+class _TickTail(msgspec.Struct, frozen=True, array_like=True):
+    credits: dict[int, int]
+    opened: tuple[SessionInfo, ...]
+
+
+_TICK_TAIL = msgspec.msgpack.Decoder(_TickTail)
 
 
 def entry_key(number: int) -> bytes:
@@ -98,6 +166,42 @@ def encode_accounts(content: AccountsEntry) -> bytes:
 def decode_accounts(entry: bytes | memoryview) -> AccountsEntry:
     """The reverse."""
     return _ACCOUNTS.decode(entry[1:])
+
+
+def encode_session(info: SessionInfo) -> bytes:
+    """A session as bytes."""
+    return _encode(info)
+
+
+def encode_tick(
+    time_ns: int,
+    rows: NDArray[np.void],
+    credits: dict[int, int],
+    opened: tuple[SessionInfo, ...],
+) -> bytes:
+    """A `TickEntry` as bytes."""
+    tail = _encode(_TickTail(credits, opened))
+    head = _TICK_HEAD.pack(EntryKind.TICK, len(rows), time_ns, len(tail))
+    return b"".join([head, tail, rows.tobytes()])
+
+
+def decode_tick(entry: bytes | memoryview) -> TickEntry:
+    """The reverse; the rows are a view of `entry`."""
+    _, count, time_ns, tail_bytes = _TICK_HEAD.unpack_from(entry)
+    end = _TICK_HEAD.size + tail_bytes
+    tail = _TICK_TAIL.decode(entry[_TICK_HEAD.size : end])
+    rows = np.frombuffer(entry, ROW, count, end)
+    return TickEntry(time_ns, rows, tail.credits, tail.opened)
+
+
+def encode_records(records: Sequence[CallRecord]) -> bytes:
+    """Call records as an entry."""
+    return bytes([EntryKind.RECORDS]) + _encode(list(records))
+
+
+def decode_records(entry: bytes | memoryview) -> list[CallRecord]:
+    """The reverse."""
+    return _RECORDS.decode(entry[1:])
 
 
 def next_link(link: bytes, entry: bytes | memoryview) -> bytes:

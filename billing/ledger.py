@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +35,16 @@ from billing.accounts import (
     normalise_address_untrusted,
 )
 from billing.book import BLOCK, CLOSED, FROZEN, SYSTEM, TRANSFER, Book
-from billing.journal import AccountsEntry, EntryKind, Journal, SideWrite
+from billing.checkpoint import Checkpoint, Columns
+from billing.journal import (
+    AccountsEntry,
+    CallRecord,
+    EntryKind,
+    Journal,
+    SessionInfo,
+    SideWrite,
+)
+from billing.meter import SESSION_BLOCK, Meter
 from billing.money import CURRENCIES, Currency
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
 from core.clock import Clock
@@ -48,9 +57,8 @@ BATCH_TRANSFERS = 8192
 """Transfers of one call."""
 ENTRY_TRANSFERS = 1 << 17
 HISTORY_LINES = 1000
-CHECKPOINT_BLOCKS = 16
-"""Blocks of balances written beside a group of transfers, once `CHECKPOINT_ENTRIES` have come."""
-CHECKPOINT_ENTRIES = 512
+SESSIONS_MAXIMUM = 1 << 20
+"""Sessions that are charged at a time; memory is taken for those that were used."""
 
 _ACCOUNTS = "accounts"
 _ADDRESSES = "addresses"
@@ -58,7 +66,9 @@ _IDS = "transfer_ids"
 _PENDING = "pending"
 _REFUNDED = "refunded"
 _BALANCES = "balances"
+_CHARGED = "charged"
 _STATE = "state"
+SESSIONS = "sessions"
 SIDE_TABLES = ("deduplication", "outbox", "calls", "vouchers")
 """What side-writes may be to."""
 TABLES = (
@@ -69,7 +79,9 @@ TABLES = (
     _PENDING,
     _REFUNDED,
     _BALANCES,
+    _CHARGED,
     _STATE,
+    SESSIONS,
     *SIDE_TABLES,
 )
 SCHEMA = Schema(1)
@@ -79,10 +91,10 @@ _CLOCK = b"clock"
 _PACK = struct.Struct("<16s16sqqqQQIIIHHBB6x")
 assert _PACK.size == TRANSFER.itemsize
 _PENDING_VALUE = struct.Struct("<IIIqq")
-_BLOCK_HEAD = struct.Struct("<QI")
 _LINKED, _ALL, _REFUND = 1, 2, 4
 
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)
+_session_decoder = msgspec.msgpack.Decoder(SessionInfo)
 
 
 class Balance(NamedTuple):
@@ -107,11 +119,13 @@ class Balance(NamedTuple):
 
 
 class HistoryLine(NamedTuple):
-    """A transfer as it was done; `place` leads to the one before it, see `Ledger.history`."""
+    """A transfer as it was done, or a session as it ended; `place` leads to the line before it, see
+    `Ledger.history`."""
 
     place: int
     time_ns: int
-    transfer: Transfer
+    transfer: Transfer | None
+    record: CallRecord | None = None
 
 
 class Ledger(Protocol):
@@ -157,7 +171,7 @@ class Ledger(Protocol):
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
-        """Its transfers, the last first; `before` is the `place` of the last line seen."""
+        """Its transfers and sessions, the last first, before the line at place `before`."""
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """What a side-write has left."""
@@ -200,10 +214,31 @@ class LedgerClock:
 class LmdbLedger:
     """The ledger in one LMDB environment; made by `open_ledger`."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, sessions: int) -> None:
         self._store = store
         self._expiries: list[tuple[int, bytes]] = []
         self.book = Book()
+        self.meter = Meter(self.book, sessions)
+        self._checkpoints = (
+            Checkpoint(
+                Columns(
+                    _BALANCES,
+                    ("posted", "reserved", "incoming", "last"),
+                    BLOCK,
+                    lambda: (self.book.columns, self.book.count),
+                    lambda: self.book.dirty_blocks,
+                )
+            ),
+            Checkpoint(
+                Columns(
+                    _CHARGED,
+                    ("seconds", "bytes", "cost"),
+                    SESSION_BLOCK,
+                    lambda: (self.meter.columns, self.meter.used),
+                    lambda: self.meter.dirty,
+                )
+            ),
+        )
         with store.read() as tables:
             self._journal = Journal(tables)
             stored = tables.get(_STATE, _CLOCK)
@@ -223,7 +258,7 @@ class LmdbLedger:
 
     def close(self) -> None:
         """Store every balance, so that the next start has nothing to do again, and close."""
-        self._store.submit(lambda writing: self._checkpoint(writing, all_blocks=True)).result()
+        self._store.submit(self._store_all).result()
         self._store.close()
 
     @property
@@ -271,12 +306,10 @@ class LmdbLedger:
             place = await self._store.write(lambda _: int(self.book.columns["last"][account]))
         with self._store.read() as tables:
             if before is not None:
-                record = _record_at(tables, before)
-                place = _previous(record, account)
+                _, place = _line_at(tables, before, account)
             while place and len(lines) < min(limit, HISTORY_LINES):
-                record = _record_at(tables, place)
-                lines.append(HistoryLine(place, int(record["time_ns"]), _transfer(record)))
-                place = _previous(record, account)
+                line, place = _line_at(tables, place, account)
+                lines.append(line)
         return lines
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
@@ -381,7 +414,7 @@ class LmdbLedger:
         await self._store.write(write)
 
     def _open(self, writing: Writing, addresses: tuple[str, ...], flags: int = 0) -> int:
-        self._begin(writing)
+        self.begin(writing)
         number = self.book.open(flags)
         info = AccountInfo(number=number, addresses=addresses, opened_ns=self.clock.now_ns())
         self._set(writing, [info], dict.fromkeys(addresses, number))
@@ -394,14 +427,14 @@ class LmdbLedger:
         addresses: dict[str, int | None],
     ) -> None:
         """Store accounts as they are from now on, with what the log has to know."""
-        self._begin(writing)
+        self.begin(writing)
         for info in accounts:
             kept = int(self.book.columns["flags"][info.number]) & SYSTEM
             flags = kept | (FROZEN if info.frozen else 0) | (CLOSED if info.closed else 0)
             self.book.set_flags(info.number, flags)
         entry = AccountsEntry(accounts=tuple(accounts), addresses=addresses)
         _store_accounts(writing, entry)
-        self._journal.append(writing, journal.encode_accounts(entry))
+        self.append(writing, journal.encode_accounts(entry))
 
     def _merge(self, writing: Writing, source: int, target: int) -> None:
         """Move all that `source` has; what is pending there would be lost, so there may be none."""
@@ -454,7 +487,7 @@ class LmdbLedger:
 
     def _do(self, writing: Writing, batches: Sequence[_Batch]) -> list[list[Result]]:
         """Do the transfers of many calls as one entry of the log."""
-        self._begin(writing)
+        self.begin(writing)
         now_ns = self.clock.now_ns()
         expired = _batch(self._due(writing, now_ns))
         records = np.frombuffer(
@@ -475,17 +508,13 @@ class LmdbLedger:
                 side_writes += batch.side_writes
         if len(done) or side_writes:
             stored = records[done]
-            entry = self._journal.append(
-                writing, journal.encode_transfers(stored, tuple(side_writes))
-            )
+            entry = self.append(writing, journal.encode_transfers(stored, tuple(side_writes)))
             _store_ids(writing, stored, entry)
             self._store_pending(writing, stored)
             _store_side_writes(writing, side_writes)
-            writing.put(_STATE, _CLOCK, now_ns.to_bytes(8, "big"))
-            self._checkpoint(writing)
         return split
 
-    def _begin(self, writing: Writing) -> None:
+    def begin(self, writing: Writing) -> None:
         """Have memory follow the transaction's fate."""
         mark = self.book.mark()
         writing.on_abort(lambda: self.book.undo_to(mark))
@@ -539,37 +568,25 @@ class LmdbLedger:
             else:
                 writing.delete(_PENDING, reference)
 
-    # ------------------------------------------------------------ checkpoint and start
+    # ------------------------------------------------------------ the log, and the start
 
-    def _checkpoint(self, writing: Writing, *, all_blocks: bool = False) -> None:
-        """Store balances that have changed, some of them, so that a start has little to do."""
-        head = self._journal.head
-        state = writing.get(_STATE, _REPLAY_FROM)
-        replayed_from = int.from_bytes(state or b"", "big")
-        if not all_blocks and head - replayed_from < CHECKPOINT_ENTRIES:
-            return
-        dirty = self.book.dirty_blocks
-        changed = np.flatnonzero(dirty)
-        columns = self.book.columns
-        for block in changed.tolist():
-            first, end = block * BLOCK, min((block + 1) * BLOCK, self.book.count)
-            value = b"".join(
-                [
-                    _BLOCK_HEAD.pack(head, end - first),
-                    *(
-                        np.ascontiguousarray(columns[name][first:end]).tobytes()
-                        for name in ("posted", "reserved", "incoming", "last")
-                    ),
-                ]
-            )
-            writing.put(_BALANCES, block.to_bytes(4, "big"), value)
-        writing.put(_STATE, _REPLAY_FROM, head.to_bytes(8, "big"))
-        kept = dirty.copy()
+    @property
+    def head(self) -> int:
+        """The log's last entry."""
+        return self._journal.head
 
-        def clear() -> None:
-            self.book.dirty_blocks[: len(kept)][changed] = 0
+    def append(self, writing: Writing, entry: bytes) -> int:
+        """Write an entry whose effect on the columns has been had already; returns its number."""
+        number = self._journal.append(writing, entry)
+        replay_from = min(one.write(writing, number, len(entry)) for one in self._checkpoints)
+        writing.put(_STATE, _REPLAY_FROM, replay_from.to_bytes(8, "big"))
+        writing.put(_STATE, _CLOCK, self.clock.now_ns().to_bytes(8, "big"))
+        return number
 
-        writing.after_commit(clear)
+    def _store_all(self, writing: Writing) -> None:
+        for checkpoint in self._checkpoints:
+            checkpoint.write_all(writing, self._journal.head)
+        writing.put(_STATE, _REPLAY_FROM, self._journal.head.to_bytes(8, "big"))
 
     def _load(self) -> None:
         """Make the columns from what is stored: checkpoint, then the log after it."""
@@ -580,22 +597,10 @@ class LmdbLedger:
             self._store.submit(self._create).result()
             return
         self._load_accounts()
-        as_of = np.zeros(len(self.book.dirty_blocks), np.uint64)
-        columns = self.book.columns
+        self._restore_sessions()
         with self._store.read() as tables:
             state = tables.get(_STATE, _REPLAY_FROM)
-            for key, value in tables.items(_BALANCES, limit=1 << 30):
-                block = int.from_bytes(key, "big")
-                seen, count = _BLOCK_HEAD.unpack_from(value)
-                as_of[block] = seen
-                offset, first = _BLOCK_HEAD.size, block * BLOCK
-                for name in ("posted", "reserved", "incoming", "last"):
-                    column = columns[name]
-                    part = column[first : first + count]
-                    part[...] = np.frombuffer(value, column.dtype, part.size, offset).reshape(
-                        part.shape
-                    )
-                    offset += part.nbytes
+            accounts_as_of, sessions_as_of = (one.load(tables) for one in self._checkpoints)
             for key, value in tables.items(_PENDING, limit=1 << 30):
                 pending = _PENDING_VALUE.unpack(value)
                 self.book.pending[key] = pending
@@ -605,9 +610,45 @@ class LmdbLedger:
                 self.book.refunded[key] = int.from_bytes(value, "big")
         first_entry = int.from_bytes(state or b"", "big") + 1
         for number, entry in journal.walk(self._store, first_entry, self._journal.head):
-            if entry[0] == EntryKind.TRANSFERS:
-                self.book.replay(journal.decode_transfers(entry).records, number, as_of)
+            kind = entry[0]
+            if kind == EntryKind.TRANSFERS:
+                records = journal.decode_transfers(entry).records
+                self.book.replay(records, number, accounts_as_of)
+            elif kind == EntryKind.TICK:
+                tick = journal.decode_tick(entry)
+                for info in tick.opened:
+                    if sessions_as_of[info.slot // SESSION_BLOCK] < number:
+                        for name in ("seconds", "bytes", "cost"):
+                            self.meter.columns[name][info.slot] = 0
+                self.meter.replay(tick.rows, tick.credits, number, accounts_as_of, sessions_as_of)
+            elif kind == EntryKind.RECORDS:
+                for index, record in enumerate(journal.decode_records(entry)):
+                    if accounts_as_of[record.account // BLOCK] < number:
+                        self.book.point(record.account, number << 20 | index)
         self.book.forget_undo()
+        for checkpoint in self._checkpoints:
+            checkpoint.resume(first_entry)
+
+    def _restore_sessions(self) -> None:
+        """Take up the sessions that a crash has left; whoever runs the meter closes them."""
+        infos = list(self.sessions())
+        self.meter.restore(
+            np.array([info.slot for info in infos], np.uint32),
+            np.array([info.account for info in infos], np.uint32),
+            np.array([info.into for info in infos], np.uint32),
+        )
+
+    def sessions(self) -> Iterator[SessionInfo]:
+        """The sessions that are stored as living."""
+        start = b""
+        while True:
+            with self._store.read() as tables:
+                found = tables.items(SESSIONS, start, limit=10_000)
+            if not found:
+                return
+            for _, value in found:
+                yield _session_decoder.decode(value)
+            start = found[-1][0] + b"\0"
 
     def _load_accounts(self) -> None:
         first = 0
@@ -631,18 +672,16 @@ class LmdbLedger:
 
 
 def open_ledger(
-    folder: Path, clock: Clock, on_fatal: Callable[[str], object] | None = None, **options: Any
+    folder: Path, clock: Clock, *, sessions: int = SESSIONS_MAXIMUM, **options: Any
 ) -> LmdbLedger:
     """Open the ledger in `folder`, which is made where it is missing.
 
     Raises:
         OperationError: it can't be opened, and what to do.
     """
-    if on_fatal is not None:
-        options["on_fatal"] = on_fatal
     store = open_store(folder, tables=TABLES, schema=SCHEMA, **options)
     try:
-        return LmdbLedger(store, clock)
+        return LmdbLedger(store, clock, sessions)
     except BaseException:
         store.close()
         raise
@@ -745,6 +784,19 @@ def _record_at(tables: Tables, place: int) -> np.void:
     raw = journal.transfer_bytes(entry, place & 0xFFFFF)
     record: np.void = np.frombuffer(raw, TRANSFER)[0]
     return record
+
+
+def _line_at(tables: Tables, place: int, account: int) -> tuple[HistoryLine, int]:
+    """The line at `place` of an account's history, and the place of the one before it."""
+    entry = tables.get(journal.LOG, journal.entry_key(place >> 20))
+    assert entry is not None
+    index = place & 0xFFFFF
+    if entry[0] == EntryKind.RECORDS:
+        record = journal.decode_records(entry)[index]
+        return HistoryLine(place, record.closed_ns, None, record), record.previous
+    stored = np.frombuffer(journal.transfer_bytes(entry, index), TRANSFER)[0]
+    line = HistoryLine(place, int(stored["time_ns"]), _transfer(stored))
+    return line, _previous(stored, account)
 
 
 def _previous(record: np.void, account: int) -> int:

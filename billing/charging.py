@@ -1,0 +1,203 @@
+"""Sessions that are charged while they last: counters in, one durable record a tick, verdicts out.
+
+    session = await charging.open("alice's", "turn", account=alice)
+    verdicts = await charging.tick(slots, active_seconds, relayed_bytes, closing={})
+
+A session pays for the seconds and bytes that its counters show, never more than its account has.
+Opening it holds its first seconds. It becomes durable with the next tick, as do its charges; what
+a crash takes is what was relayed since the last tick, at most, and never twice. Sessions that a
+crash has left are closed at the next start by what was charged until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from billing import journal
+from billing.journal import CallRecord, SessionInfo
+from billing.ledger import SESSIONS, LmdbLedger
+from billing.meter import MEGABYTE, Tick
+from billing.tariff import Line
+from billing.transfers import derive_id
+from core.store import Writing
+from core.units import NS_PER_S
+
+RECORDS_OF_AN_ENTRY = 4096
+LOST = "the node stopped"
+"""Why a session that a crash has left ended."""
+
+_Array = NDArray[np.generic]
+
+
+class Verdicts(NamedTuple):
+    """What is to happen after a tick.
+
+    Attributes:
+        granted: (slots, seconds): up to which of their active seconds sessions may relay.
+        warned: slots of sessions that hold their last seconds.
+        stopped: slots of sessions that have used up what there was.
+        records: of the sessions that were closed.
+    """
+
+    granted: tuple[NDArray[np.uint32], NDArray[np.uint32]]
+    warned: NDArray[np.uint32]
+    stopped: NDArray[np.uint32]
+    records: tuple[CallRecord, ...]
+
+
+class Opened(NamedTuple):
+    """A session that has begun, and how many seconds it may relay until the next tick says more."""
+
+    info: SessionInfo
+    granted_s: int
+
+
+class Charging:
+    """Charges sessions of a ledger. Made once for each open ledger."""
+
+    def __init__(self, ledger: LmdbLedger) -> None:
+        self._ledger = ledger
+        self._meter = ledger.meter
+        self._infos: dict[int, SessionInfo] = {}
+        self._new: list[SessionInfo] = []
+
+    @property
+    def live(self) -> int:
+        """Sessions that are charged now."""
+        return len(self._infos)
+
+    async def recover(self) -> int:
+        """Close the sessions that a crash has left; returns how many."""
+        left = list(self._ledger.sessions())
+        for start in range(0, len(left), RECORDS_OF_AN_ENTRY):
+            part = left[start : start + RECORDS_OF_AN_ENTRY]
+
+            def write(writing: Writing, part: Sequence[SessionInfo] = part) -> None:
+                self._ledger.begin(writing)
+                for info in part:
+                    self._infos[info.slot] = info
+                self._close(writing, {info.slot: LOST for info in part})
+
+            await self._ledger.store.write(write)
+        return len(left)
+
+    async def open(self, name: str, line: Line, account: int) -> Opened | None:
+        """Begin a session at the prices of a line of the tariff; None when the account can't pay
+        for one second of it, or when there are too many sessions."""
+
+        def write(writing: Writing) -> Opened | None:
+            del writing
+            ledger = self._ledger
+            now_ns = ledger.clock.now_ns()
+            slot = self._meter.open(
+                account, line.into, line.price_second, line.price_megabyte, now_ns // NS_PER_S
+            )
+            if slot < 0:
+                return None
+            info = SessionInfo(
+                slot=slot,
+                id=derive_id(
+                    (now_ns // 1_000_000).to_bytes(6, "big") + bytes(10),
+                    b"session %d %d %d" % (ledger.head, slot, now_ns),
+                ),
+                name=name,
+                kind=line.kind,
+                account=account,
+                into=line.into,
+                opened_ns=now_ns,
+            )
+            self._infos[slot] = info
+            self._new.append(info)
+            return Opened(info, int(self._meter.columns["granted"][slot]))
+
+        return await self._ledger.store.write(write)
+
+    async def tick(
+        self,
+        slots: NDArray[np.uint32],
+        active_seconds: NDArray[np.uint64],
+        relayed_bytes: NDArray[np.uint64],
+        closing: Mapping[int, str],
+    ) -> Verdicts:
+        """Charge sessions for what their counters say, then close some.
+
+        Args:
+            slots: each at most once.
+            active_seconds, relayed_bytes: of each, since it was opened.
+            closing: slot -> why, of sessions that have relayed their last.
+        """
+
+        def write(writing: Writing) -> Verdicts:
+            ledger = self._ledger
+            ledger.begin(writing)
+            now_ns = ledger.clock.now_ns()
+            tick = self._meter.tick(slots, active_seconds, relayed_bytes, now_ns // NS_PER_S)
+            writing.on_abort(lambda: self._meter.undo(tick))
+            self._store_tick(writing, tick, now_ns)
+            records = self._close(writing, closing)
+            return Verdicts(tick.granted, tick.warned, tick.stopped, records)
+
+        return await self._ledger.store.write(write)
+
+    def _store_tick(self, writing: Writing, tick: Tick, now_ns: int) -> None:
+        if not (len(tick.rows) or self._new):
+            return
+        new = tuple(self._new)
+        for info in new:
+            writing.put(SESSIONS, info.slot.to_bytes(4, "big"), journal.encode_session(info))
+        entry = journal.encode_tick(now_ns, tick.rows, tick.credits, new)
+        self._ledger.append(writing, entry)
+        writing.after_commit(lambda: self._new.__delitem__(slice(len(new))))
+
+    def _close(self, writing: Writing, closing: Mapping[int, str]) -> tuple[CallRecord, ...]:
+        """Make sessions one record each, a few thousand an entry of the log."""
+        closed: list[CallRecord] = []
+        slots = list(closing)
+        for start in range(0, len(slots), RECORDS_OF_AN_ENTRY):
+            closed += self._close_some(writing, slots[start : start + RECORDS_OF_AN_ENTRY], closing)
+
+        def forget() -> None:
+            for slot in slots:
+                self._meter.close(slot)
+                del self._infos[slot]
+
+        writing.after_commit(forget)
+        return tuple(closed)
+
+    def _close_some(
+        self, writing: Writing, slots: Sequence[int], closing: Mapping[int, str]
+    ) -> list[CallRecord]:
+        ledger, columns = self._ledger, self._meter.columns
+        now_ns = ledger.clock.now_ns()
+        entry = ledger.head + 1
+        records = []
+        for index, slot in enumerate(slots):
+            info = self._infos[slot]
+            records.append(
+                CallRecord(
+                    id=info.id,
+                    name=info.name,
+                    kind=info.kind,
+                    account=info.account,
+                    into=info.into,
+                    opened_ns=info.opened_ns,
+                    closed_ns=now_ns,
+                    seconds=int(columns["seconds"][slot]),
+                    relayed_bytes=int(columns["bytes"][slot]),
+                    cost=int(columns["cost"][slot]),
+                    reason=closing[slot],
+                    previous=ledger.book.point(info.account, entry << 20 | index),
+                )
+            )
+            writing.delete(SESSIONS, slot.to_bytes(4, "big"))
+        assert ledger.append(writing, journal.encode_records(records)) == entry
+        return records
+
+
+def cost_of(line: Line, seconds: int, relayed_bytes: int) -> int:
+    """Micro-J of one segment, as the meter has it: for the model in tests and for estimates."""
+    return seconds * line.price_second + relayed_bytes * line.price_megabyte // MEGABYTE

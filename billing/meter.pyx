@@ -1,0 +1,529 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""Charges sessions by the second: arrays of counters in, charges and verdicts out.
+
+A session is a slot in columns. What it has cost so far is a function of what its counters say,
+taken anew each time from the beginning of its segment, so that rounding can't drift and a counter
+that is read twice is charged once. It holds the price of the next seconds ahead: what is held is
+spent for everybody else. No account is ever charged more than it has.
+"""
+
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+
+import numpy as np
+
+from billing.book cimport BLOCK_ACCOUNTS, CURRENCY_COUNT, FLAG_CLOSED, FLAG_FROZEN, Book
+
+SLICE_S = 30
+"""Seconds held ahead."""
+IDLE_SLICE_S = 2
+"""Seconds held by a session that has relayed nothing for `IDLE_S`."""
+IDLE_S = 60
+UNLIMITED_S = 0xFFFFFFFF
+"""A grant that does not end."""
+MEGABYTE = 1_000_000
+
+SESSION_BLOCK = 4096
+"""Sessions of a block of the checkpoint."""
+
+cdef enum:
+    _SESSION_BLOCK = 4096
+    _SLICE_S = 30
+    _IDLE_SLICE_S = 2
+    _IDLE_S = 60
+    _MEGABYTE = 1000000
+    # A slice is renewed when a fifth of it is left.
+    _RENEW_SHARE = 5
+
+cdef uint32_t _UNLIMITED_S = 0xFFFFFFFF
+cdef int64_t ROW_CHARGE_MAXIMUM = 0xFFFFFFFF
+
+ROW = np.dtype([("slot", "<u4"), ("account", "<u4"), ("charge", "<u4"), ("seconds", "<u4")])
+"""One session's part of a tick, 16 bytes: micro-J charged since the last one, and the seconds up to
+which it is charged now. A charge that is larger takes several rows."""
+
+FREE, LIVE, WARNED, STOPPED = range(4)
+
+cdef enum:
+    STATE_FREE = 0
+    STATE_LIVE = 1
+    STATE_WARNED = 2
+    STATE_STOPPED = 3
+
+cdef packed struct Row:
+    uint32_t slot
+    uint32_t account
+    uint32_t charge
+    uint32_t seconds
+
+cdef packed struct Before:
+    uint32_t slot
+    uint32_t seconds
+    uint32_t active_at_s
+    uint32_t granted
+    uint64_t bytes
+    int64_t cost
+    int64_t held
+    uint8_t state
+    uint8_t unused[7]
+
+BEFORE = np.dtype(
+    [
+        ("slot", "<u4"),
+        ("seconds", "<u4"),
+        ("active_at_s", "<u4"),
+        ("granted", "<u4"),
+        ("bytes", "<u8"),
+        ("cost", "<i8"),
+        ("held", "<i8"),
+        ("state", "u1"),
+        ("unused", "V7"),
+    ]
+)
+assert BEFORE.itemsize == sizeof(Before)
+
+COLUMNS = {
+    "account": np.uint32,
+    "into": np.uint32,
+    "price_second": np.int64,
+    "price_megabyte": np.int64,
+    "seconds": np.uint32,
+    "bytes": np.uint64,
+    "cost": np.int64,
+    "segment_seconds": np.uint32,
+    "segment_bytes": np.uint64,
+    "segment_cost": np.int64,
+    "held": np.int64,
+    "granted": np.uint32,
+    "active_at_s": np.uint32,
+    "state": np.uint8,
+}
+"""Of a session: who pays whom, micro-J a second and a megabyte, what it is charged for (seconds,
+bytes, micro-J), where its segment began, what it holds, up to which second it may relay, when it
+was active last, and its state."""
+
+
+class Tick:
+    """What a tick has come to.
+
+    Attributes:
+        rows: array of `ROW`, what was charged.
+        credits: account -> micro-J, where the charges went.
+        granted: (slots, seconds): up to which second of theirs sessions may relay now.
+        warned: slots that hold their last seconds, told once.
+        stopped: slots that have used up all that they had, told once.
+        changed: array of `BEFORE`, for undoing.
+    """
+
+    __slots__ = ("changed", "credits", "granted", "rows", "stopped", "warned")
+
+
+cdef int64_t byte_cost(uint64_t count, int64_t price_megabyte) noexcept nogil:
+    """Rounded down, and never by more than once a segment."""
+    cdef uint64_t whole = count // _MEGABYTE, rest = count % _MEGABYTE
+    cdef uint64_t price = <uint64_t>price_megabyte
+    if price and whole > <uint64_t>INT64_MAX // 2 // price:
+        return INT64_MAX // 2
+    # A price has 10^13 micro-J at most, so that the product fits.
+    return <int64_t>(whole * price + rest * price // _MEGABYTE)
+
+
+cdef class Meter:
+    """The sessions that are charged.
+
+    Args:
+        book: whose columns pay.
+        capacity: how many there may be; a node has a bound on allocations.
+    """
+
+    cdef readonly Book book
+    cdef readonly Py_ssize_t capacity
+    cdef readonly Py_ssize_t live
+    cdef object _columns
+    cdef list _free
+    cdef Py_ssize_t _unused
+    cdef readonly object dirty
+    cdef uint8_t[::1] _dirty
+    cdef uint32_t[::1] account
+    cdef uint32_t[::1] into
+    cdef int64_t[::1] price_second
+    cdef int64_t[::1] price_megabyte
+    cdef uint32_t[::1] seconds
+    cdef uint64_t[::1] bytes
+    cdef int64_t[::1] cost
+    cdef uint32_t[::1] segment_seconds
+    cdef uint64_t[::1] segment_bytes
+    cdef int64_t[::1] segment_cost
+    cdef int64_t[::1] held
+    cdef uint32_t[::1] granted
+    cdef uint32_t[::1] active_at_s
+    cdef uint8_t[::1] state
+
+    def __init__(self, Book book, Py_ssize_t capacity):
+        self.book = book
+        self.capacity = capacity
+        self.live = 0
+        columns = {name: np.zeros(capacity, kind) for name, kind in COLUMNS.items()}
+        self._columns = columns
+        self._free = []
+        self._unused = 0
+        self.dirty = np.zeros(-(-capacity // SESSION_BLOCK), np.uint8)
+        self._dirty = self.dirty
+        self.account = columns["account"]
+        self.into = columns["into"]
+        self.price_second = columns["price_second"]
+        self.price_megabyte = columns["price_megabyte"]
+        self.seconds = columns["seconds"]
+        self.bytes = columns["bytes"]
+        self.cost = columns["cost"]
+        self.segment_seconds = columns["segment_seconds"]
+        self.segment_bytes = columns["segment_bytes"]
+        self.segment_cost = columns["segment_cost"]
+        self.held = columns["held"]
+        self.granted = columns["granted"]
+        self.active_at_s = columns["active_at_s"]
+        self.state = columns["state"]
+
+    @property
+    def columns(self):
+        """Name -> array over all slots; those of `COLUMNS`."""
+        return self._columns
+
+    @property
+    def used(self):
+        """One more than the highest slot that was ever used."""
+        return self._unused
+
+    def open(
+        self,
+        uint32_t account,
+        uint32_t into,
+        int64_t price_second,
+        int64_t price_megabyte,
+        uint32_t now_s,
+    ):
+        """Begin a session and hold its first slice; returns its slot, -1 when there is none left
+        or when the account can't pay for one second. `now_s` is of a clock that goes forward."""
+        cdef Py_ssize_t slot
+        assert 0 < account < self.book.count and 0 < into < self.book.count
+        assert price_second >= 0 and price_megabyte >= 0
+        if self._free:
+            slot = self._free.pop()
+        elif self._unused < self.capacity:
+            slot = self._unused
+            self._unused += 1
+        else:
+            return -1
+        self.account[slot] = account
+        self.into[slot] = into
+        self.price_second[slot] = price_second
+        self.price_megabyte[slot] = price_megabyte
+        self.seconds[slot] = self.segment_seconds[slot] = 0
+        self.bytes[slot] = self.segment_bytes[slot] = 0
+        self.cost[slot] = self.segment_cost[slot] = self.held[slot] = 0
+        self.active_at_s[slot] = now_s
+        self.granted[slot] = 0
+        self.state[slot] = STATE_LIVE
+        self._dirty[slot // _SESSION_BLOCK] = 1
+        if self._hold(slot, now_s) == 0:
+            self._release(slot)
+            self.state[slot] = STATE_FREE
+            self._free.append(slot)
+            return -1
+        self.live += 1
+        return slot
+
+    def change(self, Py_ssize_t slot, int64_t price_second, int64_t price_megabyte, uint32_t now_s):
+        """Begin a new segment at another price, from the next second on."""
+        assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
+        self.segment_seconds[slot] = self.seconds[slot]
+        self.segment_bytes[slot] = self.bytes[slot]
+        self.segment_cost[slot] = self.cost[slot]
+        self.price_second[slot] = price_second
+        self.price_megabyte[slot] = price_megabyte
+        self._release(slot)
+        self._hold(slot, now_s)
+        return self.granted[slot]
+
+    def close(self, Py_ssize_t slot):
+        """End a session after its last tick; what it holds is free again."""
+        assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
+        self._release(slot)
+        self.state[slot] = STATE_FREE
+        self._free.append(slot)
+        self.live -= 1
+
+    cdef void _release(self, Py_ssize_t slot) noexcept nogil:
+        self.book.held[self.account[slot]] -= self.held[slot]
+        self.held[slot] = 0
+
+    cdef int64_t _available(self, uint32_t account) noexcept nogil:
+        """What nobody has reserved or holds."""
+        cdef Py_ssize_t row = <Py_ssize_t>account * CURRENCY_COUNT
+        if self.book.flags[account] & (FLAG_FROZEN | FLAG_CLOSED):
+            return 0
+        return self.book.posted[row] - self.book.reserved[row] - self.book.held[account]
+
+    cdef uint32_t _hold(self, Py_ssize_t slot, uint32_t now_s) noexcept nogil:
+        """Renew the slice where little of it is left, and grant what it pays for; returns how many
+        seconds may follow those that are charged."""
+        cdef uint32_t account = self.account[slot]
+        cdef int64_t price = self.price_second[slot]
+        cdef int64_t wanted, available, spare, left_s
+        cdef int64_t slice_s = _SLICE_S
+        if now_s > self.active_at_s[slot] and now_s - self.active_at_s[slot] >= _IDLE_S:
+            slice_s = _IDLE_SLICE_S
+        if price == 0:
+            # By the megabyte alone, or for nothing: a second's worth can't be told beforehand.
+            if self.price_megabyte[slot] and self._available(account) <= 0:
+                self.granted[slot] = self.seconds[slot]
+                return 0
+            self.granted[slot] = _UNLIMITED_S
+            return _UNLIMITED_S
+        wanted = price * slice_s
+        if self.held[slot] > wanted:
+            spare = self.held[slot] - wanted
+            self.held[slot] -= spare
+            self.book.held[account] -= spare
+        elif self.held[slot] <= wanted // _RENEW_SHARE or slice_s == _IDLE_SLICE_S:
+            available = self._available(account)
+            wanted -= self.held[slot]
+            if wanted > available:
+                # No more than whole seconds: what is left over is of use to others.
+                wanted = (available + self.held[slot]) // price * price - self.held[slot]
+            if wanted > 0:
+                self.held[slot] += wanted
+                self.book.held[account] += wanted
+        left_s = self.held[slot] // price
+        if left_s > <int64_t>_UNLIMITED_S - 1 - self.seconds[slot]:
+            left_s = <int64_t>_UNLIMITED_S - 1 - self.seconds[slot]
+        self.granted[slot] = <uint32_t>(self.seconds[slot] + left_s)
+        return <uint32_t>left_s
+
+    def tick(self, slots, active_seconds, relayed_bytes, uint32_t now_s):
+        """Charge sessions for what their counters say.
+
+        Args:
+            slots: uint32, each at most once; those that ended since are left out.
+            active_seconds, relayed_bytes: uint64, each session's since it was opened.
+            now_s: seconds of a clock that goes forward.
+
+        Returns:
+            a `Tick`.
+        """
+        cdef const uint32_t[::1] slot_of = slots
+        cdef const uint64_t[::1] seconds_of = active_seconds
+        cdef const uint64_t[::1] bytes_of = relayed_bytes
+        cdef Py_ssize_t count = slot_of.shape[0]
+        assert seconds_of.shape[0] == bytes_of.shape[0] == count
+        assert not count or slots.max() < self.capacity
+        rows = np.empty(count, ROW)
+        changed = np.empty(count, BEFORE)
+        granted = np.empty(count, np.uint32)
+        granted_slots = np.empty(count, np.uint32)
+        warned = np.empty(count, np.uint32)
+        stopped = np.empty(count, np.uint32)
+        credits = np.zeros(self.book.count, np.int64)
+        cdef uint8_t[::1] row_bytes = rows.view(np.uint8) if count else np.zeros(1, np.uint8)
+        cdef uint8_t[::1] before_bytes = changed.view(np.uint8) if count else np.zeros(1, np.uint8)
+        cdef Row *row_at = <Row *>&row_bytes[0]
+        cdef Before *before_at = <Before *>&before_bytes[0]
+        cdef uint32_t[::1] granted_to = granted, granted_slot = granted_slots
+        cdef uint32_t[::1] warned_at = warned, stopped_at = stopped
+        cdef int64_t[::1] credit_at = credits
+        cdef Py_ssize_t i, slot, row_count = 0, grant_count = 0, warned_count = 0
+        cdef Py_ssize_t stopped_count = 0, changed_count = 0
+        cdef uint32_t account, left_s, was_granted
+        cdef uint64_t seconds
+        cdef int64_t cost, charge, own, payable
+        cdef Before *before
+        large = []
+        with nogil:
+            for i in range(count):
+                slot = slot_of[i]
+                if self.state[slot] == STATE_FREE:
+                    continue
+                account = self.account[slot]
+                before = &before_at[changed_count]
+                changed_count += 1
+                before.slot = <uint32_t>slot
+                before.seconds = self.seconds[slot]
+                before.active_at_s = self.active_at_s[slot]
+                before.granted = self.granted[slot]
+                before.bytes = self.bytes[slot]
+                before.cost = self.cost[slot]
+                before.held = self.held[slot]
+                before.state = self.state[slot]
+                was_granted = self.granted[slot]
+                seconds = seconds_of[i]
+                if seconds > _UNLIMITED_S - 1:
+                    seconds = _UNLIMITED_S - 1
+                # Counters only grow; one that is read again charges nothing.
+                if seconds < self.seconds[slot]:
+                    seconds = self.seconds[slot]
+                if seconds > self.seconds[slot] or bytes_of[i] > self.bytes[slot]:
+                    self.active_at_s[slot] = now_s
+                self.seconds[slot] = <uint32_t>seconds
+                self._dirty[slot // _SESSION_BLOCK] = 1
+                if bytes_of[i] > self.bytes[slot]:
+                    self.bytes[slot] = bytes_of[i]
+                cost = (
+                    self.segment_cost[slot]
+                    + <int64_t>(seconds - self.segment_seconds[slot]) * self.price_second[slot]
+                    + byte_cost(
+                        self.bytes[slot] - self.segment_bytes[slot], self.price_megabyte[slot]
+                    )
+                )
+                charge = cost - self.cost[slot]
+                if charge > 0:
+                    own = self.held[slot]
+                    payable = own + self._available(account)
+                    if payable < own:
+                        payable = own
+                    if charge > payable:
+                        charge = payable
+                    own = charge if charge < own else own
+                    self.held[slot] -= own
+                    self.book.held[account] -= own
+                    self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] -= charge
+                    self.book.dirty[account // BLOCK_ACCOUNTS] = 1
+                    credit_at[self.into[slot]] += charge
+                    self.cost[slot] += charge
+                    if charge > 0:
+                        if charge > ROW_CHARGE_MAXIMUM:
+                            with gil:
+                                large.append((row_count, charge))
+                            charge = ROW_CHARGE_MAXIMUM
+                        row_at[row_count].slot = <uint32_t>slot
+                        row_at[row_count].account = account
+                        row_at[row_count].charge = <uint32_t>charge
+                        row_at[row_count].seconds = <uint32_t>seconds
+                        row_count += 1
+                left_s = self._hold(slot, now_s)
+                if self.granted[slot] != was_granted:
+                    granted_slot[grant_count] = <uint32_t>slot
+                    granted_to[grant_count] = self.granted[slot]
+                    grant_count += 1
+                if left_s == 0:
+                    if self.state[slot] != STATE_STOPPED:
+                        self.state[slot] = STATE_STOPPED
+                        stopped_at[stopped_count] = <uint32_t>slot
+                        stopped_count += 1
+                elif (
+                    self.state[slot] == STATE_LIVE
+                    and self.price_second[slot]
+                    and self.held[slot] < self.price_second[slot] * _SLICE_S // _RENEW_SHARE
+                    and now_s - self.active_at_s[slot] < _IDLE_S
+                ):
+                    self.state[slot] = STATE_WARNED
+                    warned_at[warned_count] = <uint32_t>slot
+                    warned_count += 1
+                elif (
+                    self.state[slot] != STATE_LIVE
+                    and self.held[slot] >= self.price_second[slot] * _SLICE_S // 2
+                ):
+                    # Somebody has paid in.
+                    self.state[slot] = STATE_LIVE
+            for i in range(self.book.count):
+                if credit_at[i]:
+                    self.book.posted[i * CURRENCY_COUNT] += credit_at[i]
+                    self.book.dirty[i // BLOCK_ACCOUNTS] = 1
+        result = Tick()
+        result.rows = _with_large(rows[:row_count], large)
+        paid = np.flatnonzero(credits)
+        result.credits = dict(zip(paid.tolist(), credits[paid].tolist(), strict=True))
+        result.granted = granted_slots[:grant_count], granted[:grant_count]
+        result.warned = warned[:warned_count]
+        result.stopped = stopped[:stopped_count]
+        result.changed = changed[:changed_count]
+        return result
+
+    def restore(self, slots, accounts, into):
+        """Take up sessions that are stored, to be replayed and closed; arrays of uint32."""
+        cdef Py_ssize_t slot
+        assert self.live == 0 and self._unused == 0
+        if not len(slots):
+            return
+        assert slots.max() < self.capacity
+        columns = self._columns
+        columns["account"][slots] = accounts
+        columns["into"][slots] = into
+        columns["state"][slots] = STATE_STOPPED
+        self.live = len(slots)
+        self._unused = int(slots.max()) + 1
+        self._free = np.flatnonzero(columns["state"][: self._unused] == STATE_FREE).tolist()
+
+    def replay(self, rows, credits, uint64_t entry, account_as_of, session_as_of):
+        """Have a stored tick's effect on the columns anew, where a block is older than `entry`.
+
+        Args:
+            rows: array of `ROW`, as it is stored.
+            credits: account -> micro-J.
+            account_as_of, session_as_of: for each block, the last entry that it has seen.
+        """
+        assert rows.dtype == ROW
+        cdef Py_ssize_t count = len(rows), i, slot
+        cdef const uint64_t[::1] accounts_seen = account_as_of
+        cdef const uint64_t[::1] sessions_seen = session_as_of
+        cdef const uint8_t[::1] raw
+        cdef const Row *row
+        cdef uint32_t account
+        for account, amount in credits.items():
+            if accounts_seen[account // BLOCK_ACCOUNTS] < entry:
+                self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] += amount
+                self.book.dirty[account // BLOCK_ACCOUNTS] = 1
+        if not count:
+            return
+        assert rows["slot"].max() < self.capacity and rows["account"].max() < self.book.count
+        raw = rows.view(np.uint8)
+        with nogil:
+            for i in range(count):
+                row = &(<const Row *>&raw[0])[i]
+                account = row.account
+                if accounts_seen[account // BLOCK_ACCOUNTS] < entry:
+                    self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] -= row.charge
+                    self.book.dirty[account // BLOCK_ACCOUNTS] = 1
+                slot = row.slot
+                if sessions_seen[slot // _SESSION_BLOCK] < entry:
+                    self.cost[slot] += row.charge
+                    self.seconds[slot] = row.seconds
+                    self._dirty[slot // _SESSION_BLOCK] = 1
+
+    def undo(self, tick):
+        """Take a tick back, the newest first: it has not been stored."""
+        cdef const Before *before
+        cdef Py_ssize_t i, slot, count = len(tick.changed)
+        cdef uint32_t account
+        cdef uint8_t[::1] raw
+        for account, amount in tick.credits.items():
+            self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] -= amount
+        if not count:
+            return
+        raw = tick.changed.view(np.uint8)
+        for i in range(count):
+            before = &(<const Before *>&raw[0])[i]
+            slot = before.slot
+            account = self.account[slot]
+            self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] += self.cost[slot] - before.cost
+            self.book.held[account] += before.held - self.held[slot]
+            self.seconds[slot] = before.seconds
+            self.active_at_s[slot] = before.active_at_s
+            self.granted[slot] = before.granted
+            self.bytes[slot] = before.bytes
+            self.cost[slot] = before.cost
+            self.held[slot] = before.held
+            self.state[slot] = before.state
+
+
+def _with_large(rows, large):
+    """Rows, with more of them for charges that one can't hold."""
+    if not large:
+        return rows
+    more = []
+    for index, charge in large:
+        left = charge - 0xFFFFFFFF
+        while left:
+            row = rows[index].copy()
+            row["charge"] = min(left, 0xFFFFFFFF)
+            left -= int(row["charge"])
+            more.append(row)
+    return np.concatenate([rows, np.array(more, ROW)])
