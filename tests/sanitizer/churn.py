@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from core.stun.constants import MessageClass, Method
+from core.stun.constants import Attribute, MessageClass, Method
 from core.stun.message import encode_message
 from relay.dataplane.interface import OWN_ALLOWED, ControlDatagram
 from tests.support.engine import CHANNEL, Client, address_of, join, running_engine, udp_socket
@@ -40,6 +40,7 @@ def main(duration_s: float) -> None:
 
         def send() -> None:
             request = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [])
+            whole = (int(Attribute.DONT_FRAGMENT), b"")
             while not stop.is_set():
                 # Under the lock, since a closed socket's number may be somebody else's next.
                 with lock:
@@ -52,6 +53,7 @@ def main(duration_s: float) -> None:
                         client.send_channel(b"by the other family", CHANNEL + 2)
                         client.socket.send(send_indication(address_of(other_peer), b"by Send"))
                         client.socket.send(send_indication(address_of(peer), b"by Send"))
+                        client.socket.send(send_indication(address_of(peer), b"whole", [whole]))
                         client.socket.send(request)
                         peer.sendto(b"back", (client.relay.host, client.relay.port))
                         other_peer.sendto(b"back", ("::1", client.relayed[1].port))
