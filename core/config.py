@@ -67,7 +67,10 @@ class TurnLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnConfig:
-    """The ``[turn]`` table."""
+    """The ``[turn]`` table.
+
+    `payers` leads from a secret or a user to the account that pays, where one is bound to it.
+    """
 
     listen: tuple[Endpoint, ...]
     relay_addresses: tuple[bytes, ...]
@@ -77,6 +80,7 @@ class TurnConfig:
     low_latency: bool = False
     secrets: tuple[str, ...] = field(default=(), repr=False)
     users: Mapping[str, str] = field(default_factory=dict, repr=False)
+    payers: Mapping[str, str] = field(default_factory=dict, repr=False)
     peers: PeerRules = PeerRules()
     external: Mapping[bytes, bytes] = field(default_factory=dict)
     limits: TurnLimits = TurnLimits()
@@ -218,8 +222,12 @@ def _turn(table: Table) -> TurnConfig:
     elif not relay_addresses:
         table.complain("relay_addresses", "names no address that can be used")
 
-    secrets = table.items("secrets", _secret, limits.SECRETS_MAXIMUM)
-    users = _users(table.table("users"), time_limited=bool(secrets))
+    bound_secrets = table.items("secrets", _secret, limits.SECRETS_MAXIMUM)
+    secrets = tuple(secret for secret, _ in bound_secrets)
+    if len(set(secrets)) < len(secrets):
+        table.complain("secrets", "has a secret twice, for different accounts")
+    payers = {secret: account for secret, account in bound_secrets if account}
+    users = _users(table.table("users"), payers, time_limited=bool(secrets))
     if not (table.fills("secrets") or table.fills("users")):
         table.complain(
             "secrets",
@@ -246,6 +254,7 @@ def _turn(table: Table) -> TurnConfig:
         low_latency=table.value("low_latency", read.flag, default.low_latency),
         secrets=secrets,
         users=users,
+        payers=payers,
         peers=peers,
         external=_external(
             table.table("external"), set() if wildcard else {*bound, *relay_addresses}
@@ -286,14 +295,29 @@ def _endpoint(value: object) -> Endpoint:
     return endpoint
 
 
-def _secret(value: object) -> str:
-    secret = read.text(value)
+def _with_account(value: object, key: str) -> tuple[str, str]:
+    """A text alone, or a table of it under `key` and of the account that pays, else empty."""
+    if not isinstance(value, dict):
+        return read.text(value), ""
+    for name in value:
+        if name not in (key, "account"):
+            raise ValueError(f"has {key} and account, not {name}")
+    if key not in value:
+        raise ValueError(f"lacks {key}")
+    account = read.text(value.get("account", None))
+    if len(account) > limits.ACCOUNT_MAXIMUM_CHARACTERS or not account.isprintable():
+        raise ValueError("names an account such as user:alice")
+    return read.text(value[key]), account
+
+
+def _secret(value: object) -> tuple[str, str]:
+    secret, account = _with_account(value, "value")
     if len(secret.strip()) < limits.SECRET_MINIMUM_CHARACTERS:
         raise ValueError(
             f"is too short to be a secret: {limits.SECRET_MINIMUM_CHARACTERS} characters at "
             "least; take what `openssl rand -base64 32` prints"
         )
-    return secret
+    return secret, account
 
 
 def _realm(value: object) -> str:
@@ -308,11 +332,11 @@ def _realm(value: object) -> str:
     return realm
 
 
-def _users(table: Table, *, time_limited: bool) -> Mapping[str, str]:
+def _users(table: Table, payers: dict[str, str], *, time_limited: bool) -> Mapping[str, str]:
     users: dict[str, str] = {}
     for name, value in table.pairs(limits.USERS_MAXIMUM).items():
         try:
-            password = read.text(value)
+            password, account = _with_account(value, "password")
         except ValueError as error:
             table.complain(name, f"the password {error}")
             continue
@@ -329,6 +353,8 @@ def _users(table: Table, *, time_limited: bool) -> Mapping[str, str]:
         else:
             # As clients send it (RFC 8489 section 14.3).
             users[opaque_string(name)] = password
+            if account:
+                payers[opaque_string(name)] = account
     return users
 
 

@@ -9,6 +9,7 @@ from core.config import NodeConfig, TurnConfig, TurnLimits
 _LIVE = (
     "users",
     "secrets",
+    "payers",
     "peers",
     "limits",
     "default_lifetime_s",

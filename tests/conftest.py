@@ -10,6 +10,11 @@ import os
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that is busy with something else is no mistake of ours.
+settings.register_profile("montana", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("montana")
 
 
 def skip_reasons(config: pytest.Config) -> Counter[str]:

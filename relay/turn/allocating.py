@@ -21,7 +21,15 @@ from relay.turn import replies
 from relay.turn.allocation import Allocation, lifetime_s_untrusted
 from relay.turn.allocation_table import AllocationTable
 from relay.turn.authentication import UNAUTHENTICATED, Proof
-from relay.turn.effects import CloseRelay, Effect, OpenAllocation, OpenRelay, Reply
+from relay.turn.effects import (
+    CloseRelay,
+    Effect,
+    JoinSession,
+    LeaveSession,
+    OpenAllocation,
+    OpenRelay,
+    Reply,
+)
 from relay.turn.peer_policy import PeerPolicy
 from relay.turn.ports import RelayPorts
 from relay.turn.quotas import Quotas
@@ -104,6 +112,7 @@ class Allocator:
     Args:
         random: gives as many random bytes as asked for.
         unix_time_s: the wall clock, for the expiry of credentials.
+        metered: whether somebody has to pay for an allocation.
 
     Attributes:
         config, policy: the present ones.
@@ -120,6 +129,7 @@ class Allocator:
         *,
         random: Callable[[int], bytes],
         unix_time_s: Callable[[], float],
+        metered: bool,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -129,6 +139,8 @@ class Allocator:
         self._quotas = quotas
         self._random = random
         self._unix_time_s = unix_time_s
+        self._metered = metered
+        self._joining: dict[int, Pending] = {}
         self._next_number = 1
         self._pending: dict[FiveTuple, Pending] = {}
         self._waiting: dict[int, Pending] = {}
@@ -199,7 +211,23 @@ class Allocator:
         self._pending[five_tuple] = pending
         if reserved is not None:
             pending.relays.append(reserved)
+        if self._metered:
+            self._joining[allocation.number] = pending
+            return [JoinSession(allocation.number, identity.session, proof.payer)]
         return self._advance(pending, now_ns)
+
+    def session_joined(self, allocation: int, now_ns: int) -> list[Effect]:
+        """Somebody pays for what `JoinSession` has asked for."""
+        return self._advance(self._joining.pop(allocation), now_ns)
+
+    def session_refused(self, allocation: int, code: int) -> list[Effect]:
+        """Nobody does: the client is told `code`."""
+        pending = self._joining.pop(allocation)
+        # A relay that was reserved is given up with the rest of what the client had.
+        effects: list[Effect] = [CloseRelay(relay.number) for relay in pending.relays]
+        for relay in pending.relays:
+            self._ports.release(relay.address)
+        return effects + self._refuse(pending, code)
 
     def relay_opened(self, relay: int, now_ns: int) -> list[Effect]:
         """The relay that `OpenRelay` has wished for is bound."""
@@ -272,12 +300,20 @@ class Allocator:
             pending.families.pop(0)
             pending.tries = 0
             pending.refused.append((_FAMILY[ip_bytes], 508))
-        del self._pending[pending.allocation.five_tuple]
         if pending.relays:
+            del self._pending[pending.allocation.five_tuple]
             return self._finish(pending, now_ns)
-        self._quotas.remove(pending.allocation.account, 2 if wish.reserve else 1)
-        payload = replies.error(pending.message, 508, pending.proof)
-        return [Reply(pending.allocation.five_tuple, payload)]
+        effects = self._refuse(pending, 508)
+        if self._metered:
+            effects.append(LeaveSession(pending.allocation.number))
+        return effects
+
+    def _refuse(self, pending: Pending, code: int) -> list[Effect]:
+        """Answer a pending Allocate by an error."""
+        allocation = pending.allocation
+        del self._pending[allocation.five_tuple]
+        self._quotas.remove(allocation.account, 2 if pending.wish.reserve else 1)
+        return [Reply(allocation.five_tuple, replies.error(pending.message, code, pending.proof))]
 
     def _finish(self, pending: Pending, now_ns: int) -> list[Effect]:
         allocation = pending.allocation

@@ -42,6 +42,7 @@ class Proof(NamedTuple):
     algorithm: int
     identity: Identity | None
     uses_sha256: bool
+    payer: str = ""
 
 
 class Authenticator:
@@ -90,6 +91,7 @@ class Authenticator:
                 raise StunError("nobody has this user name", UNAUTHENTICATED)
         check = check_integrity_sha256 if has_sha256 else check_integrity
         identity: Identity | None = None
+        payer = ""
         if (
             allocation is not None
             and allocation.username == username
@@ -102,15 +104,17 @@ class Authenticator:
             identity = self._book.look_up_untrusted(username)
             if identity is None:
                 raise StunError("nobody has this user name", UNAUTHENTICATED)
-            for key in self._book.keys(username, identity, algorithm):
+            keys = self._book.keys(username, identity, algorithm)
+            for key, who in zip(keys, identity.payers, strict=True):
                 if check(message, key):
+                    payer = who
                     break
             else:
                 raise StunError("the password is wrong", UNAUTHENTICATED)
         # Last, as the RFC has it: who knows the password gets a new nonce for an old one.
         if not self._mint.is_fresh(nonce, client, now_s):
             raise StunError("the nonce is not fresh", STALE_NONCE)
-        return Proof(username, key, algorithm, identity, has_sha256)
+        return Proof(username, key, algorithm, identity, has_sha256, payer)
 
 
 def _chosen_algorithm_untrusted(message: Message, nonce: bytes) -> int:

@@ -27,12 +27,14 @@ class Identity(NamedTuple):
         session: what is charged together: a call, or this credential.
         expires_unix_s: None for a static user.
         passwords: those that are right, one a secret.
+        payers: for each of them, the account that pays.
     """
 
     account: str
     session: str
     expires_unix_s: int | None
     passwords: tuple[str, ...]
+    payers: tuple[str, ...]
 
     def __repr__(self) -> str:
         return f"<Identity {self.session}>"
@@ -44,10 +46,20 @@ class CredentialBook:
     Args:
         users: static users and their passwords.
         secrets: of time-limited credentials, all of them valid.
+        payers: a static user or a secret -> the account that pays in place of the one that is
+            named.
     """
 
-    def __init__(self, realm: str, users: Mapping[str, str], secrets: Sequence[str]) -> None:
+    def __init__(
+        self,
+        realm: str,
+        users: Mapping[str, str],
+        secrets: Sequence[str],
+        payers: Mapping[str, str] | None = None,
+    ) -> None:
         self._realm = realm
+        self._payers = payers or {}
+        self._secret_texts = tuple(secrets)
         self._users = dict(users)
         self._secrets = [secret.encode() for secret in secrets]
         # A hash can't be reversed, so with secrets nobody is asked to hide the user name.
@@ -69,7 +81,7 @@ class CredentialBook:
             return None
         password = self._users.get(text)
         if password is not None:
-            return Identity(text, text, None, (password,))
+            return Identity(text, text, None, (password,), (self._payers.get(text, text),))
         expiry, colon, account = text.partition(":")
         if not colon or not self._secrets:
             return None
@@ -82,7 +94,8 @@ class CredentialBook:
         passwords = tuple(
             b64encode(hmac.digest(secret, username, "sha1")).decode() for secret in self._secrets
         )
-        return Identity(account, session, int(expiry), passwords)
+        payers = tuple(self._payers.get(secret, account) for secret in self._secret_texts)
+        return Identity(account, session, int(expiry), passwords, payers)
 
     def keys(self, username: bytes, identity: Identity, algorithm: int) -> list[bytes]:
         """The keys of which one must fit.

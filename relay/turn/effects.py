@@ -44,6 +44,23 @@ class RemoveRelay(NamedTuple):
     ip_bytes: int
 
 
+class JoinSession(NamedTuple):
+    """Ask whether `payer` pays for an allocation of `session`. The outcome comes back, then or
+    later, through `Server.session_joined(allocation)` or `Server.session_refused(allocation)`.
+
+    What has joined leaves by `LeaveSession`, or by `CloseAllocation` once it is open."""
+
+    allocation: int
+    session: str
+    payer: str
+
+
+class LeaveSession(NamedTuple):
+    """An allocation that had joined its session has not come to be."""
+
+    allocation: int
+
+
 class OpenAllocation(NamedTuple):
     """Join the relays (one, or one of each address family) to a client's five-tuple, then send
     it `answer`.
@@ -126,6 +143,8 @@ Effect = (
     | OpenRelay
     | CloseRelay
     | RemoveRelay
+    | JoinSession
+    | LeaveSession
     | OpenAllocation
     | RefreshAllocation
     | CloseAllocation

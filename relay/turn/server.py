@@ -84,6 +84,7 @@ class Server:
         random: gives as many bytes of the operating system's randomness as asked for.
         unix_time_s: the wall clock, for the expiry of credentials.
         is_local: whether a packed IP address is one of this machine's.
+        metered: whether somebody has to pay for each allocation, see `JoinSession`.
 
     Attributes:
         drops: what got no answer and was not relayed, by cause.
@@ -96,6 +97,7 @@ class Server:
         random: Callable[[int], bytes],
         unix_time_s: Callable[[], float],
         is_local: Callable[[bytes], bool],
+        metered: bool = False,
     ) -> None:
         self._random = random
         self._is_local = is_local
@@ -114,6 +116,7 @@ class Server:
             quotas,
             random=random,
             unix_time_s=unix_time_s,
+            metered=metered,
         )
         self._peers = Peers(config.limits, self._policy, self._table, self._listening)
         self._closed: OrderedDict[FiveTuple, tuple[bytes, bytes]] = OrderedDict()
@@ -126,7 +129,7 @@ class Server:
 
     def _take_over(self, config: TurnConfig) -> None:
         # First what may raise ConfigError: then nothing has changed.
-        self._book = CredentialBook(config.realm, config.users, config.secrets)
+        self._book = CredentialBook(config.realm, config.users, config.secrets, config.payers)
         self._config = config
         mint = NonceMint(
             self._nonce_key, config.nonce_lifetime_s, user_anonymity=self._book.knows_hashes
@@ -228,6 +231,14 @@ class Server:
     def relay_failed(self, relay: int, now_ns: int) -> list[Effect]:
         """The relay that `OpenRelay` has wished for can't be had; another port is tried."""
         return self._allocator.relay_failed(relay, now_ns)
+
+    def session_joined(self, allocation: int, now_ns: int) -> list[Effect]:
+        """Somebody pays for what `JoinSession` has asked for."""
+        return self._allocator.session_joined(allocation, now_ns)
+
+    def session_refused(self, allocation: int, code: int) -> list[Effect]:
+        """Nobody pays for it; the client is told `code`: 403, or 508 when nobody can say."""
+        return self._allocator.session_refused(allocation, code)
 
     def allocation_failed(self, allocation: int) -> None:
         """What `OpenAllocation` has wished for can't be had."""

@@ -125,7 +125,8 @@ def test_the_sample_explains_every_key() -> None:
         (document["metrics"], MetricsConfig),
         (document["log"], LogConfig),
     ):
-        assert set(table) == {item.name for item in fields(owner)}
+        # Who pays stands beside a secret or a user.
+        assert set(table) == {item.name for item in fields(owner)} - {"payers"}
 
 
 def test_the_sample_shows_the_defaults() -> None:
@@ -196,6 +197,15 @@ def test_the_sample_shows_the_defaults() -> None:
         ("turn.realm", "a\nb", "turn.realm", "127 printable characters"),
         ("turn.secrets", ["short"], "turn.secrets[0]", "too short to be a secret"),
         ("turn.secrets", "one long secret", "turn.secrets", "put it in [ ]"),
+        ("turn.secrets", [{"value": "s" * 20}], "turn.secrets[0]", "is text in quotes"),
+        ("turn.secrets", [{"account": "user:shop"}], "turn.secrets[0]", "lacks value"),
+        (
+            "turn.secrets",
+            [{"value": "s" * 20, "account": "a"}, "s" * 20],
+            "turn.secrets",
+            "twice, for different accounts",
+        ),
+        ("turn.users.alice", {"password": "p", "acount": "a"}, "turn.users.alice", "not acount"),
         ("turn.secrets", [7], "turn.secrets[0]", "is text in quotes"),
         ("turn.users.alice", "", "turn.users.alice", "the password is empty"),
         ("turn.users.alice", 5, "turn.users.alice", "the password is text"),
@@ -446,3 +456,13 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     path = tmp_path / "node.toml"
     path.write_bytes(b"\xef\xbb\xbf[turn]\nlisten = ['udp://127.0.0.1:1']\n[turn.users]\na = 'b'\n")
     assert load(path).turn.users == {"a": "b"}
+
+
+def test_secrets_and_users_may_be_bound_to_an_account() -> None:
+    secret = "a long secret indeed"
+    config = accepted("turn.secrets", [{"value": secret, "account": "user:shop"}])
+    assert config.turn.secrets == (secret,)
+    assert config.turn.payers == {secret: "user:shop"}
+    config = accepted("turn.users", {"bob": {"password": "word", "account": "tg:7"}, "carol": "c"})
+    assert dict(config.turn.users) == {"bob": "word", "carol": "c"}
+    assert config.turn.payers == {"bob": "tg:7"}

@@ -52,7 +52,9 @@ attribute_types = st.one_of(
 attributes = st.lists(st.tuples(attribute_types, st.binary(max_size=24)), max_size=8)
 
 BUSY = settings(
-    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=1500,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

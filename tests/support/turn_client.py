@@ -41,6 +41,8 @@ from relay.turn.effects import (
     Effect,
     InstallChannel,
     InstallPermission,
+    JoinSession,
+    LeaveSession,
     OpenAllocation,
     OpenRelay,
     RefreshAllocation,
@@ -204,10 +206,22 @@ class World:
 
     Attributes:
         effects: all of them, in order.
-        unavailable: relayed addresses that can't be bound; a callable may decide as well.
+        unavailable: whether a relayed address can't be bound.
+        joined: allocations that somebody pays for.
+
+    Args:
+        pays: whether an account pays; None where nobody has to.
     """
 
-    def __init__(self, config: TurnConfig | None = None, *, own: Sequence[bytes] = ()) -> None:
+    def __init__(
+        self,
+        config: TurnConfig | None = None,
+        *,
+        own: Sequence[bytes] = (),
+        pays: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.pays = pays
+        self.joined: set[int] = set()
         self.now_ns = 1_000 * NS_PER_S
         self.unix_s = 1_800_000_000.0
         self.unavailable: Callable[[Address], bool] = lambda _: False
@@ -222,6 +236,7 @@ class World:
             random=os.urandom,
             unix_time_s=lambda: self.unix_s,
             is_local=lambda ip: ip in self._local,
+            metered=pays is not None,
         )
 
     def reconfigure(self, config: TurnConfig) -> None:
@@ -269,7 +284,19 @@ class World:
                     replies += self.carry_out(outcome)
                 case CloseRelay(relay):
                     del self.relays[relay]
+                case JoinSession(allocation, _, payer):
+                    assert self.pays is not None
+                    assert allocation not in self.joined
+                    if self.pays(payer):
+                        self.joined.add(allocation)
+                        outcome = self.server.session_joined(allocation, self.now_ns)
+                    else:
+                        outcome = self.server.session_refused(allocation, 403)
+                    replies += self.carry_out(outcome)
+                case LeaveSession(allocation):
+                    self.joined.remove(allocation)
                 case OpenAllocation(allocation, five_tuple, relays, _, expires_ns, answer):
+                    assert self.pays is None or allocation in self.joined
                     assert allocation not in self.allocations
                     assert all(relay in self.relays for relay in relays)
                     assert expires_ns > self.now_ns
@@ -293,6 +320,7 @@ class World:
                     assert allocation in self.allocations
                     assert expires_ns > self.now_ns
                 case CloseAllocation(allocation, _):
+                    self.joined.discard(allocation)
                     for relay in self.allocations.pop(allocation)[1]:
                         del self.relays[relay]
                     for table in (self.permissions, self.channels):
