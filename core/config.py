@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import socket
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ Network = IPv4Network | IPv6Network
 TURN_PORT = 3478
 HTTP_PORT = 8790
 METRICS_PORT = 9641
+_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 LOOPBACK_NETWORKS: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
@@ -120,11 +122,25 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BillingConfig:
+    """The ``[billing]`` table.
+
+    Attributes:
+        default_region: the country, in two letters, of telephone numbers that are written without
+            theirs; None where each has to name it.
+        welcome: what a new account is given, in Ɉ as it is written; None for nothing.
+    """
+
+    default_region: str | None = None
+    welcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """The whole file.
 
     Attributes:
-        data_dir: what the node keeps: its key, its socket. Made when it is missing.
+        data_dir: what the node keeps: its key, its socket, its ledger. Made when it is missing.
         development: `montana up --dev` or `--lan`: pages ask for no link.
     """
 
@@ -133,6 +149,7 @@ class NodeConfig:
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
+    billing: BillingConfig = BillingConfig()
     development: bool = False
 
 
@@ -192,10 +209,14 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
     )
     log_table.finish()
 
+    billing = _billing(root.table("billing"))
+
     root.finish()
     if problems:
         raise ConfigError("\n".join(f"  {problem}" for problem in problems))
-    return NodeConfig(data_dir=data_dir, turn=turn, http=http, metrics=metrics, log=log)
+    return NodeConfig(
+        data_dir=data_dir, turn=turn, http=http, metrics=metrics, log=log, billing=billing
+    )
 
 
 def _turn(table: Table) -> TurnConfig:
@@ -434,6 +455,33 @@ def _http(table: Table, folder: Path) -> HttpConfig:
     public_url = table.value("public_url", _public_url, default.public_url)
     table.finish()
     return HttpConfig(listen=listen, public_url=public_url, **files)
+
+
+def _billing(table: Table) -> BillingConfig:
+    default = BillingConfig()
+    billing = BillingConfig(
+        default_region=table.value("default_region", _region, default.default_region),
+        welcome=table.value("welcome", _amount, default.welcome),
+    )
+    table.finish()
+    return billing
+
+
+def _region(value: object) -> str:
+    # Late: it takes a while, and few files name a region.
+    from phonenumbers import SUPPORTED_REGIONS
+
+    region = read.text(value)
+    if region not in SUPPORTED_REGIONS:
+        raise ValueError("is a country in two capital letters, such as DE")
+    return region
+
+
+def _amount(value: object) -> str:
+    amount = read.text(value)
+    if not _AMOUNT.fullmatch(amount) or not amount.strip("0."):
+        raise ValueError('is an amount of more than nothing in quotes, such as "5" or "0.5"')
+    return amount
 
 
 def _public_url(value: object) -> str:

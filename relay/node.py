@@ -1,8 +1,8 @@
 """The composition root: the one place that joins the node's parts.
 
 A start takes, in this order, the data directory's key and socket (so that a second node on the
-same directory is told before it touches anything), the TURN ports, the pages' and the metrics'
-ports. Only when all of them answer is the node ready.
+same directory is told before it touches anything), the ledger, the TURN ports, the pages' and the
+metrics' ports. Only when all of them answer is the node ready.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from ipaddress import ip_address
 
 import trio
 
+from billing.charging import Charging
+from billing.ledger import open_ledger
 from core import identity
 from core.api.messages import (
     CheckLinkRequest,
@@ -41,7 +43,7 @@ from relay.figures import FigureReader
 from relay.listeners.udp import UdpListener
 from relay.log import log_event, set_up_logging
 from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
-from relay.node_files import socket_path
+from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over
 from relay.turn.server import Server
@@ -328,16 +330,27 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
     clock = SystemClock()
     node_key = identity.load_or_create(config.data_dir, clock.random_bytes)
     async with ApiServer(socket_path(config.data_dir), software=f"montana {VERSION}") as api:
-        data_plane = open_data_plane(config.turn)
-        try:
-            for line in data_plane.report():
-                log_event(_log, logging.INFO, line)
-            listening = tuple(
-                Endpoint(transport="udp", address=address) for address in data_plane.listening
-            )
-            config = replace(config, turn=replace(config.turn, listen=listening))
-            announcer = Announcer(as_json=as_json)
-            node = Node(config, first_config, data_plane, node_key, clock, announcer, read_config)
-            await node.run(api)
-        finally:
-            data_plane.close()
+        with open_ledger(ledger_folder(config.data_dir), clock) as ledger:
+            charging = Charging(ledger)
+            if lost := await charging.recover():
+                log_event(
+                    _log,
+                    logging.WARNING,
+                    "sessions that an earlier run has left were closed by what was charged then",
+                    sessions=lost,
+                )
+            data_plane = open_data_plane(config.turn)
+            try:
+                for line in data_plane.report():
+                    log_event(_log, logging.INFO, line)
+                listening = tuple(
+                    Endpoint(transport="udp", address=address) for address in data_plane.listening
+                )
+                config = replace(config, turn=replace(config.turn, listen=listening))
+                announcer = Announcer(as_json=as_json)
+                node = Node(
+                    config, first_config, data_plane, node_key, clock, announcer, read_config
+                )
+                await node.run(api)
+            finally:
+                data_plane.close()

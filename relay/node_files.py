@@ -11,3 +11,8 @@ DEFAULT_DATA_DIR = "data"
 def socket_path(data_dir: Path) -> Path:
     """The node's Unix socket."""
     return data_dir / "node.sock"
+
+
+def ledger_folder(data_dir: Path) -> Path:
+    """Where the ledger's files are."""
+    return data_dir / "ledger"

@@ -45,7 +45,7 @@ def keys_for_restart(first: NodeConfig, read: NodeConfig) -> list[str]:
         for name in _SIZED
         if getattr(first.turn.limits, name) < getattr(read.turn.limits, name)
     ]
-    for table in ("http", "metrics", "log"):
+    for table in ("http", "metrics", "log", "billing"):
         before, now = getattr(first, table), getattr(read, table)
         keys += [
             f"{table}.{item.name}"
