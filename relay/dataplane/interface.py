@@ -21,6 +21,10 @@ OWN_ALLOWED = 2
 """One of this node's addresses that the operator allows: any port but the node's own listeners."""
 
 
+UNLIMITED_SECONDS = 2**64 - 1
+"""The grant of a session that nobody has to pay for."""
+
+
 class ControlDatagram(NamedTuple):
     """A datagram from a client that is not relayed data."""
 
@@ -66,8 +70,16 @@ class DataPlane(Protocol):
     def flush_replies(self) -> None:
         """Send what waits: many replies cost little more than one."""
 
-    def open_session(self) -> int:
-        """A handle under which active seconds are counted, over any number of allocations."""
+    def open_session(self, granted_seconds: int = UNLIMITED_SECONDS) -> int:
+        """A handle under which active seconds are counted, over any number of allocations. When
+        there have been as many as granted, nothing but STUN is relayed any more (`unpaid`).
+
+        Raises:
+            RelayUnavailable: no slot is left.
+        """
+
+    def grant_session(self, session: int, granted_seconds: int) -> None:
+        """So many active seconds may there be, those that were included."""
 
     def close_session(self, session: int) -> None:
         """No more allocations will join; its last counters come from `take_closed_sessions`

@@ -76,8 +76,11 @@ class SocketDataPlane:
     def flush_replies(self) -> None:
         """Send what waits: many replies cost little more than one."""
 
-    def open_session(self) -> int:
-        """A handle under which active seconds are counted."""
+    def open_session(self, granted_seconds: int = ...) -> int:
+        """A handle under which active seconds are counted, as many as are granted."""
+
+    def grant_session(self, session: int, granted_seconds: int) -> None:
+        """So many active seconds may there be, those that were included."""
 
     def close_session(self, session: int) -> None:
         """No more allocations will join."""

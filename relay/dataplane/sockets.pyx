@@ -27,6 +27,7 @@ from relay.dataplane.worker cimport (
     CONTROL_PER_SECOND as _CONTROL_PER_SECOND, DROP_CONTROL_QUEUE, DROP_EXPIRED, DROP_FORBIDDEN,
     DROP_ICMP_RATE, DROP_LINK_LOCAL, DROP_MALFORMED, DROP_MESSAGE_SIZE, DROP_NO_ALLOCATION,
     DROP_NO_CHANNEL, DROP_NO_PERMISSION, DROP_RATE, DROP_SEND_BUFFER, DROP_SEND_ERROR,
+    DROP_UNPAID,
     MAX_LISTENERS, MAX_WORKERS, STOP_EVENT, STRANGER_BYTES as _STRANGER_BYTES,
     TOTAL_BYTES_TO_CLIENT, TOTAL_BYTES_TO_PEER, TOTAL_CONTROL, TOTAL_GATHERS, TOTAL_INTERRUPTED,
     TOTAL_PACKETS_RECEIVED, TOTAL_PACKETS_TO_CLIENT, TOTAL_PACKETS_TO_PEER, TOTAL_RECEIVE_CALLS,
@@ -42,7 +43,9 @@ import threading
 import numpy as np
 
 from core.stun.address import Address, FiveTuple
-from relay.dataplane.interface import ControlDatagram, IcmpError, RelayUnavailable
+from relay.dataplane.interface import (
+    UNLIMITED_SECONDS, ControlDatagram, IcmpError, RelayUnavailable,
+)
 
 LISTENER_BUFFER_BYTES = 8 * 1024 * 1024
 RELAY_BUFFER_BYTES = 1024 * 1024
@@ -102,6 +105,7 @@ _TOTAL_NAMES = {
     DROP_EXPIRED: "drop_expired",
     DROP_FORBIDDEN: "drop_forbidden",
     DROP_RATE: "drop_rate",
+    DROP_UNPAID: "drop_unpaid",
     DROP_SEND_BUFFER: "drop_send_buffer",
     DROP_MESSAGE_SIZE: "drop_message_size",
     DROP_SEND_ERROR: "drop_send_error",
@@ -575,8 +579,9 @@ cdef class SocketDataPlane:
         reclaim(self._tables)
         self._harvest()
 
-    def open_session(self):
-        """A handle under which active seconds are counted.
+    def open_session(self, uint64_t granted_seconds=UNLIMITED_SECONDS):
+        """A handle under which active seconds are counted, and of which there may be as many as
+        granted.
 
         Raises:
             RelayUnavailable: no slot is left.
@@ -584,10 +589,10 @@ cdef class SocketDataPlane:
         cdef uint32_t session
         cdef int tries = 0
         self._check_open()
-        session = add_session(self._tables)
+        session = add_session(self._tables, granted_seconds)
         while not session and tries < _WAIT_TRIES:
             self._make_room()
-            session = add_session(self._tables)
+            session = add_session(self._tables, granted_seconds)
             tries += 1
         if not session:
             raise RelayUnavailable("no slot is left for a session")
@@ -721,6 +726,12 @@ cdef class SocketDataPlane:
         # One packet at a very low limit may have filled hours of it.
         store_relaxed_64(&entry.sent_until_ns, 0)
         store_relaxed_64(&entry.received_until_ns, 0)
+
+    def grant_session(self, uint32_t session, uint64_t granted_seconds):
+        """So many active seconds may there be from now on, those that were included."""
+        self._check_open()
+        assert self._tables.sessions[session].live
+        store_relaxed_64(&self._tables.sessions[session].granted_seconds, granted_seconds)
 
     cdef uint32_t _relay_of(self, uint32_t allocation, int family) noexcept:
         """Its relay of a family (4 or 6), 0 where it has none."""

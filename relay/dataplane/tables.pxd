@@ -27,6 +27,7 @@ cdef enum OwnAddress:
 cdef struct Session:
     uint64_t last_active_s      # atomic: the newest second that has been counted
     uint64_t active_seconds     # atomic
+    uint64_t granted_seconds    # atomic: as many active seconds may there be
     uint32_t references         # writer alone: allocations, and one while it is open
     bint live                   # writer alone
     uint32_t next               # writer alone: free list, closed list
@@ -231,12 +232,19 @@ cdef inline void to_inner(const Tables *tables, Addr *address) noexcept nogil:
             address.low = tables.inner[i].low
             return
 
-cdef inline void touch_session(Tables *tables, uint32_t session, uint64_t now_s) noexcept nogil:
-    """Count the second `now_s` once, however many workers and allocations see it."""
+cdef inline bint spend_second(Tables *tables, uint32_t session, uint64_t now_s) noexcept nogil:
+    """Count the second `now_s` once, however many workers and allocations see it; False where the
+    session has been granted no further second."""
     cdef Session *entry = &tables.sessions[session]
     cdef uint64_t last_s = load_relaxed_64(&entry.last_active_s)
-    if last_s < now_s and swap_64(&entry.last_active_s, last_s, now_s):
-        fetch_add_64(&entry.active_seconds, 1)
+    if last_s < now_s:
+        # Of two workers that begin the last second at once, one may come here just after the
+        # other has, and finds it begun.
+        if load_relaxed_64(&entry.active_seconds) >= load_relaxed_64(&entry.granted_seconds):
+            return load_relaxed_64(&entry.last_active_s) >= now_s
+        if swap_64(&entry.last_active_s, last_s, now_s):
+            fetch_add_64(&entry.active_seconds, 1)
+    return True
 
 
 cdef Tables *create_tables(
@@ -244,7 +252,7 @@ cdef Tables *create_tables(
     uint64_t seed_a, uint64_t seed_b
 ) noexcept
 cdef void destroy_tables(Tables *tables) noexcept
-cdef uint32_t add_session(Tables *tables) noexcept
+cdef uint32_t add_session(Tables *tables, uint64_t granted_seconds) noexcept
 cdef void release_session(Tables *tables, uint32_t session) noexcept
 cdef uint32_t add_relay(
     Tables *tables, const Addr *address, const Addr *public, int fd, uint32_t worker

@@ -53,6 +53,7 @@ cdef enum Total:
     DROP_SEND_ERROR
     DROP_CONTROL_QUEUE
     DROP_ICMP_RATE
+    DROP_UNPAID
     TOTALS
 
 cdef struct Packet:

@@ -19,7 +19,7 @@ from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
     OWN_ALLOWED, OWN_NO, OWN_RELAYS_ONLY, Allocation, Flow, FlowCounters, Relay, Tables,
     find_allocation, find_channel, find_peer, find_relay, hash_address, is_endpoint, to_inner,
-    touch_session,
+    spend_second,
 )
 
 cdef uint8_t[4] ZEROS = [0, 0, 0, 0]
@@ -438,16 +438,12 @@ cdef inline bint within_second(
             return True
 
 
-cdef inline void count_to_peer(
-    Worker *worker, uint32_t flow, uint32_t session, const uint8_t *payload, uint32_t size
-) noexcept nogil:
+cdef inline void count_to_peer(Worker *worker, uint32_t flow, uint32_t size) noexcept nogil:
     cdef FlowCounters *counters = &worker.counters[flow]
     bump_64(&counters.packets_to_peer, 1)
     bump_64(&counters.bytes_to_peer, size)
     count(worker, TOTAL_PACKETS_TO_PEER, 1)
     count(worker, TOTAL_BYTES_TO_PEER, size)
-    if not is_stun(payload, size):
-        touch_session(worker.tables, session, worker.now_s)
 
 
 cdef void to_client(
@@ -495,6 +491,11 @@ cdef void to_client(
     ):
         count(worker, DROP_RATE, 1)
         return
+    if not is_stun(payload, size) and not spend_second(
+        tables, allocation.session, worker.now_s
+    ):
+        count(worker, DROP_UNPAID, 1)
+        return
     packet = new_packet(worker)
     if flow.channel:
         if in_place:
@@ -527,8 +528,6 @@ cdef void to_client(
     bump_64(&counters.bytes_to_client, size)
     count(worker, TOTAL_PACKETS_TO_CLIENT, 1)
     count(worker, TOTAL_BYTES_TO_CLIENT, size)
-    if not is_stun(payload, size):
-        touch_session(tables, allocation.session, worker.now_s)
     submit(
         worker, packet, worker.listen_fds[allocation.listener], allocation.listener,
         &allocation.client, &allocation.server, False,
@@ -580,7 +579,12 @@ cdef void to_peer(
     ):
         count(worker, DROP_RATE, 1)
         return
-    count_to_peer(worker, flow_slot, allocation.session, payload, size)
+    if not is_stun(payload, size) and not spend_second(
+        tables, allocation.session, worker.now_s
+    ):
+        count(worker, DROP_UNPAID, 1)
+        return
+    count_to_peer(worker, flow_slot, size)
     if far_allocation:
         count(worker, TOTAL_SHORT_CUTS, 1)
         to_client(

@@ -26,6 +26,7 @@ from core.units import NS_PER_S
 from relay.dataplane.interface import (
     OWN_NO,
     OWN_RELAYS_ONLY,
+    UNLIMITED_SECONDS,
     ControlDatagram,
     IcmpError,
     RelayUnavailable,
@@ -89,6 +90,7 @@ class FakeDataPlane:
         self.allocations: dict[int, Allocation] = {}
         self.by_client: dict[FiveTuple, int] = {}
         self.sessions: dict[int, set[int]] = {}
+        self.granted: dict[int, int] = {}
         self.joined: Counter[int] = Counter()
         self.closing: set[int] = set()
         self.to_clients: deque[tuple[FiveTuple, bytes]] = deque()
@@ -206,7 +208,8 @@ class FakeDataPlane:
         self.to_clients.extend(self._replies)
         self._replies.clear()
 
-    def open_session(self) -> int:
+    def open_session(self, granted_seconds: int = UNLIMITED_SECONDS) -> int:
+        self.granted[self._next] = granted_seconds
         self.sessions[self._next] = set()
         return self._take_number()
 
@@ -215,6 +218,10 @@ class FakeDataPlane:
         assert session not in self.closing
         self.closing.add(session)
         self._end_session(session)
+
+    def grant_session(self, session: int, granted_seconds: int) -> None:
+        assert session in self.sessions
+        self.granted[session] = granted_seconds
 
     def open_relay(self, address: Address) -> int:
         if address in self.bound or address in self.unavailable:

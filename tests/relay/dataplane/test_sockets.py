@@ -1059,6 +1059,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "reply": (FiveTuple("udp", address("127.0.0.1", 1), address("127.0.0.1", 2)), b"late"),
     "flush_replies": (),
     "open_session": (),
+    "grant_session": (1, 1),
     "close_session": (1,),
     "open_relay": (address("127.0.0.1", 0),),
     "close_relay": (1,),
@@ -1259,3 +1260,36 @@ def test_a_peer_that_is_not_ours_is_sent_to_by_the_right_family() -> None:
         client.send_channel(b"by IPv6")
         data, sender = peer.recvfrom(100)
         assert (data, sender[1]) == (b"by IPv6", client.relayed[1].port)
+
+
+def test_a_session_relays_the_seconds_that_it_was_granted() -> None:
+    with running_engine() as engine, udp_socket() as peer:
+        session = engine.open_session(1)
+        client = Client(engine, session)
+        client.bind(address_of(peer))
+        peer.settimeout(0.5)
+
+        def send_for_a_second(payload: bytes) -> bool:
+            """Over a second's boundary: whether anything arrived in the second after it."""
+            begun_s = time.monotonic_ns() // 1_000_000_000
+            while time.monotonic_ns() // 1_000_000_000 == begun_s:
+                time.sleep(0.01)
+            client.send_channel(payload)
+            try:
+                return peer.recv(100) == payload
+            except TimeoutError:
+                return False
+
+        assert send_for_a_second(b"first")
+        client.send_channel(b"the same second")
+        assert peer.recv(100) == b"the same second"
+        assert not send_for_a_second(b"unpaid")
+        wait_for_total(engine, "drop_unpaid", 1)
+        # STUN costs nothing; what comes back is held up alike.
+        stun = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [])
+        assert send_for_a_second(stun)
+        peer.sendto(b"back", (client.relay.host, client.relay.port))
+        wait_for_total(engine, "drop_unpaid", 2)
+        engine.grant_session(session, 2)
+        assert send_for_a_second(b"second")
+        assert engine.session_counters()["active_seconds"].tolist() == [2]
