@@ -15,6 +15,7 @@ import heapq
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -49,7 +50,7 @@ from billing.money import CURRENCIES, Currency
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
 from core.clock import Clock
 from core.errors import OperationError
-from core.store import Schema, Store, Tables, Writing, open_store
+from core.store import Schema, Store, Tables, Write, Writing, open_store
 from core.units import NS_PER_S
 
 ISSUE, BURN, FEES, NODE, ESCROW = range(1, FIRST_USER_ACCOUNT)
@@ -69,7 +70,8 @@ _BALANCES = "balances"
 _CHARGED = "charged"
 _STATE = "state"
 SESSIONS = "sessions"
-SIDE_TABLES = ("deduplication", "outbox", "calls", "vouchers")
+_DEDUPLICATION = "deduplication"
+SIDE_TABLES = (_DEDUPLICATION, "outbox", "calls", "vouchers")
 """What side-writes may be to."""
 TABLES = (
     *journal.TABLES,
@@ -129,22 +131,26 @@ class HistoryLine(NamedTuple):
 
 
 class Ledger(Protocol):
-    """Accounts and transfers. What a method has returned is durable."""
+    """Accounts and transfers. What a method has returned is durable.
 
-    async def open_account(self, addresses: Sequence[str] = ()) -> int:
+    `once` is an id as a transfer's: under it an act on accounts happens once, and is answered as
+    the first time when it is asked for again.
+    """
+
+    async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
         """A new account with these addresses, which nobody has yet; its number."""
 
-    async def freeze(self, account: int, frozen: bool) -> None:
+    async def freeze(self, account: int, frozen: bool, once: bytes | None = None) -> None:
         """Let nothing leave the account, or end that."""
 
-    async def close_account(self, account: int) -> None:
+    async def close_account(self, account: int, once: bytes | None = None) -> None:
         """Let nothing happen on it any more; it has to be empty."""
 
-    async def link(self, account: int, address: str) -> None:
+    async def link(self, account: int, address: str, once: bytes | None = None) -> None:
         """Give the account one more address. An account that answers to it is merged: what it has
         and its addresses pass on, once, and it is closed."""
 
-    async def unlink(self, account: int, address: str) -> None:
+    async def unlink(self, account: int, address: str, once: bytes | None = None) -> None:
         """Take an address away; nobody answers to it then."""
 
     async def transfer(
@@ -168,10 +174,14 @@ class Ledger(Protocol):
     def balance(self, account: int, currency: Currency) -> Balance:
         """What it has, with what is about to be made durable."""
 
+    def find_transfer(self, identity: bytes) -> Transfer | None:
+        """The transfer of that id, as it was done."""
+
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
-        """Its transfers and sessions, the last first, before the line at place `before`."""
+        """Its transfers and sessions, the last first, before the line at place `before`, which has
+        to be one of its lines."""
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """What a side-write has left."""
@@ -295,10 +305,22 @@ class LmdbLedger:
         """See `Ledger`."""
         return Balance(*self.book.balance(account, currency.number))
 
+    def find_transfer(self, identity: bytes) -> Transfer | None:
+        """See `Ledger`."""
+        with self._store.read() as tables:
+            found = self._existing(tables, [identity])
+        if identity not in found:
+            return None
+        return _transfer(np.frombuffer(found[identity], TRANSFER)[0])
+
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
-        """See `Ledger`."""
+        """See `Ledger`.
+
+        Raises:
+            OperationError: `before` is no place of the account's.
+        """
         lines: list[HistoryLine] = []
         place = 0
         if before is None:
@@ -306,6 +328,8 @@ class LmdbLedger:
             place = await self._store.write(lambda _: int(self.book.columns["last"][account]))
         with self._store.read() as tables:
             if before is not None:
+                if not _is_line_untrusted(tables, before, account):
+                    raise OperationError("the account's history has no line at this place")
                 _, place = _line_at(tables, before, account)
             while place and len(lines) < min(limit, HISTORY_LINES):
                 line, place = _line_at(tables, place, account)
@@ -320,7 +344,7 @@ class LmdbLedger:
 
     # ------------------------------------------------------------ accounts
 
-    async def open_account(self, addresses: Sequence[str] = ()) -> int:
+    async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
         """See `Ledger`.
 
         Raises:
@@ -334,26 +358,27 @@ class LmdbLedger:
                     raise AddressError(f"{address} belongs to an account already")
             return self._open(writing, tuple(dict.fromkeys(wanted)))
 
-        return await self._store.write(write)
+        return await self._act(once, ("open", *wanted), write)
 
-    async def freeze(self, account: int, frozen: bool) -> None:
+    async def freeze(self, account: int, frozen: bool, once: bytes | None = None) -> None:
         """See `Ledger`."""
 
-        def write(writing: Writing) -> None:
+        def write(writing: Writing) -> int:
             info = _account(writing, account)
             _assert_user(info)
             self._set(writing, [msgspec.structs.replace(info, frozen=frozen)], {})
+            return account
 
-        await self._store.write(write)
+        await self._act(once, ("freeze", account, frozen), write)
 
-    async def close_account(self, account: int) -> None:
+    async def close_account(self, account: int, once: bytes | None = None) -> None:
         """See `Ledger`.
 
         Raises:
             OperationError: it has something left.
         """
 
-        def write(writing: Writing) -> None:
+        def write(writing: Writing) -> int:
             info = _account(writing, account)
             _assert_user(info)
             for currency in CURRENCIES:
@@ -361,10 +386,11 @@ class LmdbLedger:
                     raise OperationError("only an empty account can be closed")
             closed = msgspec.structs.replace(info, closed=True, addresses=())
             self._set(writing, [closed], dict.fromkeys(info.addresses))
+            return account
 
-        await self._store.write(write)
+        await self._act(once, ("close", account), write)
 
-    async def link(self, account: int, address: str) -> None:
+    async def link(self, account: int, address: str, once: bytes | None = None) -> None:
         """See `Ledger`.
 
         Raises:
@@ -372,12 +398,12 @@ class LmdbLedger:
         """
         wanted = _own_address(address)
 
-        def write(writing: Writing) -> None:
+        def write(writing: Writing) -> int:
             info = _account(writing, account)
             _assert_user(info)
             other_number = _find(writing, wanted)
             if other_number == account:
-                return
+                return account
             if other_number is None:
                 added: tuple[str, ...] = (wanted,)
             else:
@@ -393,10 +419,11 @@ class LmdbLedger:
                     msgspec.structs.replace(other, addresses=(), closed=True, merged_into=account)
                 )
             self._set(writing, changed, dict.fromkeys(added, account))
+            return account
 
-        await self._store.write(write)
+        await self._act(once, ("link", account, wanted), write)
 
-    async def unlink(self, account: int, address: str) -> None:
+    async def unlink(self, account: int, address: str, once: bytes | None = None) -> None:
         """See `Ledger`.
 
         Raises:
@@ -404,14 +431,43 @@ class LmdbLedger:
         """
         wanted = _own_address(address)
 
-        def write(writing: Writing) -> None:
+        def write(writing: Writing) -> int:
             info = _account(writing, account)
             if wanted not in info.addresses:
                 raise OperationError(f"{wanted} is no address of this account")
             left = tuple(one for one in info.addresses if one != wanted)
             self._set(writing, [msgspec.structs.replace(info, addresses=left)], {wanted: None})
+            return account
 
-        await self._store.write(write)
+        await self._act(once, ("unlink", account, wanted), write)
+
+    async def _act(self, once: bytes | None, act: tuple[object, ...], write: Write[int]) -> int:
+        """Have `write` done, which returns an account's number; under the id `once` not again.
+
+        Raises:
+            OperationError: another act was done under this id.
+        """
+        if once is None:
+            return await self._store.write(write)
+        key = b"act " + once
+        content = sha256(msgspec.msgpack.encode(act)).digest()
+
+        def write_once(writing: Writing) -> int:
+            stored = writing.get(_DEDUPLICATION, key)
+            if stored is not None:
+                if stored[4:] != content:
+                    raise OperationError(
+                        "something else was done under this id; make a new id for what is new"
+                    )
+                return int.from_bytes(stored[:4], "big")
+            number = write(writing)
+            self.begin(writing)
+            done = SideWrite(_DEDUPLICATION, key, _account_key(number) + content)
+            _store_side_writes(writing, [done])
+            self.append(writing, journal.encode_transfers(np.empty(0, TRANSFER), (done,)))
+            return number
+
+        return await self._store.write(write_once)
 
     def _open(self, writing: Writing, addresses: tuple[str, ...], flags: int = 0) -> int:
         self.begin(writing)
@@ -784,6 +840,21 @@ def _record_at(tables: Tables, place: int) -> np.void:
     raw = journal.transfer_bytes(entry, place & 0xFFFFF)
     record: np.void = np.frombuffer(raw, TRANSFER)[0]
     return record
+
+
+def _is_line_untrusted(tables: Tables, place: int, account: int) -> bool:
+    """Whether the account's history has a line at `place`."""
+    entry = tables.get(journal.LOG, journal.entry_key(place >> 20)) if 0 < place < 2**63 else None
+    index = place & 0xFFFFF
+    if entry is None:
+        return False
+    if entry[0] == EntryKind.RECORDS:
+        records = journal.decode_records(entry)
+        return index < len(records) and records[index].account == account
+    if entry[0] != EntryKind.TRANSFERS:
+        return False
+    stored = journal.decode_transfers(entry).records
+    return index < len(stored) and account in (stored[index]["debit"], stored[index]["credit"])
 
 
 def _line_at(tables: Tables, place: int, account: int) -> tuple[HistoryLine, int]:

@@ -49,6 +49,7 @@ class ModelLedger:
         self.pending: dict[bytes, tuple[Transfer, int]] = {}
         self.refunded: dict[bytes, int] = {}
         self.side: dict[tuple[str, bytes], bytes] = {}
+        self.once: dict[bytes, tuple[tuple[object, ...], int]] = {}
         for name in SYSTEM_ACCOUNTS:
             self._open((name,))
 
@@ -73,11 +74,28 @@ class ModelLedger:
             raise OperationError("not a user's open account")
         return account
 
-    async def open_account(self, addresses: Sequence[str] = ()) -> int:
+    def _earlier(self, once: bytes | None, act: tuple[object, ...]) -> int | None:
+        if once is None or once not in self.once:
+            return None
+        if self.once[once][0] != act:
+            raise OperationError("something else")
+        return self.once[once][1]
+
+    def _remember(self, once: bytes | None, act: tuple[object, ...], number: int) -> None:
+        if once is not None:
+            self.once[once] = (act, number)
+
+    async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
         wanted = [self._address(address) for address in addresses]
+        act = ("open", *wanted)
+        earlier = self._earlier(once, act)
+        if earlier is not None:
+            return earlier
         if any(self.find(address) is not None for address in wanted):
             raise AddressError("taken")
-        return self._open(tuple(dict.fromkeys(wanted)))
+        number = self._open(tuple(dict.fromkeys(wanted)))
+        self._remember(once, act, number)
+        return number
 
     @staticmethod
     def _address(address: str) -> str:
@@ -86,18 +104,32 @@ class ModelLedger:
             raise AddressError("the ledger's own")
         return normal
 
-    async def freeze(self, account: int, frozen: bool) -> None:
+    async def freeze(self, account: int, frozen: bool, once: bytes | None = None) -> None:
+        act = ("freeze", account, frozen)
+        if self._earlier(once, act):
+            return
         one = self._user(account)
         one.info = _change(one.info, frozen=frozen)
+        self._remember(once, act, account)
 
-    async def close_account(self, account: int) -> None:
+    async def close_account(self, account: int, once: bytes | None = None) -> None:
+        act = ("close", account)
+        if self._earlier(once, act):
+            return
         one = self._user(account)
         if any([*one.posted, *one.reserved, *one.incoming]):
             raise OperationError("not empty")
         one.info = _change(one.info, closed=True, addresses=())
+        self._remember(once, act, account)
 
-    async def link(self, account: int, address: str) -> None:
+    async def link(self, account: int, address: str, once: bytes | None = None) -> None:
         wanted = self._address(address)
+        act = ("link", account, wanted)
+        if not self._earlier(once, act):
+            await self._link(account, wanted)
+            self._remember(once, act, account)
+
+    async def _link(self, account: int, wanted: str) -> None:
         one = self._user(account)
         other_number = self.find(wanted)
         if other_number == account:
@@ -133,13 +165,17 @@ class ModelLedger:
             if not result.is_done:
                 raise OperationError(result.name)
 
-    async def unlink(self, account: int, address: str) -> None:
+    async def unlink(self, account: int, address: str, once: bytes | None = None) -> None:
         wanted = self._address(address)
+        act = ("unlink", account, wanted)
+        if self._earlier(once, act):
+            return
         one = self._of(account)
         if wanted not in one.info.addresses:
             raise OperationError("not its address")
         left = tuple(each for each in one.info.addresses if each != wanted)
         one.info = _change(one.info, addresses=left)
+        self._remember(once, act, account)
 
     async def transfer(
         self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
@@ -321,6 +357,10 @@ class ModelLedger:
         column = currency.number
         return Balance(one.posted[column], one.reserved[column], one.incoming[column], 0)
 
+    def find_transfer(self, identity: bytes) -> Transfer | None:
+        done = self.done.get(identity)
+        return None if done is None else done.done
+
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
@@ -329,6 +369,8 @@ class ModelLedger:
             for place, done in enumerate(self.done.values(), 1)
             if account in (done.done.debit, done.done.credit)
         ]
+        if before is not None and before not in [line.place for line in lines]:
+            raise OperationError("no line")
         lines = [line for line in reversed(lines) if before is None or line.place < before]
         return lines[:limit]
 
