@@ -2,7 +2,8 @@
 
 The log is the truth; whatever else the ledger stores can be made from it anew. An entry is a kind,
 one byte, and its content. The chain's link n is SHA-256 of link n-1 and of SHA-256 of entry n, so
-that an entry whose content is no longer needed can be replaced by its hash.
+that an entry whose content is no longer needed can be replaced by its hash: then its kind is
+`PRUNED`, followed by the kind that it had and its SHA-256.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ CHAIN = "chain"
 TABLES = (LOG, CHAIN)
 FIRST_LINK = bytes(32)
 _WALK_ENTRIES = 256
-"""Entries that are read in one transaction: readers are short."""
+_WALK_BYTES = 1 << 23
+"""Entries that are read in one transaction, and what they may come to: readers are short, and the
+ticks of a million sessions have 16 MB each."""
 
 
 class EntryKind(IntEnum):
@@ -37,6 +40,12 @@ class EntryKind(IntEnum):
     ACCOUNTS = 2
     TICK = 3
     RECORDS = 4
+    ROOT = 5
+    """The signed root of the tree of call records."""
+    SEAL = 6
+    """A part of a sealed checkpoint."""
+    PRUNED = 7
+    """The hash of an entry that is no longer there."""
 
 
 class SideWrite(msgspec.Struct, frozen=True, array_like=True):
@@ -100,6 +109,51 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous: int
 
 
+class RootEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """The root over all call records that stand in the log before it.
+
+    Attributes:
+        time_ns: on the ledger's clock.
+        size: how many records there are.
+        checkpoint: origin, size and root, as C2SP's tlog-checkpoint has them.
+        signature, public_key: ML-DSA-65's, over `checkpoint`; empty where nobody could sign.
+    """
+
+    time_ns: int
+    size: int
+    checkpoint: str
+    signature: bytes
+    public_key: bytes
+
+
+class SealEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a sealed checkpoint: balances and what live sessions have cost, as they were after
+    entry `as_of`.
+
+    Attributes:
+        part, parts: which of how many; together they hold all accounts and all sessions.
+        time_ns: on the ledger's clock.
+        posted: <i8, currency by currency, of accounts from `part` * SEAL_ACCOUNTS on.
+        sessions: some of those that live.
+        totals: their `TOTAL`s, in the same order.
+    """
+
+    as_of: int
+    part: int
+    parts: int
+    time_ns: int
+    posted: bytes
+    sessions: tuple[SessionInfo, ...]
+    totals: bytes
+
+
+TOTAL = np.dtype([("slot", "<u4"), ("seconds", "<u4"), ("bytes", "<u8"), ("cost", "<i8")])
+"""What a live session has come to so far: 24 bytes."""
+SEAL_ACCOUNTS = 1 << 16
+SEAL_SESSIONS = 1 << 13
+"""Of one part of a seal, so that writing it takes a few milliseconds."""
+
+
 class TickEntry(NamedTuple):
     """What sessions were charged in one go, where it went, and which sessions began before it."""
 
@@ -119,6 +173,10 @@ class TransfersEntry(NamedTuple):
 _ACCOUNTS = msgspec.msgpack.Decoder(AccountsEntry)
 _SIDE_WRITES = msgspec.msgpack.Decoder(tuple[SideWrite, ...])
 _RECORDS = msgspec.msgpack.Decoder(list[CallRecord])
+_RAW_RECORDS = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_RECORD = msgspec.msgpack.Decoder(CallRecord)
+_ROOT = msgspec.msgpack.Decoder(RootEntry)
+_SEAL = msgspec.msgpack.Decoder(SealEntry)
 _encode = msgspec.msgpack.encode
 _TICK_HEAD = struct.Struct("<B3xIqI4x")
 
@@ -204,9 +262,56 @@ def decode_records(entry: bytes | memoryview) -> list[CallRecord]:
     return _RECORDS.decode(entry[1:])
 
 
+def raw_records(entry: bytes | memoryview) -> list[bytes]:
+    """The bytes of each call record of an entry, as they are stored."""
+    return [bytes(raw) for raw in _RAW_RECORDS.decode(entry[1:])]
+
+
+def decode_record_untrusted(raw: bytes) -> CallRecord:
+    """One of them as a record.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: it is none.
+    """
+    return _RECORD.decode(raw)
+
+
+def encode_root(content: RootEntry) -> bytes:
+    """A `RootEntry` as bytes."""
+    return bytes([EntryKind.ROOT]) + _encode(content)
+
+
+def decode_root(entry: bytes | memoryview) -> RootEntry:
+    """The reverse."""
+    return _ROOT.decode(entry[1:])
+
+
+def encode_seal(content: SealEntry) -> bytes:
+    """A `SealEntry` as bytes."""
+    return bytes([EntryKind.SEAL]) + _encode(content)
+
+
+def decode_seal(entry: bytes | memoryview) -> SealEntry:
+    """The reverse."""
+    return _SEAL.decode(entry[1:])
+
+
+def prune(entry: bytes) -> bytes:
+    """What stays of an entry whose content goes."""
+    assert entry[0] in (EntryKind.TICK, EntryKind.SEAL)
+    return bytes([EntryKind.PRUNED, entry[0]]) + sha256(entry).digest()
+
+
+def entry_hash(entry: bytes | memoryview) -> bytes:
+    """SHA-256 of an entry as it was written."""
+    if entry[0] == EntryKind.PRUNED:
+        return bytes(entry[2:])
+    return sha256(entry).digest()
+
+
 def next_link(link: bytes, entry: bytes | memoryview) -> bytes:
     """The chain's link after `link`."""
-    return sha256(link + sha256(entry).digest()).digest()
+    return sha256(link + entry_hash(entry)).digest()
 
 
 class Journal:
@@ -239,13 +344,28 @@ class Journal:
         return self.head
 
 
+def read_some(store: Store, first: int, last: int) -> list[tuple[int, bytes]]:
+    """Some of the entries from `first` to `last`, read in one short transaction: those that are
+    there, up to the first that was not looked at, which follows the last one returned."""
+    found: list[tuple[int, bytes]] = []
+    left_bytes = _WALK_BYTES
+    with store.read() as tables:
+        while first <= last and len(found) < _WALK_ENTRIES and left_bytes > 0:
+            entry = tables.get(LOG, entry_key(first))
+            if entry is None:
+                # The next one that is there, if any.
+                following = tables.items(LOG, entry_key(first), entry_key(last + 1), limit=1)
+                if not following:
+                    break
+                first, entry = int.from_bytes(following[0][0], "big"), following[0][1]
+            found.append((first, entry))
+            left_bytes -= len(entry)
+            first += 1
+    return found
+
+
 def walk(store: Store, first: int, last: int) -> Iterator[tuple[int, bytes]]:
     """The entries from `first` to `last`, read a few at a time."""
-    while first <= last:
-        with store.read() as tables:
-            found = tables.items(LOG, entry_key(first), entry_key(last + 1), _WALK_ENTRIES)
-        if not found:
-            return
-        for key, entry in found:
-            yield int.from_bytes(key, "big"), entry
-        first = int.from_bytes(found[-1][0], "big") + 1
+    while found := read_some(store, first, last):
+        yield from found
+        first = found[-1][0] + 1
