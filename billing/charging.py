@@ -90,7 +90,6 @@ class Charging:
         for one second of it, or when there are too many sessions."""
 
         def write(writing: Writing) -> Opened | None:
-            del writing
             ledger = self._ledger
             now_ns = ledger.clock.now_ns()
             slot = self._meter.open(
@@ -112,9 +111,20 @@ class Charging:
             )
             self._infos[slot] = info
             self._new.append(info)
+
+            def undo() -> None:
+                self._new.remove(info)
+                del self._infos[slot]
+                self._meter.close(slot)
+
+            writing.on_abort(undo)
             return Opened(info, int(self._meter.columns["granted"][slot]))
 
         return await self._ledger.store.write(write)
+
+    def granted(self, slot: int) -> int:
+        """Up to which of its active seconds a session may relay."""
+        return int(self._meter.columns["granted"][slot])
 
     async def tick(
         self,
@@ -133,10 +143,11 @@ class Charging:
 
         def write(writing: Writing) -> Verdicts:
             ledger = self._ledger
-            ledger.begin(writing)
             now_ns = ledger.clock.now_ns()
             tick = self._meter.tick(slots, active_seconds, relayed_bytes, now_ns // NS_PER_S)
             writing.on_abort(lambda: self._meter.undo(tick))
+            # After it: what closing sets in the book is undone before the charges are.
+            ledger.begin(writing)
             self._store_tick(writing, tick, now_ns)
             records = self._close(writing, closing)
             return Verdicts(tick.granted, tick.warned, tick.stopped, records)
@@ -151,7 +162,9 @@ class Charging:
             writing.put(SESSIONS, info.slot.to_bytes(4, "big"), journal.encode_session(info))
         entry = journal.encode_tick(now_ns, tick.rows, tick.credits, new)
         self._ledger.append(writing, entry)
-        writing.after_commit(lambda: self._new.__delitem__(slice(len(new))))
+        # At once: another tick of the same commit must not tell of them again.
+        self._new.clear()
+        writing.on_abort(lambda: self._new.__setitem__(slice(0, 0), new))
 
     def _close(self, writing: Writing, closing: Mapping[int, str]) -> tuple[CallRecord, ...]:
         """Make sessions one record each, a few thousand an entry of the log."""

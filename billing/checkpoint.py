@@ -102,8 +102,7 @@ class Checkpoint:
                 stored.append(block)
         else:
             self._debt_bytes = 0.0
-        if stored:
-            writing.after_commit(lambda: what.dirty().__setitem__(stored, 0))
+        self._mark_stored(writing, stored)
         waiting = np.setdiff1d(changed, stored, assume_unique=True)
         return int(first_dirty[waiting].min()) - 1 if len(waiting) else head
 
@@ -114,7 +113,23 @@ class Checkpoint:
         for block in changed.tolist():
             value = self._block(columns, rows, block, head)
             writing.put(self._what.table, block.to_bytes(4, "big"), value)
-        writing.after_commit(lambda: self._what.dirty().__setitem__(changed, 0))
+        self._mark_stored(writing, changed.tolist())
+
+    def _mark_stored(self, writing: Writing, blocks: Sequence[int]) -> None:
+        """Blocks are clean from here on, not from the commit on: a later entry of the same commit
+        may change them again."""
+        if not blocks:
+            return
+        dirty, first_dirty = self._what.dirty(), self._first_dirty
+        before = first_dirty[blocks]
+        dirty[blocks] = 0
+        first_dirty[blocks] = 0
+
+        def undo() -> None:
+            self._what.dirty()[blocks] = 1
+            self._first_dirty[blocks] = before
+
+        writing.on_abort(undo)
 
     def _block(
         self, columns: Mapping[str, NDArray[np.generic]], rows: int, block: int, head: int

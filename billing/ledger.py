@@ -11,6 +11,7 @@ engine can stand behind the same interface: `tests/billing/test_contract.py` say
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,6 +48,7 @@ from billing.journal import (
 )
 from billing.meter import SESSION_BLOCK, Meter
 from billing.money import CURRENCIES, Currency
+from billing.records import TABLES as RECORD_TABLES
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
 from core.clock import Clock
 from core.errors import OperationError
@@ -61,39 +63,40 @@ HISTORY_LINES = 1000
 SESSIONS_MAXIMUM = 1 << 20
 """Sessions that are charged at a time; memory is taken for those that were used."""
 
-_ACCOUNTS = "accounts"
-_ADDRESSES = "addresses"
-_IDS = "transfer_ids"
-_PENDING = "pending"
-_REFUNDED = "refunded"
-_BALANCES = "balances"
-_CHARGED = "charged"
-_STATE = "state"
+ACCOUNTS = "accounts"
+ADDRESSES = "addresses"
+IDS = "transfer_ids"
+PENDING = "pending"
+REFUNDED = "refunded"
+BALANCES = "balances"
+CHARGED = "charged"
+STATE = "state"
 SESSIONS = "sessions"
 _DEDUPLICATION = "deduplication"
 SIDE_TABLES = (_DEDUPLICATION, "outbox", "calls", "vouchers")
 """What side-writes may be to."""
 TABLES = (
     *journal.TABLES,
-    _ACCOUNTS,
-    _ADDRESSES,
-    _IDS,
-    _PENDING,
-    _REFUNDED,
-    _BALANCES,
-    _CHARGED,
-    _STATE,
+    ACCOUNTS,
+    ADDRESSES,
+    IDS,
+    PENDING,
+    REFUNDED,
+    BALANCES,
+    CHARGED,
+    STATE,
     SESSIONS,
+    *RECORD_TABLES,
     *SIDE_TABLES,
 )
 SCHEMA = Schema(1)
-_REPLAY_FROM = b"replay from"
-_CLOCK = b"clock"
+REPLAY_FROM = b"replay from"
+CLOCK = b"clock"
 
 _PACK = struct.Struct("<16s16sqqqQQIIIHHBB6x")
 assert _PACK.size == TRANSFER.itemsize
-_PENDING_VALUE = struct.Struct("<IIIqq")
-_LINKED, _ALL, _REFUND = 1, 2, 4
+PENDING_VALUE = struct.Struct("<IIIqq")
+FLAG_LINKED, FLAG_ALL, FLAG_REFUND = 1, 2, 4
 
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)
 _session_decoder = msgspec.msgpack.Decoder(SessionInfo)
@@ -222,17 +225,22 @@ class LedgerClock:
 
 
 class LmdbLedger:
-    """The ledger in one LMDB environment; made by `open_ledger`."""
+    """The ledger in one LMDB environment; made by `open_ledger`.
+
+    Attributes:
+        walkers: who walks the log from its beginning; nothing is pruned meanwhile.
+    """
 
     def __init__(self, store: Store, clock: Clock, sessions: int) -> None:
         self._store = store
+        self.walkers = 0
         self._expiries: list[tuple[int, bytes]] = []
         self.book = Book()
         self.meter = Meter(self.book, sessions)
         self._checkpoints = (
             Checkpoint(
                 Columns(
-                    _BALANCES,
+                    BALANCES,
                     ("posted", "reserved", "incoming", "last"),
                     BLOCK,
                     lambda: (self.book.columns, self.book.count),
@@ -241,7 +249,7 @@ class LmdbLedger:
             ),
             Checkpoint(
                 Columns(
-                    _CHARGED,
+                    CHARGED,
                     ("seconds", "bytes", "cost"),
                     SESSION_BLOCK,
                     lambda: (self.meter.columns, self.meter.used),
@@ -251,7 +259,7 @@ class LmdbLedger:
         )
         with store.read() as tables:
             self._journal = Journal(tables)
-            stored = tables.get(_STATE, _CLOCK)
+            stored = tables.get(STATE, CLOCK)
             self.clock = LedgerClock(clock, int.from_bytes(stored or b"", "big"))
         self._load()
 
@@ -267,8 +275,11 @@ class LmdbLedger:
         self.close()
 
     def close(self) -> None:
-        """Store every balance, so that the next start has nothing to do again, and close."""
-        self._store.submit(self._store_all).result()
+        """Store every balance, so that the next start has nothing to do again, and close. May be
+        called twice."""
+        # On a full disk the next start does it again: the log has it all.
+        with contextlib.suppress(OperationError):
+            self._store.submit(self._store_all).result()
         self._store.close()
 
     @property
@@ -298,7 +309,7 @@ class LmdbLedger:
     def accounts(self, first: int, limit: int) -> list[AccountInfo]:
         """See `Ledger`."""
         with self._store.read() as tables:
-            found = tables.items(_ACCOUNTS, _account_key(first), limit=limit)
+            found = tables.items(ACCOUNTS, account_key(first), limit=limit)
         return [_info_decoder.decode(value) for _, value in found]
 
     def balance(self, account: int, currency: Currency) -> Balance:
@@ -462,8 +473,8 @@ class LmdbLedger:
                 return int.from_bytes(stored[:4], "big")
             number = write(writing)
             self.begin(writing)
-            done = SideWrite(_DEDUPLICATION, key, _account_key(number) + content)
-            _store_side_writes(writing, [done])
+            done = SideWrite(_DEDUPLICATION, key, account_key(number) + content)
+            store_side_writes(writing, [done])
             self.append(writing, journal.encode_transfers(np.empty(0, TRANSFER), (done,)))
             return number
 
@@ -489,7 +500,7 @@ class LmdbLedger:
             flags = kept | (FROZEN if info.frozen else 0) | (CLOSED if info.closed else 0)
             self.book.set_flags(info.number, flags)
         entry = AccountsEntry(accounts=tuple(accounts), addresses=addresses)
-        _store_accounts(writing, entry)
+        store_accounts(writing, entry)
         self.append(writing, journal.encode_accounts(entry))
 
     def _merge(self, writing: Writing, source: int, target: int) -> None:
@@ -565,9 +576,9 @@ class LmdbLedger:
         if len(done) or side_writes:
             stored = records[done]
             entry = self.append(writing, journal.encode_transfers(stored, tuple(side_writes)))
-            _store_ids(writing, stored, entry)
+            store_ids(writing, stored, entry)
             self._store_pending(writing, stored)
-            _store_side_writes(writing, side_writes)
+            store_side_writes(writing, side_writes)
         return split
 
     def begin(self, writing: Writing) -> None:
@@ -598,7 +609,7 @@ class LmdbLedger:
         return due
 
     def _existing(self, tables: Tables, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-        places = tables.get_many(_IDS, ids)
+        places = tables.get_many(IDS, ids)
         found: dict[bytes, bytes] = {}
         for identity, value in places.items():
             place = int.from_bytes(value, "big")
@@ -606,7 +617,7 @@ class LmdbLedger:
         return found
 
     def _store_pending(self, writing: Writing, stored: NDArray[np.void]) -> None:
-        unusual = np.flatnonzero((stored["kind"] != Kind.POST) | (stored["flags"] & _REFUND != 0))
+        unusual = np.flatnonzero((stored["kind"] != Kind.POST) | (stored["flags"] & FLAG_REFUND != 0))
         for index in unusual.tolist():
             record = stored[index]
             reference = record["reference"].tobytes()
@@ -615,14 +626,14 @@ class LmdbLedger:
                 pending = self.book.pending.get(identity)
                 if pending is None:
                     continue
-                writing.put(_PENDING, identity, _PENDING_VALUE.pack(*pending))
+                writing.put(PENDING, identity, PENDING_VALUE.pack(*pending))
                 if pending[4]:
                     heapq.heappush(self._expiries, (pending[4], identity))
             elif record["kind"] == Kind.POST:
                 total = self.book.refunded[reference]
-                writing.put(_REFUNDED, reference, total.to_bytes(8, "big"))
+                writing.put(REFUNDED, reference, total.to_bytes(8, "big"))
             else:
-                writing.delete(_PENDING, reference)
+                writing.delete(PENDING, reference)
 
     # ------------------------------------------------------------ the log, and the start
 
@@ -635,34 +646,34 @@ class LmdbLedger:
         """Write an entry whose effect on the columns has been had already; returns its number."""
         number = self._journal.append(writing, entry)
         replay_from = min(one.write(writing, number, len(entry)) for one in self._checkpoints)
-        writing.put(_STATE, _REPLAY_FROM, replay_from.to_bytes(8, "big"))
-        writing.put(_STATE, _CLOCK, self.clock.now_ns().to_bytes(8, "big"))
+        writing.put(STATE, REPLAY_FROM, replay_from.to_bytes(8, "big"))
+        writing.put(STATE, CLOCK, self.clock.now_ns().to_bytes(8, "big"))
         return number
 
     def _store_all(self, writing: Writing) -> None:
         for checkpoint in self._checkpoints:
             checkpoint.write_all(writing, self._journal.head)
-        writing.put(_STATE, _REPLAY_FROM, self._journal.head.to_bytes(8, "big"))
+        writing.put(STATE, REPLAY_FROM, self._journal.head.to_bytes(8, "big"))
 
     def _load(self) -> None:
         """Make the columns from what is stored: checkpoint, then the log after it."""
         self.book.open(SYSTEM | CLOSED)
         with self._store.read() as tables:
-            is_new = tables.count(_ACCOUNTS) == 0
+            is_new = tables.count(ACCOUNTS) == 0
         if is_new:
             self._store.submit(self._create).result()
             return
         self._load_accounts()
         self._restore_sessions()
         with self._store.read() as tables:
-            state = tables.get(_STATE, _REPLAY_FROM)
+            state = tables.get(STATE, REPLAY_FROM)
             accounts_as_of, sessions_as_of = (one.load(tables) for one in self._checkpoints)
-            for key, value in tables.items(_PENDING, limit=1 << 30):
-                pending = _PENDING_VALUE.unpack(value)
+            for key, value in tables.items(PENDING, limit=1 << 30):
+                pending = PENDING_VALUE.unpack(value)
                 self.book.pending[key] = pending
                 if pending[4]:
                     heapq.heappush(self._expiries, (pending[4], key))
-            for key, value in tables.items(_REFUNDED, limit=1 << 30):
+            for key, value in tables.items(REFUNDED, limit=1 << 30):
                 self.book.refunded[key] = int.from_bytes(value, "big")
         first_entry = int.from_bytes(state or b"", "big") + 1
         for number, entry in journal.walk(self._store, first_entry, self._journal.head):
@@ -710,7 +721,7 @@ class LmdbLedger:
         first = 0
         while True:
             with self._store.read() as tables:
-                found = tables.items(_ACCOUNTS, _account_key(first), limit=10_000)
+                found = tables.items(ACCOUNTS, account_key(first), limit=10_000)
             if not found:
                 return
             for _, value in found:
@@ -757,33 +768,36 @@ def _assert_user(info: AccountInfo) -> None:
         raise OperationError("the account is closed")
 
 
-def _account_key(number: int) -> bytes:
+def account_key(number: int) -> bytes:
+    """The key of an account."""
     return number.to_bytes(4, "big")
 
 
 def _find(tables: Tables, address: str) -> int | None:
-    value = tables.get(_ADDRESSES, address.encode())
+    value = tables.get(ADDRESSES, address.encode())
     return None if value is None else int.from_bytes(value, "big")
 
 
 def _account(tables: Tables, number: int) -> AccountInfo:
-    value = tables.get(_ACCOUNTS, _account_key(number)) if 0 < number < 2**32 else None
+    value = tables.get(ACCOUNTS, account_key(number)) if 0 < number < 2**32 else None
     if value is None:
         raise OperationError(f"there is no account #{number}")
     return _info_decoder.decode(value)
 
 
-def _store_accounts(writing: Writing, entry: AccountsEntry) -> None:
+def store_accounts(writing: Writing, entry: AccountsEntry) -> None:
+    """What an entry has to say of accounts and addresses."""
     for info in entry.accounts:
-        writing.put(_ACCOUNTS, _account_key(info.number), msgspec.msgpack.encode(info))
+        writing.put(ACCOUNTS, account_key(info.number), msgspec.msgpack.encode(info))
     for address, number in entry.addresses.items():
         if number is None:
-            writing.delete(_ADDRESSES, address.encode())
+            writing.delete(ADDRESSES, address.encode())
         else:
-            writing.put(_ADDRESSES, address.encode(), _account_key(number))
+            writing.put(ADDRESSES, address.encode(), account_key(number))
 
 
-def _store_ids(writing: Writing, stored: NDArray[np.void], entry: int) -> None:
+def store_ids(writing: Writing, stored: NDArray[np.void], entry: int) -> None:
+    """Where an entry's transfers are."""
     first = entry << 20
     raw = stored["id"].tobytes()
     items = [
@@ -791,10 +805,11 @@ def _store_ids(writing: Writing, stored: NDArray[np.void], entry: int) -> None:
         for index in range(len(stored))
     ]
     items.sort()
-    writing.put_many(_IDS, items)
+    writing.put_many(IDS, items)
 
 
-def _store_side_writes(writing: Writing, side_writes: Iterable[SideWrite]) -> None:
+def store_side_writes(writing: Writing, side_writes: Iterable[SideWrite]) -> None:
+    """What is written beside an entry's transfers."""
     for side_write in side_writes:
         if side_write.value is None:
             writing.delete(side_write.table, side_write.key)
@@ -808,11 +823,11 @@ def _chained(transfers: Sequence[Transfer]) -> list[Transfer]:
 
 
 def _pack(one: Transfer) -> bytes:
-    flags = _LINKED if one.linked else 0
+    flags = FLAG_LINKED if one.linked else 0
     if one.kind == Kind.POST_PENDING and not one.amount:
-        flags |= _ALL
+        flags |= FLAG_ALL
     if one.refund:
-        flags |= _REFUND
+        flags |= FLAG_REFUND
     try:
         return _PACK.pack(
             one.id,
@@ -888,6 +903,6 @@ def _transfer(record: np.void) -> Transfer:
         Code(int(record["code"])),
         record["reference"].tobytes(),
         int(record["timeout_s"]),
-        bool(record["flags"] & _LINKED),
-        bool(record["flags"] & _REFUND),
+        bool(record["flags"] & FLAG_LINKED),
+        bool(record["flags"] & FLAG_REFUND),
     )
