@@ -23,6 +23,8 @@ AccountName = Annotated[
 """An account: no blanks, and neither ``:`` nor ``#``, which cut a TURN username into its parts."""
 CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
 CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
+EffectId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+PageLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=CREDENTIALS_TTL_MAXIMUM_S)]
 
 
@@ -55,7 +57,129 @@ class EndRequest(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
     account: Annotated[str, msgspec.Meta(min_length=1, max_length=508)]
 
 
-RequestBody = StatusRequest | CredentialsRequest | CheckLinkRequest | EndRequest
+class AccountCreateRequest(msgspec.Struct, frozen=True, tag="account_create", tag_field="type"):
+    """Open an account with these addresses.
+
+    `id`, here and below: 32 hexadecimal digits of the client's own choice. What was done under an
+    id is not done again but answered as the first time, so that a client which has had no answer
+    may ask again.
+    """
+
+    addresses: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=64)] = ()
+    id: EffectId | None = None
+
+
+class AccountShowRequest(msgspec.Struct, frozen=True, tag="account_show", tag_field="type"):
+    """What an account has. `account`, here and below: an address, `#17` or `17`."""
+
+    account: ShortText
+
+
+class AccountListRequest(msgspec.Struct, frozen=True, tag="account_list", tag_field="type"):
+    """Accounts in the order of their numbers, from `first` on."""
+
+    first: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+    limit: PageLimit = 100
+
+
+class AccountCreditRequest(msgspec.Struct, frozen=True, tag="account_credit", tag_field="type"):
+    """Make money and give it to an account. `amount`, here and below: a decimal number."""
+
+    account: ShortText
+    amount: ShortText
+    currency: ShortText = "J"
+    id: EffectId | None = None
+
+
+class AccountTransferRequest(msgspec.Struct, frozen=True, tag="account_transfer", tag_field="type"):
+    """The operator's transfer, which costs no fee."""
+
+    debit: ShortText
+    credit: ShortText
+    amount: ShortText
+    currency: ShortText = "J"
+    id: EffectId | None = None
+
+
+class AccountRefundRequest(msgspec.Struct, frozen=True, tag="account_refund", tag_field="type"):
+    """Undo a transfer; `amount` None for all of it, with its fee."""
+
+    transfer: EffectId
+    amount: ShortText | None = None
+    id: EffectId | None = None
+
+
+class AccountLinkRequest(msgspec.Struct, frozen=True, tag="account_link", tag_field="type"):
+    """Give an account one more address; who has it already becomes one with the account."""
+
+    account: ShortText
+    address: ShortText
+    id: EffectId | None = None
+
+
+class AccountUnlinkRequest(msgspec.Struct, frozen=True, tag="account_unlink", tag_field="type"):
+    """Take an address away."""
+
+    account: ShortText
+    address: ShortText
+    id: EffectId | None = None
+
+
+class AccountFreezeRequest(msgspec.Struct, frozen=True, tag="account_freeze", tag_field="type"):
+    """Let nothing leave an account, or end that."""
+
+    account: ShortText
+    frozen: bool
+    id: EffectId | None = None
+
+
+class AccountCloseRequest(msgspec.Struct, frozen=True, tag="account_close", tag_field="type"):
+    """Close an account, which has to be empty."""
+
+    account: ShortText
+    id: EffectId | None = None
+
+
+class AccountHistoryRequest(msgspec.Struct, frozen=True, tag="account_history", tag_field="type"):
+    """An account's transfers and sessions, the last first, before the one at the place `before`."""
+
+    account: ShortText
+    before: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)] | None = None
+    limit: PageLimit = 100
+
+
+class VoucherCreateRequest(msgspec.Struct, frozen=True, tag="voucher_create", tag_field="type"):
+    """Make `count` vouchers of an amount each."""
+
+    amount: ShortText
+    count: PageLimit = 1
+    currency: ShortText = "J"
+    id: EffectId | None = None
+
+
+class VoucherRedeemRequest(msgspec.Struct, frozen=True, tag="voucher_redeem", tag_field="type"):
+    """Give an account what a voucher is worth. Its code is all that makes it happen once."""
+
+    code: ShortText
+    account: ShortText
+
+
+LedgerRequest = (
+    AccountCreateRequest
+    | AccountShowRequest
+    | AccountListRequest
+    | AccountCreditRequest
+    | AccountTransferRequest
+    | AccountRefundRequest
+    | AccountLinkRequest
+    | AccountUnlinkRequest
+    | AccountFreezeRequest
+    | AccountCloseRequest
+    | AccountHistoryRequest
+    | VoucherCreateRequest
+    | VoucherRedeemRequest
+)
+RequestBody = StatusRequest | CredentialsRequest | CheckLinkRequest | EndRequest | LedgerRequest
 
 
 class Request(msgspec.Struct, frozen=True, tag="request", tag_field="type"):
@@ -110,13 +234,137 @@ class EndReply(msgspec.Struct, frozen=True, tag="end", tag_field="type"):
     allocations: int
 
 
+class BalanceItem(msgspec.Struct, frozen=True):
+    """What an account has in one currency, as decimal numbers in all of the currency's places.
+
+    Attributes:
+        held: by the meter, for the next seconds of its sessions.
+        reserved: by its pending transfers.
+        available: what can be spent.
+    """
+
+    currency: str
+    balance: str
+    held: str
+    reserved: str
+    available: str
+
+
+class AccountReply(msgspec.Struct, frozen=True, tag="account", tag_field="type", kw_only=True):
+    """An account.
+
+    Attributes:
+        account: its number.
+        currency: of `balance`, `held` and `available`; `balances` has them for each currency.
+        merged_into: the number of the account that has taken this one over.
+        opened: when, in UTC (RFC 3339).
+    """
+
+    account: str
+    addresses: list[str]
+    currency: str
+    balance: str
+    held: str
+    available: str
+    balances: list[BalanceItem]
+    frozen: bool
+    closed: bool
+    merged_into: str | None
+    opened: str
+
+
+class AccountListReply(msgspec.Struct, frozen=True, tag="account_list", tag_field="type"):
+    """Accounts, and the number at which the next page begins."""
+
+    accounts: list[AccountReply]
+    next: int | None
+
+
+class TransferReply(msgspec.Struct, frozen=True, tag="transfer", tag_field="type", kw_only=True):
+    """A transfer that was done, now or when it was first asked for.
+
+    Attributes:
+        id: by which it can be refunded.
+        debit, credit: the numbers of the accounts, from and to.
+        fee: what the debit account has paid on top; of a refund, what it got back of that.
+    """
+
+    id: str
+    debit: str
+    credit: str
+    amount: str
+    currency: str
+    fee: str
+
+
+class SessionItem(msgspec.Struct, frozen=True, kw_only=True):
+    """What an account has paid for by the second.
+
+    Attributes:
+        name: what the relay has called it.
+        opened: when, in UTC (RFC 3339).
+        seconds, bytes: what was charged for.
+        reason: why it ended.
+    """
+
+    name: str
+    opened: str
+    seconds: int
+    bytes: int
+    reason: str
+
+
+class HistoryItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of an account's history.
+
+    Attributes:
+        place: leads to the line before it.
+        time: when it was done, in UTC (RFC 3339).
+        kind: transfer, pending, posted, voided, expired or session.
+        amount: what the balance has changed by.
+        reserved: the amount that waits, or is given free; where `kind` says so.
+        other: the account on the other side: its first address, or its number as `#17`.
+        purpose: what it was for: credit, operator, user, fee, ...; a session's line of the tariff.
+        reference: the id of the transfer that it resolves or refunds.
+    """
+
+    place: int
+    id: str
+    time: str
+    kind: str
+    amount: str
+    reserved: str | None
+    currency: str
+    other: str
+    purpose: str
+    reference: str | None
+    session: SessionItem | None
+
+
+class HistoryReply(msgspec.Struct, frozen=True, tag="history", tag_field="type"):
+    """A page of an account's history, and the place that the next page is `before`."""
+
+    account: str
+    lines: list[HistoryItem]
+    next: int | None
+
+
+class VouchersReply(msgspec.Struct, frozen=True, tag="vouchers", tag_field="type"):
+    """New vouchers. Their codes are known here alone: the node keeps only hashes."""
+
+    codes: list[str]
+    amount: str
+    currency: str
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
     """The request can't be carried out; `message` is a sentence for people."""
 
     message: str
 
 
-ReplyBody = StatusReply | CredentialsReply | CheckLinkReply | EndReply | Failure
+LedgerReply = AccountReply | AccountListReply | TransferReply | HistoryReply | VouchersReply
+ReplyBody = StatusReply | CredentialsReply | CheckLinkReply | EndReply | LedgerReply | Failure
 
 
 class Reply(msgspec.Struct, frozen=True, tag="reply", tag_field="type"):

@@ -1,0 +1,412 @@
+"""What operators and channels ask of the ledger, in words of people: addresses, decimal numbers.
+
+    desk = Desk(ledger, clock, config.billing)
+    reply = await desk.answer(AccountCreditRequest("user:alice", "10"))
+
+Requests and replies are those of the node's socket (`core.api.messages`). A request that can't be
+carried out raises `OperationError` with a sentence, and has no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from billing.accounts import (
+    FIRST_USER_ACCOUNT,
+    AccountInfo,
+    account_number_untrusted,
+    normalise_address_untrusted,
+)
+from billing.ledger import FEES, ISSUE, HistoryLine, Ledger
+from billing.money import (
+    CURRENCIES,
+    Currency,
+    J,
+    find_currency,
+    format_amount,
+    parse_amount_untrusted,
+    transfer_fee,
+)
+from billing.transfers import (
+    ID_BYTES,
+    NO_ID,
+    Code,
+    Kind,
+    Result,
+    Transfer,
+    TransferRefused,
+    derive_id,
+    new_id,
+)
+from billing.vouchers import Vouchers
+from core.api.messages import (
+    AccountCloseRequest,
+    AccountCreateRequest,
+    AccountCreditRequest,
+    AccountFreezeRequest,
+    AccountHistoryRequest,
+    AccountLinkRequest,
+    AccountListReply,
+    AccountListRequest,
+    AccountRefundRequest,
+    AccountReply,
+    AccountShowRequest,
+    AccountTransferRequest,
+    AccountUnlinkRequest,
+    BalanceItem,
+    HistoryItem,
+    HistoryReply,
+    LedgerReply,
+    LedgerRequest,
+    SessionItem,
+    TransferReply,
+    VoucherCreateRequest,
+    VoucherRedeemRequest,
+    VouchersReply,
+)
+from core.clock import Clock
+from core.config import BillingConfig
+from core.errors import OperationError
+from core.units import NS_PER_S
+
+BARE_NUMBER_DIGITS = 9
+"""As many digits alone are an account's number; more of them are a telephone number."""
+
+_KINDS = {
+    Kind.POST: "transfer",
+    Kind.PENDING: "pending",
+    Kind.POST_PENDING: "posted",
+    Kind.VOID_PENDING: "voided",
+    Kind.EXPIRE_PENDING: "expired",
+}
+_MOVING = (Kind.POST, Kind.POST_PENDING)
+
+
+class Desk:
+    """Answers for one ledger."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, config: BillingConfig) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._region = config.default_region
+        self._welcome = parse_amount_untrusted(config.welcome) if config.welcome else 0
+        self._vouchers = Vouchers(ledger, clock)
+
+    async def answer(self, request: LedgerRequest) -> LedgerReply:
+        """Carry out a request.
+
+        Raises:
+            OperationError: it can't be done; nothing was.
+        """
+        match request:
+            case AccountCreateRequest():
+                return await self._create(request)
+            case AccountShowRequest():
+                return self._show(self.find_account_untrusted(request.account))
+            case AccountListRequest():
+                return self._list(request)
+            case AccountCreditRequest():
+                return await self._credit(request)
+            case AccountTransferRequest():
+                return await self._transfer(request)
+            case AccountRefundRequest():
+                return await self._refund(request)
+            case AccountLinkRequest() | AccountUnlinkRequest():
+                return await self._link(request)
+            case AccountFreezeRequest():
+                account = self.find_account_untrusted(request.account)
+                await self._ledger.freeze(account, request.frozen, _once_untrusted(request.id))
+                return self._show(account)
+            case AccountCloseRequest():
+                account = self.find_account_untrusted(request.account)
+                await self._ledger.close_account(account, _once_untrusted(request.id))
+                return self._show(account)
+            case AccountHistoryRequest():
+                return await self._history(request)
+            case VoucherCreateRequest():
+                return await self._create_vouchers(request)
+            case VoucherRedeemRequest():
+                account = self.find_account_untrusted(request.account)
+                transfer = await self._vouchers.redeem_untrusted(request.code, account)
+                return _transfer_reply(transfer)
+
+    def find_account_untrusted(self, text: str) -> int:
+        """The number of the account that somebody names: by an address, as `#17` or as `17`.
+
+        Raises:
+            AddressError: this is no address.
+            OperationError: nobody has it.
+        """
+        is_bare = text.isascii() and text.isdigit() and len(text) <= BARE_NUMBER_DIGITS
+        address = f"#{text}" if is_bare else text
+        if account_number_untrusted(address) is None:
+            address = normalise_address_untrusted(text, self._region)
+        number = self._ledger.find(address)
+        if number is None:
+            raise OperationError(f"there is no account {address}")
+        return number
+
+    async def user_transfer(
+        self, debit: int, credit: int, amount: int, currency: Currency, identity: bytes
+    ) -> TransferReply:
+        """A user's own transfer: the fee goes on top, both or neither.
+
+        Args:
+            debit, credit: account numbers, from and to.
+            amount: in the currency's smallest units.
+            identity: 16 bytes; the same ones do it once.
+
+        Raises:
+            TransferRefused: says why.
+            OperationError: `debit` is no user's.
+        """
+        if debit < FIRST_USER_ACCOUNT:
+            raise OperationError("this is one of the ledger's own accounts")
+        fee = transfer_fee(amount, currency)
+        main = Transfer(
+            identity, debit, credit, amount, currency.number, code=Code.USER, linked=True
+        )
+        charge = Transfer(
+            derive_id(identity, b"fee"), debit, FEES, fee, currency.number, code=Code.FEE
+        )
+        await self._do([main, charge])
+        return _transfer_reply(main, fee)
+
+    async def _create(self, request: AccountCreateRequest) -> AccountReply:
+        addresses = [self._normal(address) for address in request.addresses]
+        account = await self._ledger.open_account(addresses, _once_untrusted(request.id))
+        if self._welcome:
+            await self._welcome_once(self._ledger.account(account))
+        return self._show(account)
+
+    async def _welcome_once(self, info: AccountInfo) -> None:
+        """The grant's id follows from the account, so that asking again gives it nothing more."""
+        base = (info.opened_ns // 1_000_000).to_bytes(6, "big") + bytes(10)
+        identity = derive_id(base, b"welcome %d" % info.number)
+        grant = Transfer(identity, ISSUE, info.number, self._welcome, J.number, code=Code.WELCOME)
+        (result,) = await self._ledger.transfer([grant])
+        # Another amount was granted, in times of another configuration: that was the one.
+        if not result.is_done and result is not Result.ID_REUSED:
+            raise TransferRefused(result)
+
+    def _show(self, account: int) -> AccountReply:
+        info = self._ledger.account(account)
+        balances = []
+        for currency in CURRENCIES:
+            balance = self._ledger.balance(account, currency)
+            balances.append(
+                BalanceItem(
+                    currency=currency.code,
+                    balance=format_amount(balance.posted, currency),
+                    held=format_amount(balance.held, currency),
+                    reserved=format_amount(balance.reserved, currency),
+                    available=format_amount(balance.available, currency),
+                )
+            )
+        first = balances[J.number]
+        return AccountReply(
+            account=str(account),
+            addresses=list(info.addresses),
+            currency=first.currency,
+            balance=first.balance,
+            held=first.held,
+            available=first.available,
+            balances=balances,
+            frozen=info.frozen,
+            closed=info.closed,
+            merged_into=None if info.merged_into is None else str(info.merged_into),
+            opened=_time(info.opened_ns),
+        )
+
+    def _list(self, request: AccountListRequest) -> AccountListReply:
+        found = self._ledger.accounts(request.first, request.limit + 1)
+        following = found[request.limit].number if len(found) > request.limit else None
+        shown = [self._show(info.number) for info in found[: request.limit]]
+        return AccountListReply(shown, following)
+
+    async def _credit(self, request: AccountCreditRequest) -> TransferReply:
+        currency = find_currency(request.currency)
+        transfer = Transfer(
+            self._id_untrusted(request.id),
+            ISSUE,
+            self.find_account_untrusted(request.account),
+            parse_amount_untrusted(request.amount, currency),
+            currency.number,
+            code=Code.CREDIT,
+        )
+        await self._do([transfer])
+        return _transfer_reply(transfer)
+
+    async def _transfer(self, request: AccountTransferRequest) -> TransferReply:
+        currency = find_currency(request.currency)
+        transfer = Transfer(
+            self._id_untrusted(request.id),
+            self.find_account_untrusted(request.debit),
+            self.find_account_untrusted(request.credit),
+            parse_amount_untrusted(request.amount, currency),
+            currency.number,
+            code=Code.OPERATOR,
+        )
+        await self._do([transfer])
+        return _transfer_reply(transfer)
+
+    async def _refund(self, request: AccountRefundRequest) -> TransferReply:
+        reference = _parse_id_untrusted(request.transfer)
+        original = self._ledger.find_transfer(reference)
+        if original is None:
+            raise OperationError(f"there is no transfer {request.transfer}")
+        currency = CURRENCIES[original.currency]
+        amount = original.amount
+        if request.amount is not None:
+            amount = parse_amount_untrusted(request.amount, currency)
+        identity = self._id_untrusted(request.id)
+        transfers = [_undo(identity, reference, original, amount)]
+        fee_reference = derive_id(reference, b"fee")
+        fee = self._ledger.find_transfer(fee_reference) if original.code == Code.USER else None
+        if fee is not None and amount == original.amount:
+            fee_identity = derive_id(identity, b"fee")
+            transfers = [
+                transfers[0]._replace(linked=True),
+                _undo(fee_identity, fee_reference, fee, fee.amount),
+            ]
+        await self._do(transfers)
+        return _transfer_reply(transfers[0], sum(one.amount for one in transfers[1:]))
+
+    async def _link(self, request: AccountLinkRequest | AccountUnlinkRequest) -> AccountReply:
+        account = self.find_account_untrusted(request.account)
+        address = self._normal(request.address)
+        once = _once_untrusted(request.id)
+        if isinstance(request, AccountLinkRequest):
+            await self._ledger.link(account, address, once)
+        else:
+            await self._ledger.unlink(account, address, once)
+        return self._show(account)
+
+    async def _history(self, request: AccountHistoryRequest) -> HistoryReply:
+        account = self.find_account_untrusted(request.account)
+        lines = await self._ledger.history(account, request.before, request.limit)
+        names: dict[int, str] = {}
+        items = [self._item(line, account, names) for line in lines]
+        # A full page may be the last one; the next is empty then.
+        following = lines[-1].place if len(lines) == request.limit else None
+        return HistoryReply(str(account), items, following)
+
+    def _item(self, line: HistoryLine, account: int, names: dict[int, str]) -> HistoryItem:
+        """A line as `account` has it; `names` remembers what others are called."""
+
+        def name(other: int) -> str:
+            if other not in names:
+                addresses = self._ledger.account(other).addresses
+                names[other] = addresses[0] if addresses else f"#{other}"
+            return names[other]
+
+        record, transfer = line.record, line.transfer
+        if record is not None:
+            return HistoryItem(
+                place=line.place,
+                id=record.id.hex(),
+                time=_time(line.time_ns),
+                kind="session",
+                amount=format_amount(-record.cost, J),
+                reserved=None,
+                currency=J.code,
+                other=name(record.into),
+                purpose=record.kind,
+                reference=None,
+                session=SessionItem(
+                    name=record.name,
+                    opened=_time(record.opened_ns),
+                    seconds=record.seconds,
+                    bytes=record.relayed_bytes,
+                    reason=record.reason,
+                ),
+            )
+        assert transfer is not None
+        currency = CURRENCIES[transfer.currency]
+        moves = transfer.kind in _MOVING
+        pays = transfer.debit == account
+        change = (-transfer.amount if pays else transfer.amount) if moves else 0
+        referred = transfer.reference
+        return HistoryItem(
+            place=line.place,
+            id=transfer.id.hex(),
+            time=_time(line.time_ns),
+            kind=_KINDS[transfer.kind],
+            amount=format_amount(change, currency),
+            reserved=None if moves else format_amount(transfer.amount, currency),
+            currency=currency.code,
+            other=name(transfer.credit if pays else transfer.debit),
+            purpose=transfer.code.name.lower(),
+            reference=None if referred == NO_ID else referred.hex(),
+            session=None,
+        )
+
+    async def _create_vouchers(self, request: VoucherCreateRequest) -> VouchersReply:
+        currency = find_currency(request.currency)
+        amount = parse_amount_untrusted(request.amount, currency)
+        once = _once_untrusted(request.id)
+        codes = await self._vouchers.create(amount, currency, request.count, once)
+        return VouchersReply(codes, format_amount(amount, currency), currency.code)
+
+    async def _do(self, chain: Sequence[Transfer]) -> None:
+        """Do transfers that are linked with each other."""
+        results = await self._ledger.transfer(chain)
+        refused = [result for result in results if not result.is_done]
+        if refused:
+            # Of two that are linked, one only says that the other was refused.
+            refused.sort(key=lambda result: result is Result.LINKED_FAILED)
+            raise TransferRefused(refused[0])
+
+    def _normal(self, address: str) -> str:
+        return normalise_address_untrusted(address, self._region)
+
+    def _id_untrusted(self, text: str | None) -> bytes:
+        return new_id(self._clock) if text is None else _parse_id_untrusted(text)
+
+
+def _undo(identity: bytes, reference: bytes, original: Transfer, amount: int) -> Transfer:
+    return Transfer(
+        identity,
+        original.credit,
+        original.debit,
+        amount,
+        original.currency,
+        code=Code.REFUND,
+        reference=reference,
+        refund=True,
+    )
+
+
+def _once_untrusted(text: str | None) -> bytes | None:
+    return None if text is None else _parse_id_untrusted(text)
+
+
+def _parse_id_untrusted(text: str) -> bytes:
+    try:
+        identity = bytes.fromhex(text)
+    except ValueError:
+        identity = b""
+    if len(text) != 2 * ID_BYTES or len(identity) != ID_BYTES or identity == NO_ID:
+        raise OperationError(
+            f"an id is {2 * ID_BYTES} hexadecimal digits, not all of them zero: {text[:40]!r}"
+        )
+    return identity
+
+
+def _transfer_reply(transfer: Transfer, fee: int = 0) -> TransferReply:
+    currency = CURRENCIES[transfer.currency]
+    return TransferReply(
+        id=transfer.id.hex(),
+        debit=str(transfer.debit),
+        credit=str(transfer.credit),
+        amount=format_amount(transfer.amount, currency),
+        currency=currency.code,
+        fee=format_amount(fee, currency),
+    )
+
+
+def _time(time_ns: int) -> str:
+    """Milliseconds in UTC, as RFC 3339 has it."""
+    moment = datetime.fromtimestamp(time_ns // NS_PER_S, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ns % NS_PER_S // 1_000_000:03}Z"
