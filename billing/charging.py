@@ -21,6 +21,7 @@ from billing import journal
 from billing.journal import CallRecord, SessionInfo
 from billing.ledger import SESSIONS, LmdbLedger
 from billing.meter import MEGABYTE, Tick
+from billing.records import index_records
 from billing.tariff import Line
 from billing.transfers import derive_id
 from core.store import Writing
@@ -69,6 +70,11 @@ class Charging:
     def live(self) -> int:
         """Sessions that are charged now."""
         return len(self._infos)
+
+    def durable_sessions(self) -> list[SessionInfo]:
+        """Those that live and stand in the log, as far as it goes; for the writer's thread."""
+        new = {info.slot for info in self._new}
+        return [info for slot, info in self._infos.items() if slot not in new]
 
     async def recover(self) -> int:
         """Close the sessions that a crash has left; returns how many."""
@@ -173,12 +179,15 @@ class Charging:
         for start in range(0, len(slots), RECORDS_OF_AN_ENTRY):
             closed += self._close_some(writing, slots[start : start + RECORDS_OF_AN_ENTRY], closing)
 
-        def forget() -> None:
+        # At once, so that whoever comes later in the same commit sees what lives then.
+        infos = {slot: self._infos.pop(slot) for slot in slots}
+        writing.on_abort(lambda: self._infos.update(infos))
+
+        def free() -> None:
             for slot in slots:
                 self._meter.close(slot)
-                del self._infos[slot]
 
-        writing.after_commit(forget)
+        writing.after_commit(free)
         return tuple(closed)
 
     def _close_some(
@@ -207,7 +216,9 @@ class Charging:
                 )
             )
             writing.delete(SESSIONS, slot.to_bytes(4, "big"))
-        assert ledger.append(writing, journal.encode_records(records)) == entry
+        content = journal.encode_records(records)
+        assert ledger.append(writing, content) == entry
+        index_records(writing, entry, content)
         return records
 
 

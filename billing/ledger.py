@@ -617,7 +617,8 @@ class LmdbLedger:
         return found
 
     def _store_pending(self, writing: Writing, stored: NDArray[np.void]) -> None:
-        unusual = np.flatnonzero((stored["kind"] != Kind.POST) | (stored["flags"] & FLAG_REFUND != 0))
+        refunds = stored["flags"] & FLAG_REFUND != 0
+        unusual = np.flatnonzero((stored["kind"] != Kind.POST) | refunds)
         for index in unusual.tolist():
             record = stored[index]
             reference = record["reference"].tobytes()
