@@ -122,17 +122,50 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TariffLine:
+    """A table in ``[billing.tariff]``: prices in Ɉ as they are written, and the account that is
+    paid.
+
+    Attributes:
+        second, megabyte: of an active second, and of 1,000,000 bytes.
+        command: of an SMS command.
+    """
+
+    second: str = "0"
+    megabyte: str = "0"
+    command: str = "0"
+    into: str = "node"
+
+
+TARIFF: Mapping[str, TariffLine] = {
+    "turn": TariffLine(second="1"),
+    "voice": TariffLine(second="1"),
+    "video": TariffLine(second="2"),
+    "screen": TariffLine(second="2"),
+    "sms": TariffLine(command="1"),
+}
+"""What things cost unless the file says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BillingConfig:
     """The ``[billing]`` table.
 
     Attributes:
+        turn: whether relaying is free or metered.
+        unknown_account: what becomes of a user whose account is not there, where it is metered:
+            refuse or free.
+        tariff: what each kind of thing costs.
         default_region: the country, in two letters, of telephone numbers that are written without
             theirs; None where each has to name it.
         welcome: what a new account is given, in Ɉ as it is written; None for nothing.
     """
 
+    turn: str = "free"
+    unknown_account: str = "refuse"
     default_region: str | None = None
     welcome: str | None = None
+    tariff: Mapping[str, TariffLine] = field(default_factory=lambda: TARIFF)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -462,9 +495,26 @@ def _billing(table: Table) -> BillingConfig:
     billing = BillingConfig(
         default_region=table.value("default_region", _region, default.default_region),
         welcome=table.value("welcome", _amount, default.welcome),
+        turn=table.value("turn", read.choice("free", "metered"), default.turn),
+        unknown_account=table.value(
+            "unknown_account", read.choice("refuse", "free"), default.unknown_account
+        ),
+        tariff=_tariff(table.table("tariff")),
     )
     table.finish()
     return billing
+
+
+def _tariff(table: Table) -> Mapping[str, TariffLine]:
+    tariff: dict[str, TariffLine] = {}
+    for kind, default in TARIFF.items():
+        line = table.table(kind)
+        units = ("command",) if kind == "sms" else ("second", "megabyte")
+        prices = {unit: line.value(unit, _price, getattr(default, unit)) for unit in units}
+        tariff[kind] = TariffLine(**prices, into=line.value("into", read.text, default.into))
+        line.finish()
+    table.finish()
+    return tariff
 
 
 def _region(value: object) -> str:
@@ -482,6 +532,13 @@ def _amount(value: object) -> str:
     if not _AMOUNT.fullmatch(amount) or not amount.strip("0."):
         raise ValueError('is an amount of more than nothing in quotes, such as "5" or "0.5"')
     return amount
+
+
+def _price(value: object) -> str:
+    price = read.text(value)
+    if not _AMOUNT.fullmatch(price):
+        raise ValueError('is a price in quotes, such as "1" or "0.05"; "0" for nothing')
+    return price
 
 
 def _public_url(value: object) -> str:
@@ -522,6 +579,7 @@ def development_config(
         http=HttpConfig(listen=tuple(Address.from_text(host, HTTP_PORT) for host in lan))
         if lan
         else HttpConfig(),
+        billing=BillingConfig(turn="metered", unknown_account="free"),
         development=True,
     )
 

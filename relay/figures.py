@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from core.clock import Clock
 from core.units import NS_PER_S
@@ -45,12 +47,16 @@ class FigureReader:
         self._clock = clock
         self._start_ns = clock.monotonic_ns()
         self._ended_sessions_active_s = 0
+        self.on_ended: Callable[[Any, Any], None] | None = None
+        """Is given the last counters of flows and of sessions, each once."""
 
     def collect_ended(self) -> None:
         """Take what ended since the last call, so that the engine may use its slots again."""
-        self._data_plane.take_closed_flows()
-        ended = self._data_plane.take_closed_sessions()
-        self._ended_sessions_active_s += int(ended["active_seconds"].sum())
+        flows = self._data_plane.take_closed_flows()
+        sessions = self._data_plane.take_closed_sessions()
+        self._ended_sessions_active_s += int(sessions["active_seconds"].sum())
+        if self.on_ended is not None:
+            self.on_ended(flows, sessions)
 
     def read(self) -> Figures:
         """The figures now."""

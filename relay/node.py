@@ -19,13 +19,16 @@ from ipaddress import ip_address
 import trio
 
 from billing.charging import Charging
-from billing.ledger import open_ledger
+from billing.desk import Desk
+from billing.ledger import LmdbLedger, open_ledger
+from billing.tariff import tariff_line
 from core import identity
 from core.api.messages import (
     CheckLinkRequest,
     CredentialsRequest,
     EndReply,
     EndRequest,
+    LedgerRequest,
     ReplyBody,
     RequestBody,
     StatusReply,
@@ -43,6 +46,7 @@ from relay.figures import FigureReader
 from relay.listeners.udp import UdpListener
 from relay.log import log_event, set_up_logging
 from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
+from relay.metering import Metering
 from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over
@@ -78,6 +82,8 @@ class Node:
         node_key: identity.Identity,
         clock: Clock,
         announcer: Announcer,
+        ledger: LmdbLedger,
+        charging: Charging,
         read_config: ReadConfig | None = None,
     ) -> None:
         self._config = config
@@ -86,6 +92,7 @@ class Node:
         self._clock = clock
         self._data_plane = data_plane
         self._announcer = announcer
+        self._desk = Desk(ledger, clock, config.billing)
         self._read_config = read_config
         self._draining = False
         self._drain_scope: trio.CancelScope | None = None
@@ -94,11 +101,27 @@ class Node:
             random=clock.random_bytes,
             unix_time_s=clock.unix_s,
             is_local=LocalAddresses(clock),
+            metered=config.billing.turn == "metered",
         )
         self._listener = UdpListener(
             self._server, data_plane, clock, rate_bytes_s=config.turn.limits.bytes_per_second
         )
         self._figures = FigureReader(self._listener, data_plane, clock)
+        self._metering: Metering | None = None
+        if config.billing.turn == "metered":
+            self._metering = Metering(
+                ledger,
+                charging,
+                data_plane,
+                clock,
+                tariff_line("turn", config.billing, ledger),
+                unknown_is_free=config.billing.unknown_account == "free",
+                stop=lambda session, reason: self._listener.carry_out(
+                    self._server.close_session(session, reason)
+                ),
+            )
+            self._listener.sessions = self._metering
+            self._figures.on_ended = self._metering.collect_ended
         addresses = client_addresses(config.turn)
         self._issuer = CredentialIssuer(config.turn.secrets, addresses, clock)
         self._pages = Pages(
@@ -115,6 +138,8 @@ class Node:
                 nursery.start_soon(self._pages.serve)
                 nursery.start_soon(api.serve, self._answer)
                 nursery.start_soon(self._collect)
+                if self._metering is not None:
+                    nursery.start_soon(self._metering.run)
                 # What lives until the end need not be looked at by every later collection.
                 gc.collect()
                 gc.freeze()
@@ -129,6 +154,8 @@ class Node:
                 )
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
+        if self._metering is not None:
+            await self._metering.finish()
         self._announcer.stopped()
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -203,6 +230,8 @@ class Node:
             before = self._listener.allocation_count
             self._listener.carry_out(self._server.close_account(request.account, "operator"))
             return EndReply(before - self._listener.allocation_count)
+        if isinstance(request, LedgerRequest):
+            return await self._desk.answer(request)
         return self._status()
 
     def _status(self) -> StatusReply:
@@ -349,7 +378,15 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
                 config = replace(config, turn=replace(config.turn, listen=listening))
                 announcer = Announcer(as_json=as_json)
                 node = Node(
-                    config, first_config, data_plane, node_key, clock, announcer, read_config
+                    config,
+                    first_config,
+                    data_plane,
+                    node_key,
+                    clock,
+                    announcer,
+                    ledger,
+                    charging,
+                    read_config,
                 )
                 await node.run(api)
             finally:

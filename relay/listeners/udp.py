@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from core.clock import Clock
 from core.units import NS_PER_S
 from relay.dataplane.interface import ControlDatagram, DataPlane, IcmpError, RelayUnavailable
+from relay.listeners.sessions import FreeSessions
 from relay.log import log_event
 from relay.turn.effects import (
     CloseAllocation,
@@ -23,6 +24,8 @@ from relay.turn.effects import (
     Effect,
     InstallChannel,
     InstallPermission,
+    JoinSession,
+    LeaveSession,
     OpenAllocation,
     OpenRelay,
     RefreshAllocation,
@@ -48,24 +51,19 @@ EXPIRE_INTERVAL_S = 1.0
 _log = logging.getLogger("montana.turn")
 
 
-class _Allocation:
-    """What an allocation of the server's is to the engine."""
+class Sessions(Protocol):
+    """Who joins whom, and who pays: `FreeSessions` or `relay.metering.Metering`."""
 
-    __slots__ = ("handle", "session")
+    def __len__(self) -> int: ...
 
-    def __init__(self, handle: int, session: str) -> None:
-        self.handle = handle
-        self.session = session
+    async def join(self, allocation: int, name: str, payer: str) -> int:
+        """Whether `payer` pays for an allocation of the session: 0, or a STUN error code."""
 
+    def enter(self, allocation: int, name: str) -> int:
+        """The engine's handle of an allocation's session. Raises RelayUnavailable."""
 
-class _Session:
-    """A session's handle in the engine, and how many allocations have joined it."""
-
-    __slots__ = ("allocations", "handle")
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self.allocations = 0
+    def leave(self, allocation: int, reason: str) -> None:
+        """The allocation has ended, or has not come to be."""
 
 
 class UdpListener:
@@ -73,25 +71,31 @@ class UdpListener:
 
     Args:
         rate_bytes_s: what each allocation may carry in each direction; 0 for no limit.
+
+    Attributes:
+        sessions: who joins whom, and who pays; to be set before the first datagram.
     """
 
     def __init__(
         self, server: Server, data_plane: DataPlane, clock: Clock, *, rate_bytes_s: int
     ) -> None:
+        self.sessions: Sessions = FreeSessions(data_plane)
+        self._nursery: trio.Nursery | None = None
         self._server = server
         self._data_plane = data_plane
         self._clock = clock
         self._rate_bytes_s = rate_bytes_s
         self._relays: dict[int, int] = {}
-        self._allocations: dict[int, _Allocation] = {}
+        self._allocations: dict[int, int] = {}
         self._by_handle: dict[int, int] = {}
-        self._sessions: dict[str, _Session] = {}
         self._emptied = trio.Event()
         self._actions: dict[type[Any], Callable[[Any], None]] = {
             Reply: self._reply,
             OpenRelay: self._open_relay,
             CloseRelay: self._close_relay,
             RemoveRelay: self._remove_relay,
+            JoinSession: self._ask_who_pays,
+            LeaveSession: self._leave_session,
             OpenAllocation: self._open_allocation,
             RefreshAllocation: self._refresh_allocation,
             CloseAllocation: self._close_allocation,
@@ -113,7 +117,7 @@ class UdpListener:
     @property
     def session_count(self) -> int:
         """Sessions that live now."""
-        return len(self._sessions)
+        return len(self.sessions)
 
     @property
     def drops(self) -> dict[str, int]:
@@ -128,13 +132,13 @@ class UdpListener:
     def set_rate(self, rate_bytes_s: int) -> None:
         """Limit what each allocation may carry, those that live included."""
         self._rate_bytes_s = rate_bytes_s
-        for allocation in self._allocations.values():
-            self._data_plane.set_rate(allocation.handle, rate_bytes_s)
+        for handle in self._allocations.values():
+            self._data_plane.set_rate(handle, rate_bytes_s)
 
     async def run(self) -> None:
         """Serve until cancelled; the engine has been started."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._expire_in_time)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._expire_in_time)
             gather_until_ns = 0
             while True:
                 await trio.lowlevel.wait_readable(self._data_plane.control_fd)
@@ -227,57 +231,53 @@ class UdpListener:
         self._data_plane.close_relay(self._relays.pop(effect.relay))
 
     def _remove_relay(self, effect: RemoveRelay) -> None:
-        self._data_plane.remove_relay(self._allocations[effect.allocation].handle, effect.ip_bytes)
+        self._data_plane.remove_relay(self._allocations[effect.allocation], effect.ip_bytes)
+
+    def _ask_who_pays(self, effect: JoinSession) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._join_session, effect)
+
+    async def _join_session(self, effect: JoinSession) -> None:
+        code = await self.sessions.join(effect.allocation, effect.session, effect.payer)
+        if code:
+            self.carry_out(self._server.session_refused(effect.allocation, code))
+        else:
+            now_ns = self._clock.monotonic_ns()
+            self.carry_out(self._server.session_joined(effect.allocation, now_ns))
+        self._data_plane.flush_replies()
+
+    def _leave_session(self, effect: LeaveSession) -> None:
+        self.sessions.leave(effect.allocation, "no relay")
 
     def _open_allocation(self, effect: OpenAllocation) -> None:
         relays = [self._relays.pop(relay) for relay in effect.relays]
         try:
-            session = self._join_session(effect.session)
-        except RelayUnavailable:
-            self._fail_allocation(effect, relays)
-            return
-        try:
             handle = self._data_plane.open_allocation(
-                effect.five_tuple, relays, session.handle, effect.expires_ns, self._rate_bytes_s
+                effect.five_tuple,
+                relays,
+                self.sessions.enter(effect.allocation, effect.session),
+                effect.expires_ns,
+                self._rate_bytes_s,
             )
         except RelayUnavailable:
-            self._leave_session(effect.session)
-            self._fail_allocation(effect, relays)
+            self._refused_slots += 1
+            for relay in relays:
+                self._data_plane.close_relay(relay)
+            self.sessions.leave(effect.allocation, "no slot")
+            self._server.allocation_failed(effect.allocation)
             return
-        self._allocations[effect.allocation] = _Allocation(handle, effect.session)
+        self._allocations[effect.allocation] = handle
         self._by_handle[handle] = effect.allocation
         self._data_plane.reply(effect.five_tuple, effect.answer)
 
-    def _fail_allocation(self, effect: OpenAllocation, relays: list[int]) -> None:
-        self._refused_slots += 1
-        for relay in relays:
-            self._data_plane.close_relay(relay)
-        self._server.allocation_failed(effect.allocation)
-
-    def _join_session(self, name: str) -> _Session:
-        session = self._sessions.get(name)
-        if session is None:
-            session = self._sessions[name] = _Session(self._data_plane.open_session())
-        session.allocations += 1
-        return session
-
-    def _leave_session(self, name: str) -> None:
-        session = self._sessions[name]
-        session.allocations -= 1
-        if not session.allocations:
-            del self._sessions[name]
-            self._data_plane.close_session(session.handle)
-
     def _refresh_allocation(self, effect: RefreshAllocation) -> None:
-        self._data_plane.refresh_allocation(
-            self._allocations[effect.allocation].handle, effect.expires_ns
-        )
+        self._data_plane.refresh_allocation(self._allocations[effect.allocation], effect.expires_ns)
 
     def _close_allocation(self, effect: CloseAllocation) -> None:
-        allocation = self._allocations.pop(effect.allocation)
-        del self._by_handle[allocation.handle]
-        self._data_plane.close_allocation(allocation.handle)
-        self._leave_session(allocation.session)
+        handle = self._allocations.pop(effect.allocation)
+        del self._by_handle[handle]
+        self._data_plane.close_allocation(handle)
+        self.sessions.leave(effect.allocation, effect.reason)
         log_event(
             _log,
             logging.DEBUG,
@@ -290,7 +290,7 @@ class UdpListener:
 
     def _install_permission(self, effect: InstallPermission) -> None:
         self._data_plane.install_permission(
-            self._allocations[effect.allocation].handle,
+            self._allocations[effect.allocation],
             effect.peer_ip,
             effect.expires_ns,
             effect.own,
@@ -298,23 +298,21 @@ class UdpListener:
 
     def _install_channel(self, effect: InstallChannel) -> None:
         self._data_plane.install_channel(
-            self._allocations[effect.allocation].handle,
+            self._allocations[effect.allocation],
             effect.channel,
             effect.peer,
             effect.expires_ns,
         )
 
     def _remove_permission(self, effect: RemovePermission) -> None:
-        self._data_plane.remove_permission(
-            self._allocations[effect.allocation].handle, effect.peer_ip
-        )
+        self._data_plane.remove_permission(self._allocations[effect.allocation], effect.peer_ip)
 
     def _remove_channel(self, effect: RemoveChannel) -> None:
-        self._data_plane.remove_channel(self._allocations[effect.allocation].handle, effect.channel)
+        self._data_plane.remove_channel(self._allocations[effect.allocation], effect.channel)
 
     def _relay_data(self, effect: RelayData) -> None:
         self._data_plane.send_to_peer(
-            self._allocations[effect.allocation].handle,
+            self._allocations[effect.allocation],
             effect.peer,
             effect.payload,
             effect.dont_fragment,
