@@ -1,4 +1,5 @@
-"""The command line: `montana up`, `credentials`, `status`, `config check`, `check link`.
+"""The command line: `montana up`, `credentials`, `status`, `config check`, `check link`; what is
+asked of the ledger is in `relay.cli_ledger`.
 
 What is asked for goes to standard output, errors and logs to standard error. Exit codes: 0 done,
 1 it can't be done now, 2 the command or the configuration is wrong.
@@ -6,20 +7,16 @@ What is asked for goes to standard output, errors and logs to standard error. Ex
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
-import msgspec
 import trio
 
-from core.api.client import connect
 from core.api.messages import (
     CREDENTIALS_TTL_MAXIMUM_S,
     AccountName,
@@ -30,34 +27,31 @@ from core.api.messages import (
     CredentialsRequest,
     EndReply,
     EndRequest,
-    ReplyBody,
-    RequestBody,
     Seconds,
     StatusReply,
     StatusRequest,
 )
 from core.config import NodeConfig, describe, development_config, lan_addresses, load
 from core.errors import ConfigError, MontanaError, OperationError
+from relay.cli_ledger import account_group, voucher_group
+from relay.cli_shared import (
+    EXISTING_PATH,
+    ask,
+    checked,
+    json_option,
+    locate,
+    print_json,
+    print_table,
+    show_size,
+    socket_options,
+)
 from relay.command_line import LocalisedCommand, LocalisedGroup, describe_usage_error
 from relay.language import text
-from relay.node_files import DEFAULT_DATA_DIR, socket_path
+from relay.node_files import DEFAULT_DATA_DIR
 from relay.version import VERSION
 
-ANSWER_TIMEOUT_S = 15
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-
-_Reply = TypeVar("_Reply", bound=ReplyBody)
-_Command = TypeVar("_Command", bound=Callable[..., object])
-_SIZE_UNITS = ("kB", "MB", "GB", "TB")
-_EXISTING_PATH = click.Path(path_type=Path, dir_okay=False)
-
-
-def _socket_options(command: _Command) -> _Command:
-    """The options of every command that speaks with a running node."""
-    socket = click.option("--socket", type=_EXISTING_PATH, help=text("help_socket"))
-    config = click.option("--config", type=_EXISTING_PATH, help=text("help_of_config"))
-    return socket(config(command))
 
 
 @click.group(
@@ -81,7 +75,7 @@ def montana() -> None:
         "montana up --config node.toml --json",
     ),
 )
-@click.option("--config", type=_EXISTING_PATH, help=text("help_config"))
+@click.option("--config", type=EXISTING_PATH, help=text("help_config"))
 @click.option("--dev", is_flag=True, help=text("help_dev"))
 @click.option("--lan", is_flag=True, help=text("help_lan"))
 @click.option("--data-dir", type=click.Path(path_type=Path), help=text("help_data_dir"))
@@ -134,8 +128,8 @@ def _development(data_dir: Path, *, lan: bool) -> Callable[[], NodeConfig]:
 @click.argument("account")
 @click.option("--ttl", default="600", metavar="N", help=text("help_ttl"))
 @click.option("--call", metavar="CALL-...", help=text("help_call"))
-@click.option("--json", "as_json", is_flag=True, help=text("help_json"))
-@_socket_options
+@json_option
+@socket_options
 def credentials(
     account: str,
     ttl: str,
@@ -146,15 +140,15 @@ def credentials(
 ) -> None:
     """Make credentials."""
     request = CredentialsRequest(
-        _checked("ACCOUNT", account, AccountName, text("bad_account")),
-        _checked("--ttl", ttl, Seconds, text("bad_ttl", maximum=CREDENTIALS_TTL_MAXIMUM_S)),
-        _checked("--call", call, CallName | None, text("bad_call")),
+        checked("ACCOUNT", account, AccountName, text("bad_account")),
+        checked("--ttl", ttl, Seconds, text("bad_ttl", maximum=CREDENTIALS_TTL_MAXIMUM_S)),
+        checked("--call", call, CallName | None, text("bad_call")),
     )
-    reply = _ask(_locate(config, socket), request, CredentialsReply)
+    reply = ask(locate(config, socket), request, CredentialsReply)
     if as_json:
-        _print_json(reply)
+        print_json(reply)
         return
-    _print_table(
+    print_table(
         [
             (text("user"), reply.username),
             (text("password"), reply.password),
@@ -170,13 +164,13 @@ def credentials(
     examples=("montana end alice", "montana end alice --json"),
 )
 @click.argument("account")
-@click.option("--json", "as_json", is_flag=True, help=text("help_json"))
-@_socket_options
+@json_option
+@socket_options
 def end(account: str, as_json: bool, config: Path | None, socket: Path | None) -> None:
     """End an account's allocations."""
-    reply = _ask(_locate(config, socket), EndRequest(account), EndReply)
+    reply = ask(locate(config, socket), EndRequest(account), EndReply)
     if as_json:
-        _print_json(reply)
+        print_json(reply)
     else:
         click.echo(text("ended", count=reply.allocations))
 
@@ -186,15 +180,15 @@ def end(account: str, as_json: bool, config: Path | None, socket: Path | None) -
     help=text("help_status"),
     examples=("montana status", "montana status --json", "montana status --config node.toml"),
 )
-@click.option("--json", "as_json", is_flag=True, help=text("help_json"))
-@_socket_options
+@json_option
+@socket_options
 def status(as_json: bool, config: Path | None, socket: Path | None) -> None:
     """Show the node's figures."""
-    reply = _ask(_locate(config, socket), StatusRequest(), StatusReply)
+    reply = ask(locate(config, socket), StatusRequest(), StatusReply)
     if as_json:
-        _print_json(reply)
+        print_json(reply)
     else:
-        _print_table(_status_rows(reply))
+        print_table(_status_rows(reply))
 
 
 @montana.group(
@@ -213,7 +207,7 @@ def config_group() -> None:
     help=text("help_config_check"),
     examples=("montana config check node.toml",),
 )
-@click.argument("file", type=_EXISTING_PATH)
+@click.argument("file", type=EXISTING_PATH)
 def config_check(file: Path) -> None:
     """Validate a file."""
     config = load(file)
@@ -245,70 +239,26 @@ def check_group() -> None:
     help=text("help_check_link"),
     examples=("montana check link", "montana check link --config node.toml --json"),
 )
-@click.option("--json", "as_json", is_flag=True, help=text("help_json"))
-@_socket_options
+@json_option
+@socket_options
 def check_link(as_json: bool, config: Path | None, socket: Path | None) -> None:
     """Make a link."""
-    reply = _ask(_locate(config, socket), CheckLinkRequest(), CheckLinkReply)
+    reply = ask(locate(config, socket), CheckLinkRequest(), CheckLinkReply)
     if as_json:
-        _print_json(reply)
+        print_json(reply)
     else:
         click.echo(reply.url)
         click.echo(text("holds_for", seconds=reply.ttl_s), err=True)
 
 
-def _checked(name: str, value: str | None, kind: Any, sentence: str) -> Any:
-    """`value` as one of `kind`, a type of the API's messages."""
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError:
-        raise click.UsageError(
-            text("bad_value", name=name, message=sentence), click.get_current_context()
-        ) from None
-
-
-def _locate(config: Path | None, socket: Path | None) -> Path:
-    if socket is not None:
-        return socket
-    return socket_path(load(config).data_dir if config else Path(DEFAULT_DATA_DIR))
-
-
-def _ask(path: Path, request: RequestBody, expected: type[_Reply]) -> _Reply:
-    """What the node behind `path` replies; it has to be of the type `expected`."""
-
-    if not path.exists():
-        raise OperationError(text("no_node", path=path))
-
-    async def ask() -> ReplyBody:
-        with trio.move_on_after(ANSWER_TIMEOUT_S):
-            async with connect(path, software=f"montana {VERSION}") as client:
-                return await client.request(request)
-        raise OperationError(text("no_answer", path=path, seconds=ANSWER_TIMEOUT_S))
-
-    reply = trio.run(ask)
-    if not isinstance(reply, expected):
-        raise OperationError(f"the node replied with something else: {type(reply).__name__}")
-    return reply
-
-
-def _print_json(reply: ReplyBody) -> None:
-    document = msgspec.to_builtins(reply)
-    del document["type"]
-    click.echo(json.dumps(document, ensure_ascii=False))
-
-
-def _print_table(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows) + 2
-    for name, value in rows:
-        for line in value.split("\n"):
-            click.echo(f"{name:{width}}{line}".rstrip())
-            name = ""
+montana.add_command(account_group)
+montana.add_command(voucher_group)
 
 
 def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
     relayed = [
         f"{text(direction)}: {_number(packets)} {text('packets')}, "
-        f"{_size(reply.bytes.get(direction, 0))}"
+        f"{show_size(reply.bytes.get(direction, 0))}"
         for direction, packets in reply.packets.items()
     ]
     drops = [f"{cause}: {_number(count)}" for cause, count in reply.drops.items() if count]
@@ -332,13 +282,6 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
 
 def _number(value: int) -> str:
     return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
-
-
-def _size(size_bytes: int) -> str:
-    if size_bytes < 1000:
-        return f"{size_bytes} B"
-    power = min((len(str(size_bytes)) - 1) // 3, len(_SIZE_UNITS))
-    return f"{size_bytes / 1000**power:.1f} {_SIZE_UNITS[power - 1]}"
 
 
 def _duration(duration_s: int) -> str:

@@ -40,6 +40,19 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "No node is running behind {path}. Start one, or say where it is: --config or --socket.",
         "За {path} узла нет. Запустите его или укажите, где он: --config или --socket.",
     ),
+    "no_ledger": (
+        "No node is running behind {path}, and there is no ledger in {folder}. Start a node, or "
+        "say where it is: --config or --socket.",
+        "За {path} узла нет, и в {folder} нет книги. Запустите узел или укажите, где он: --config "
+        "или --socket.",
+    ),
+    "bad_number": ("a whole number.", "целое число."),
+    "bad_limit": ("a whole number from 1 to 1000.", "целое число от 1 до 1000."),
+    "bad_id": ("32 hexadecimal digits.", "32 шестнадцатеричные цифры."),
+    "ask_again": (
+        "It may have been done: the same command with --id {id} does it once at most.",
+        "Возможно, это сделано: та же команда с --id {id} сделает это не больше одного раза.",
+    ),
     # Help.
     "help_montana": (
         "A node that relays WebRTC media (TURN).",
@@ -101,6 +114,79 @@ users, secrets and limits anew.""",
         "Print a link to /check that holds for some minutes.",
         "Напечатать ссылку на /check; она действует несколько минут.",
     ),
+    "help_account_group": (
+        "Accounts and what they hold. ACCOUNT is an address (user:alice, tg:123, +4930123456), "
+        "17 or '#17'. A running node is asked; without one, its ledger's files.",
+        "Счета и что на них есть. ACCOUNT - адрес (user:alice, tg:123, +4930123456), 17 или '#17'. "
+        "Отвечает работающий узел, без него - файлы его книги.",
+    ),
+    "help_account_create": (
+        "Open an account with these addresses, or with none.",
+        "Открыть счёт с этими адресами или без них.",
+    ),
+    "help_account_show": ("Show what an account has.", "Показать, что есть на счёте."),
+    "help_account_list": (
+        "List accounts in the order of their numbers.",
+        "Перечислить счета по номерам.",
+    ),
+    "help_account_credit": (
+        "Make money and put it on an account.",
+        "Создать деньги и зачислить их на счёт.",
+    ),
+    "help_account_transfer": (
+        "Move money from one account to another, without a fee.",
+        "Перевести деньги с одного счёта на другой, без комиссии.",
+    ),
+    "help_account_refund": (
+        "Undo a transfer: all of it and its fee, or AMOUNT of it.",
+        "Вернуть перевод: весь, с комиссией, или AMOUNT из него.",
+    ),
+    "help_account_link": (
+        "Give an account one more address. Another account that has it is merged into this one, "
+        "once and for all.",
+        "Добавить счёту адрес. Если он у другого счёта, тот вольётся в этот навсегда.",
+    ),
+    "help_account_unlink": (
+        "Take an address away from an account.",
+        "Убрать адрес у счёта.",
+    ),
+    "help_account_freeze": (
+        "Let nothing leave an account.",
+        "Заморозить счёт: с него ничего не уйдёт.",
+    ),
+    "help_account_unfreeze": ("End a freeze.", "Разморозить счёт."),
+    "help_account_close": (
+        "Close an account, which has to be empty.",
+        "Закрыть счёт; он должен быть пуст.",
+    ),
+    "help_account_history": (
+        "Show an account's transfers and sessions, the last first.",
+        "Показать переводы и сессии счёта, последние - первыми.",
+    ),
+    "help_voucher_group": (
+        "Codes that are worth money to who redeems them first.",
+        "Коды, за которые первый предъявитель получает деньги.",
+    ),
+    "help_voucher_create": (
+        "Make vouchers of AMOUNT each and print their codes, which are kept nowhere else.",
+        "Создать ваучеры по AMOUNT и напечатать коды; больше их нигде нет.",
+    ),
+    "help_voucher_redeem": (
+        "Put on an account what a voucher is worth.",
+        "Зачислить на счёт, чего стоит ваучер.",
+    ),
+    "help_currency": ("J unless told.", "Валюта; иначе J."),
+    "help_id": (
+        "32 hexadecimal digits; what was done under them is not done again.",
+        "32 шестнадцатеричные цифры; сделанное под ними не повторится.",
+    ),
+    "help_from": ("The number to begin at.", "С какого номера начать."),
+    "help_before": (
+        "Lines before this place, which the page before names.",
+        "Строки до этого места; его называет предыдущая страница.",
+    ),
+    "help_limit": ("At most so many; 100 unless told.", "Не больше стольких; иначе 100."),
+    "help_count": ("How many; 1 unless told, 1000 at most.", "Сколько; иначе 1, не больше 1000."),
     "examples": ("Examples:", "Примеры:"),
     # What commands say.
     "one_of_three": (
@@ -139,6 +225,51 @@ users, secrets and limits anew.""",
     "user": ("user", "имя"),
     "password": ("password", "пароль"),
     "uris": ("URIs", "адреса"),
+    # The ledger's tables.
+    "account": ("account", "счёт"),
+    "addresses": ("addresses", "адреса"),
+    "balance": ("balance", "баланс"),
+    "held": ("held for sessions", "удержано сессиями"),
+    "reserved": ("reserved", "зарезервировано"),
+    "available": ("available", "доступно"),
+    "state": ("state", "состояние"),
+    "opened": ("opened", "открыт"),
+    "frozen": ("frozen", "заморожен"),
+    "closed": ("closed", "закрыт"),
+    "merged_into": ("merged into #{account}", "влит в #{account}"),
+    "transfer": ("transfer", "перевод"),
+    "from": ("from", "откуда"),
+    "to": ("to", "куда"),
+    "amount": ("amount", "сумма"),
+    "fee": ("fee", "комиссия"),
+    "time": ("time (UTC)", "время (UTC)"),
+    "other_side": ("with", "с кем"),
+    "purpose": ("what for", "за что"),
+    "id": ("id", "номер"),
+    "more": ("There is more: {option}", "Есть ещё: {option}"),
+    "vouchers_made": (
+        "{count} of {amount} each. Keep the codes: they can't be shown again.",
+        "{count} по {amount}. Сохраните коды: показать их снова нельзя.",
+    ),
+    "kind_pending": ("waits", "ожидает"),
+    "kind_posted": ("was waiting", "ожидал"),
+    "kind_voided": ("given up", "отменён"),
+    "kind_expired": ("ran out", "истёк"),
+    "purpose_other": ("transfer", "перевод"),
+    "purpose_credit": ("credit", "зачисление"),
+    "purpose_operator": ("operator's transfer", "перевод оператора"),
+    "purpose_user": ("transfer", "перевод"),
+    "purpose_fee": ("fee", "комиссия"),
+    "purpose_welcome": ("welcome", "приветствие"),
+    "purpose_voucher": ("voucher", "ваучер"),
+    "purpose_refund": ("refund", "возврат"),
+    "purpose_merge": ("merged account", "слияние счетов"),
+    "purpose_escrow": ("escrow", "эскроу"),
+    "purpose_sms": ("SMS", "SMS"),
+    "purpose_turn": ("relaying", "передача"),
+    "purpose_voice": ("voice", "голос"),
+    "purpose_video": ("video", "видео"),
+    "purpose_screen": ("screen", "экран"),
     # The table of `montana status`.
     "status_version": ("version", "версия"),
     "status_uptime": ("uptime", "работает"),

@@ -15,6 +15,10 @@ from core.errors import ApiError, OperationError
 _RECEIVE_BYTES = 64 * 1024
 
 
+class NoNode(OperationError):
+    """No node listens behind the socket."""
+
+
 class ApiClient:
     """One connection to a node; a request at a time."""
 
@@ -53,12 +57,12 @@ async def connect(path: Path, *, software: str) -> AsyncIterator[ApiClient]:
     """A connection to the node behind the socket at `path`, closed at the end.
 
     Raises:
-        OperationError: no node listens there, or it isn't ours to talk to.
+        OperationError: no node listens there (`NoNode`), or it isn't ours to talk to.
     """
     try:
         stream = await trio.open_unix_socket(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
-        raise OperationError(f"no node is running behind {path}") from None
+        raise NoNode(f"no node is running behind {path}") from None
     except PermissionError:
         raise OperationError(
             f"the node behind {path} belongs to another user; run this as that user"

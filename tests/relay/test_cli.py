@@ -22,6 +22,7 @@ from core.api.messages import (
 from core.api.server import ApiServer
 from core.errors import OperationError
 from relay import cli
+from relay.cli_shared import show_size
 from tests.support.node import run_montana, write_config
 
 COMMANDS = [
@@ -223,7 +224,7 @@ async def test_a_check_link_alone_on_standard_output(
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (10**16, "10000.0 TB")],
 )
 def test_sizes(size_bytes: int, shown: str) -> None:
-    assert cli._size(size_bytes) == shown
+    assert show_size(size_bytes) == shown
 
 
 @pytest.mark.parametrize(

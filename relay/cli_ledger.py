@@ -1,0 +1,560 @@
+"""`montana account ...` and `montana voucher ...`: what operators ask of the ledger.
+
+A running node is asked through its socket. Where none is, the ledger's files are opened here: the
+same requests go to the same desk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import click
+import trio
+
+from billing.money import find_currency
+from billing.transfers import new_id
+from core.api.client import NoNode
+from core.api.messages import (
+    AccountCloseRequest,
+    AccountCreateRequest,
+    AccountCreditRequest,
+    AccountFreezeRequest,
+    AccountHistoryRequest,
+    AccountLinkRequest,
+    AccountListReply,
+    AccountListRequest,
+    AccountRefundRequest,
+    AccountReply,
+    AccountShowRequest,
+    AccountTransferRequest,
+    AccountUnlinkRequest,
+    EffectId,
+    HistoryItem,
+    HistoryReply,
+    LedgerReply,
+    LedgerRequest,
+    PageLimit,
+    Request,
+    TransferReply,
+    VoucherCreateRequest,
+    VoucherRedeemRequest,
+    VouchersReply,
+    decode_client_message_untrusted,
+    encode_message,
+)
+from core.clock import SystemClock
+from core.config import BillingConfig, load
+from core.errors import ApiError, OperationError
+from relay.cli_shared import (
+    NoAnswer,
+    ask,
+    checked,
+    expect,
+    json_option,
+    locate,
+    print_columns,
+    print_json,
+    print_table,
+    show_size,
+    socket_options,
+)
+from relay.command_line import LocalisedCommand, LocalisedGroup
+from relay.language import CATALOGUE, text
+from relay.node_files import ledger_folder
+
+_Reply = TypeVar("_Reply", bound=LedgerReply)
+
+_currency_option = click.option(
+    "--currency", default="J", metavar="J|EMC", help=text("help_currency")
+)
+_id_option = click.option("--id", "identity", metavar="HEX", help=text("help_id"))
+
+
+@click.group(
+    "account",
+    cls=LocalisedGroup,
+    help=text("help_account_group"),
+    examples=(
+        "montana account create user:alice",
+        "montana account credit user:alice 10",
+        "montana account show user:alice --json",
+    ),
+)
+def account_group() -> None:
+    """Hold the commands on accounts."""
+
+
+@click.group(
+    "voucher",
+    cls=LocalisedGroup,
+    help=text("help_voucher_group"),
+    examples=(
+        "montana voucher create 100 --count 10",
+        "montana voucher redeem AAAAA-BBBBB-CCCCC-DDDDD user:alice",
+    ),
+)
+def voucher_group() -> None:
+    """Hold the commands on vouchers."""
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_create"),
+    examples=(
+        "montana account create user:alice",
+        "montana account create tg:123 +4930123456 --json",
+    ),
+)
+@click.argument("addresses", metavar="[ADDRESS]...", nargs=-1)
+@_id_option
+@json_option
+@socket_options
+def create(
+    addresses: tuple[str, ...],
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Open an account."""
+    request = AccountCreateRequest(addresses, _effect_id(identity))
+    _print_account(_answer(request, AccountReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_show"),
+    examples=("montana account show user:alice", "montana account show 17 --json"),
+)
+@click.argument("account")
+@json_option
+@socket_options
+def show(account: str, as_json: bool, config: Path | None, socket: Path | None) -> None:
+    """Show an account."""
+    reply = _answer(AccountShowRequest(account), AccountReply, config, socket)
+    _print_account(reply, as_json)
+
+
+@account_group.command(
+    "list",
+    cls=LocalisedCommand,
+    help=text("help_account_list"),
+    examples=("montana account list", "montana account list --from 100 --limit 50 --json"),
+)
+@click.option("--from", "first", default="0", metavar="N", help=text("help_from"))
+@click.option("--limit", default="100", metavar="N", help=text("help_limit"))
+@json_option
+@socket_options
+def list_accounts(
+    first: str, limit: str, as_json: bool, config: Path | None, socket: Path | None
+) -> None:
+    """List accounts."""
+    number = checked("--from", first, int, text("bad_number"))
+    request = AccountListRequest(max(0, number), _page_limit(limit))
+    reply = _answer(request, AccountListReply, config, socket)
+    if as_json:
+        print_json(reply)
+        return
+    heads = [text(name) for name in ("account", "balance", "available", "addresses", "state")]
+    rows = [
+        [
+            f"#{one.account}",
+            _money(one.balance, one.currency),
+            _money(one.available, one.currency),
+            ", ".join(one.addresses),
+            _state(one),
+        ]
+        for one in reply.accounts
+    ]
+    print_columns(heads, rows, right={1, 2})
+    if reply.next is not None:
+        click.echo(text("more", option=f"--from {reply.next}"), err=True)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_credit"),
+    examples=(
+        "montana account credit user:alice 10",
+        "montana account credit 17 0.5 --currency EMC",
+    ),
+)
+@click.argument("account")
+@click.argument("amount")
+@_currency_option
+@_id_option
+@json_option
+@socket_options
+def credit(
+    account: str,
+    amount: str,
+    currency: str,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Make money."""
+    request = AccountCreditRequest(account, amount, currency, _effect_id(identity))
+    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_transfer"),
+    examples=("montana account transfer user:alice user:bob 2.5",),
+)
+@click.argument("debit", metavar="FROM")
+@click.argument("credit", metavar="TO")
+@click.argument("amount")
+@_currency_option
+@_id_option
+@json_option
+@socket_options
+def transfer(
+    debit: str,
+    credit: str,
+    amount: str,
+    currency: str,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Move money."""
+    request = AccountTransferRequest(debit, credit, amount, currency, _effect_id(identity))
+    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_refund"),
+    examples=(
+        "montana account refund 019366f1a2b3c4d5e6f708192a3b4c5d",
+        "montana account refund 019366f1a2b3c4d5e6f708192a3b4c5d 1.5",
+    ),
+)
+@click.argument("transfer_id", metavar="TRANSFER")
+@click.argument("amount", required=False)
+@_id_option
+@json_option
+@socket_options
+def refund(
+    transfer_id: str,
+    amount: str | None,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Undo a transfer."""
+    request = AccountRefundRequest(
+        checked("TRANSFER", transfer_id.lower(), EffectId, text("bad_id")),
+        amount,
+        _effect_id(identity),
+    )
+    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_link"),
+    examples=("montana account link user:alice tg:123",),
+)
+@click.argument("account")
+@click.argument("address")
+@_id_option
+@json_option
+@socket_options
+def link(
+    account: str,
+    address: str,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Add an address."""
+    request = AccountLinkRequest(account, address, _effect_id(identity))
+    _print_account(_answer(request, AccountReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_unlink"),
+    examples=("montana account unlink 17 tg:123",),
+)
+@click.argument("account")
+@click.argument("address")
+@_id_option
+@json_option
+@socket_options
+def unlink(
+    account: str,
+    address: str,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Take an address away."""
+    request = AccountUnlinkRequest(account, address, _effect_id(identity))
+    _print_account(_answer(request, AccountReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_freeze"),
+    examples=("montana account freeze user:alice",),
+)
+@click.argument("account")
+@_id_option
+@json_option
+@socket_options
+def freeze(
+    account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
+) -> None:
+    """Freeze an account."""
+    request = AccountFreezeRequest(account, True, _effect_id(identity))
+    _print_account(_answer(request, AccountReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_unfreeze"),
+    examples=("montana account unfreeze user:alice",),
+)
+@click.argument("account")
+@_id_option
+@json_option
+@socket_options
+def unfreeze(
+    account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
+) -> None:
+    """End a freeze."""
+    request = AccountFreezeRequest(account, False, _effect_id(identity))
+    _print_account(_answer(request, AccountReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_close"),
+    examples=("montana account close 17",),
+)
+@click.argument("account")
+@_id_option
+@json_option
+@socket_options
+def close(
+    account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
+) -> None:
+    """Close an account."""
+    request = AccountCloseRequest(account, _effect_id(identity))
+    _print_account(_answer(request, AccountReply, config, socket), as_json)
+
+
+@account_group.command(
+    cls=LocalisedCommand,
+    help=text("help_account_history"),
+    examples=(
+        "montana account history user:alice",
+        "montana account history user:alice --limit 1000 --json",
+    ),
+)
+@click.argument("account")
+@click.option("--before", metavar="N", help=text("help_before"))
+@click.option("--limit", default="100", metavar="N", help=text("help_limit"))
+@json_option
+@socket_options
+def history(
+    account: str,
+    before: str | None,
+    limit: str,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Show what has happened on an account."""
+    place = checked("--before", before, int | None, text("bad_number"))
+    request = AccountHistoryRequest(account, place, _page_limit(limit))
+    reply = _answer(request, HistoryReply, config, socket)
+    if as_json:
+        print_json(reply)
+        return
+    heads = [text(name) for name in ("time", "amount", "other_side", "purpose", "id")]
+    rows = [
+        [item.time[:19].replace("T", " "), _change(item), item.other, _purpose(item), item.id]
+        for item in reply.lines
+    ]
+    print_columns(heads, rows, right={1})
+    if reply.next is not None:
+        click.echo(text("more", option=f"--before {reply.next}"), err=True)
+
+
+@voucher_group.command(
+    "create",
+    cls=LocalisedCommand,
+    help=text("help_voucher_create"),
+    examples=("montana voucher create 100 --count 10", "montana voucher create 5 --json"),
+)
+@click.argument("amount")
+@click.option("--count", default="1", metavar="N", help=text("help_count"))
+@_currency_option
+@_id_option
+@json_option
+@socket_options
+def create_vouchers(
+    amount: str,
+    count: str,
+    currency: str,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
+) -> None:
+    """Make vouchers."""
+    request = VoucherCreateRequest(
+        amount,
+        checked("--count", count, PageLimit, text("bad_limit")),
+        currency,
+        _effect_id(identity),
+    )
+    reply = _answer(request, VouchersReply, config, socket)
+    if as_json:
+        print_json(reply)
+        return
+    for code in reply.codes:
+        click.echo(code)
+    amount_text = _money(reply.amount, reply.currency)
+    click.echo(text("vouchers_made", count=len(reply.codes), amount=amount_text), err=True)
+
+
+@voucher_group.command(
+    cls=LocalisedCommand,
+    help=text("help_voucher_redeem"),
+    examples=("montana voucher redeem AAAAA-BBBBB-CCCCC-DDDDD user:alice",),
+)
+@click.argument("code")
+@click.argument("account")
+@json_option
+@socket_options
+def redeem(
+    code: str, account: str, as_json: bool, config: Path | None, socket: Path | None
+) -> None:
+    """Redeem a voucher."""
+    request = VoucherRedeemRequest(code, account)
+    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+
+
+def _answer(
+    request: LedgerRequest, expected: type[_Reply], config: Path | None, socket: Path | None
+) -> _Reply:
+    """What a running node says, or the ledger's files where none is running."""
+    path = locate(config, socket)
+    if path.exists():
+        try:
+            return ask(path, request, expected)
+        except NoNode:
+            # What a node that was killed has left.
+            pass
+        except (NoAnswer, ApiError) as error:
+            identity = getattr(request, "id", None)
+            if identity is None:
+                raise
+            raise OperationError(f"{error}. {text('ask_again', id=identity)}") from error
+    folder = ledger_folder(path.parent)
+    if not folder.exists():
+        raise OperationError(text("no_ledger", path=path, folder=folder))
+    billing = load(config).billing if config is not None else BillingConfig()
+    return expect(trio.run(_answer_from_files, folder, request, billing), expected)
+
+
+async def _answer_from_files(
+    folder: Path, request: LedgerRequest, billing: BillingConfig
+) -> LedgerReply:
+    # Late: it takes a while, and is needed only where no node runs.
+    from billing.charging import Charging
+    from billing.desk import Desk
+    from billing.ledger import open_ledger
+
+    # As a node would have read it, so that the same bounds hold.
+    decode_client_message_untrusted(encode_message(Request(1, request)))
+    clock = SystemClock()
+    with open_ledger(folder, clock) as ledger:
+        await Charging(ledger).recover()
+        return await Desk(ledger, clock, billing).answer(request)
+
+
+def _effect_id(written: str | None) -> str:
+    """The id under which something is done: the operator's own, or a new one."""
+    if written is None:
+        return new_id(SystemClock()).hex()
+    identity: str = checked("--id", written.lower(), EffectId, text("bad_id"))
+    return identity
+
+
+def _page_limit(written: str) -> int:
+    limit: int = checked("--limit", written, PageLimit, text("bad_limit"))
+    return limit
+
+
+def _print_account(reply: AccountReply, as_json: bool) -> None:
+    if as_json:
+        print_json(reply)
+        return
+    rows = [(text("account"), f"#{reply.account}"), (text("addresses"), "\n".join(reply.addresses))]
+    for one in reply.balances:
+        if one.currency != reply.currency and not one.balance.strip("0."):
+            continue
+        rows.append((text("balance"), _money(one.balance, one.currency)))
+        for name, amount in (("held", one.held), ("reserved", one.reserved)):
+            if amount.strip("0."):
+                rows.append((text(name), _money(amount, one.currency)))
+        rows.append((text("available"), _money(one.available, one.currency)))
+    rows += [(text("state"), _state(reply)), (text("opened"), reply.opened[:10])]
+    print_table([row for row in rows if row[1]])
+
+
+def _print_transfer(reply: TransferReply, as_json: bool) -> None:
+    if as_json:
+        print_json(reply)
+        return
+    rows = [
+        (text("transfer"), reply.id),
+        (text("from"), f"#{reply.debit}"),
+        (text("to"), f"#{reply.credit}"),
+        (text("amount"), _money(reply.amount, reply.currency)),
+    ]
+    if reply.fee.strip("0."):
+        rows.append((text("fee"), _money(reply.fee, reply.currency)))
+    print_table(rows)
+
+
+def _state(reply: AccountReply) -> str:
+    if reply.merged_into is not None:
+        return text("merged_into", account=reply.merged_into)
+    states = [name for name in ("frozen", "closed") if getattr(reply, name)]
+    return ", ".join(map(text, states))
+
+
+def _money(number: str, currency: str) -> str:
+    """A decimal number for people: `12.5 Ɉ`."""
+    return f"{number.rstrip('0').rstrip('.')} {find_currency(currency).symbol}"
+
+
+def _change(item: HistoryItem) -> str:
+    if item.reserved is not None:
+        return f"({_money(item.reserved, item.currency)})"
+    sign = "" if item.amount.startswith("-") else "+"
+    return sign + _money(item.amount, item.currency)
+
+
+def _purpose(item: HistoryItem) -> str:
+    name = f"purpose_{item.purpose}"
+    purpose = text(name) if name in CATALOGUE else item.purpose
+    if item.session is not None:
+        return f"{purpose}, {item.session.seconds} {text('seconds')}, " + show_size(
+            item.session.bytes
+        )
+    return purpose if item.kind == "transfer" else f"{purpose}, {text(f'kind_{item.kind}')}"
