@@ -29,6 +29,9 @@ BEFORE_SECOND_NS = 100_000_000
 """A tick comes so long before the end of a second: it sees nearly all of that second."""
 NO_MONEY = "no balance"
 CALL_PREFIX = "CALL-"
+FINISH_S = 1.0
+"""How long a stop waits for the workers to let go of what was closed."""
+_ENDED = np.dtype([("slot", "<u4"), ("seconds", "<u8"), ("bytes", "<u8")])
 
 _log = logging.getLogger("montana.metering")
 
@@ -77,11 +80,14 @@ class Metering:
         self._stop = stop
         self._sessions: dict[str, _Session] = {}
         self._by_slot: dict[int, _Session] = {}
-        self._by_handle: dict[int, _Session] = {}
         self._joined: dict[int, _Session] = {}
         self._never_relayed: list[_Session] = []
-        self._ended_seconds: dict[int, int] = {}
-        self._ended_bytes: dict[int, int] = {}
+        self._ended: list[NDArray[np.void]] = []
+        # By the engine's handle: the meter's slot, and the bytes of flows that were closed.
+        self._slot_of = np.full(1024, -1, np.int64)
+        self._closed_bytes = np.zeros(1024, np.uint64)
+        # By the meter's slot: the engine's handle, 0 for none that can be granted anything.
+        self._handle_of = np.zeros(1024, np.uint32)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -149,7 +155,12 @@ class Metering:
             else:
                 granted_s = self._charging.granted(session.slot)
                 session.handle = self._data_plane.open_session(granted_s)
-                self._by_handle[session.handle] = session
+                self._reserve(np.array([session.handle], np.uint32))
+                self._slot_of[session.handle] = session.slot
+                if session.slot >= len(self._handle_of):
+                    more = np.zeros(max(session.slot, len(self._handle_of)), np.uint32)
+                    self._handle_of = np.concatenate([self._handle_of, more])
+                self._handle_of[session.slot] = session.handle
         return session.handle
 
     def leave(self, allocation: int, reason: str) -> None:
@@ -162,19 +173,41 @@ class Metering:
         session.ended = reason
         if session.handle:
             self._data_plane.close_session(session.handle)
+            if session.slot >= 0:
+                self._handle_of[session.slot] = 0
         elif session.slot >= 0:
             self._never_relayed.append(session)
 
     def collect_ended(self, flows: NDArray[Any], sessions: NDArray[Any]) -> None:
-        """The last counters of what the engine has closed, each once."""
-        for handle, relayed in zip(*_bytes_by_session(flows), strict=True):
-            if handle in self._by_handle:
-                self._ended_bytes[handle] = self._ended_bytes.get(handle, 0) + relayed
-        for handle, seconds in zip(
-            sessions["session"].tolist(), sessions["active_seconds"].tolist(), strict=True
-        ):
-            if handle in self._by_handle:
-                self._ended_seconds[handle] = seconds
+        """The last counters of what the engine has closed, each once. It may use their handles for
+        others from here on."""
+        self._weigh(flows)
+        handles = sessions["session"]
+        self._reserve(handles)
+        slots = self._slot_of[handles]
+        metered = slots >= 0
+        rows = np.zeros(np.count_nonzero(metered), _ENDED)
+        rows["slot"] = slots[metered]
+        rows["seconds"] = sessions["active_seconds"][metered]
+        rows["bytes"] = self._closed_bytes[handles[metered]]
+        self._slot_of[handles] = -1
+        self._closed_bytes[handles] = 0
+        if len(rows):
+            self._ended.append(rows)
+
+    def _weigh(self, flows: NDArray[Any]) -> None:
+        """Add up what flows that were closed have relayed, by session."""
+        self._reserve(flows["session"])
+        np.add.at(self._closed_bytes, flows["session"], _relayed(flows))
+
+    def _reserve(self, handles: NDArray[np.uint32]) -> None:
+        """Have room for these handles."""
+        size = len(self._slot_of)
+        highest = int(handles.max(initial=0))
+        if highest >= size:
+            more = max(highest + 1 - size, size)
+            self._slot_of = np.concatenate([self._slot_of, np.full(more, -1, np.int64)])
+            self._closed_bytes = np.concatenate([self._closed_bytes, np.zeros(more, np.uint64)])
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -188,26 +221,31 @@ class Metering:
                 # Nobody is cut for it: what can't be charged now is charged when it can be.
                 log_event(_log, logging.ERROR, "this second is not charged yet", reason=error)
                 continue
-            stopping = [self._by_slot[slot] for slot in verdicts.stopped.tolist()]
+            # Some may be closed by now.
+            known = map(self._by_slot.get, verdicts.stopped.tolist())
+            stopping = [session for session in known if session is not None]
             if stopping:
                 # They have paid for this second: it is theirs to its end.
                 now_ns = self._clock.monotonic_ns()
                 await trio.sleep(max(0, next_ns - now_ns) / NS_PER_S)
                 self._stop_all(stopping)
 
-    async def finish(self) -> None:
-        """Charge the last seconds and close every session: the node stops."""
+    async def finish(self, collect: Callable[[], None]) -> None:
+        """Charge the last seconds and close every session: the node stops.
+
+        Args:
+            collect: has the engine hand over what it has closed, see `collect_ended`.
+        """
         for allocation in list(self._joined):
             self.leave(allocation, "the node stops")
-        for session in self._by_handle.values():
-            # The engine stands still: what it counts now is the last.
-            session.ended = session.ended or "the node stops"
-        counters = self._data_plane.session_counters()
-        for handle, seconds in zip(
-            counters["session"].tolist(), counters["active_seconds"].tolist(), strict=True
-        ):
-            if handle in self._by_handle:
-                self._ended_seconds.setdefault(handle, seconds)
+        collect()
+        # Those whose allocations are still open: what they have counted until now is the last.
+        self.collect_ended(self._data_plane.flow_counters(), self._data_plane.session_counters())
+        with trio.move_on_after(FINISH_S):
+            while sum(map(len, self._ended)) + len(self._never_relayed) < len(self._by_slot):
+                # A worker may be in the midst of what was closed just now.
+                await trio.sleep(FINISH_S / 100)
+                collect()
         try:
             await self.tick()
         except OperationError as error:
@@ -217,58 +255,45 @@ class Metering:
         """Charge what was relayed since the last tick, and grant what follows.
 
         Raises:
-            OperationError: it can't be stored.
+            OperationError: it can't be stored; what was relayed is charged by the next tick.
         """
         living = self._data_plane.session_counters()
-        seconds = dict(
-            zip(living["session"].tolist(), living["active_seconds"].tolist(), strict=True)
+        flows = self._data_plane.flow_counters()
+        self._reserve(living["session"])
+        slots = self._slot_of[living["session"]]
+        living, slots = living[slots >= 0], slots[slots >= 0]
+        relayed = self._closed_bytes.copy()
+        np.add.at(relayed, flows["session"], _relayed(flows))
+        batches = len(self._ended)
+        ended = np.concatenate([np.zeros(0, _ENDED), *self._ended])
+        never = self._never_relayed[:]
+        closing = {slot: self._by_slot[slot].ended for slot in ended["slot"].tolist()}
+        closing.update({session.slot: session.ended for session in never})
+        verdicts = await self._charging.tick(
+            np.concatenate([slots.astype(np.uint32), ended["slot"]]),
+            np.concatenate([living["active_seconds"], ended["seconds"]]),
+            np.concatenate([relayed[living["session"]], ended["bytes"]]),
+            closing,
         )
-        relayed = dict(zip(*_bytes_by_session(self._data_plane.flow_counters()), strict=True))
-        ended = dict(self._ended_seconds)
-        never, self._never_relayed = self._never_relayed, []
-        slots, counted, weighed = [], [], []
-        closing = {session.slot: session.ended for session in never}
-        for handle, session in self._by_handle.items():
-            if handle in ended:
-                closing[session.slot] = session.ended
-            elif handle not in seconds:
-                # Closed, and its last counters are not in yet.
-                continue
-            slots.append(session.slot)
-            counted.append(ended.get(handle, seconds.get(handle, 0)))
-            weighed.append(self._ended_bytes.get(handle, 0) + relayed.get(handle, 0))
-        try:
-            verdicts = await self._charging.tick(
-                np.array(slots, np.uint32),
-                np.array(counted, np.uint64),
-                np.array(weighed, np.uint64),
-                closing,
-            )
-        except BaseException:
-            self._never_relayed += never
-            raise
+        # More may have ended while this was stored.
+        del self._ended[:batches]
+        del self._never_relayed[: len(never)]
         for slot in closing:
-            session = self._by_slot.pop(slot)
-            if session.handle:
-                del self._by_handle[session.handle]
-                self._ended_seconds.pop(session.handle, None)
-                self._ended_bytes.pop(session.handle, None)
-        self._carry_out(verdicts)
-        return verdicts
-
-    def _carry_out(self, verdicts: Verdicts) -> None:
-        for slot, granted_s in zip(
-            verdicts.granted[0].tolist(), verdicts.granted[1].tolist(), strict=True
-        ):
-            session = self._by_slot.get(slot)
-            if session is not None and session.handle and not session.ended:
-                self._data_plane.grant_session(session.handle, granted_s)
+            del self._by_slot[slot]
+        self._grant(*verdicts.granted)
         for slot in verdicts.warned.tolist():
-            session = self._by_slot.get(slot)
-            if session is not None:
+            if (session := self._by_slot.get(slot)) is not None:
                 log_event(
                     _log, logging.INFO, "a session holds its last seconds", account=session.account
                 )
+        return verdicts
+
+    def _grant(self, slots: NDArray[np.uint32], seconds: NDArray[np.uint32]) -> None:
+        slots, seconds = slots[slots < len(self._handle_of)], seconds[slots < len(self._handle_of)]
+        handles = self._handle_of[slots]
+        known = handles != 0
+        granted = seconds[known].astype(np.uint64)
+        self._data_plane.grant_sessions(handles[known], granted)
 
     def _stop_all(self, sessions: list[_Session]) -> None:
         for session in sessions:
@@ -291,12 +316,7 @@ def payer_address_untrusted(payer: str) -> str:
         return f"user:{payer}"
 
 
-def _bytes_by_session(flows: NDArray[Any]) -> tuple[list[int], list[int]]:
-    """Session handles, and the bytes that their flows have relayed either way."""
-    if not len(flows):
-        return [], []
-    handles, index = np.unique(flows["session"], return_inverse=True)
-    relayed = flows["bytes_to_peer"] + flows["bytes_to_client"]
-    sums = np.zeros(len(handles), np.uint64)
-    np.add.at(sums, index, relayed)
-    return handles.tolist(), sums.tolist()
+def _relayed(flows: NDArray[Any]) -> NDArray[np.uint64]:
+    """The bytes that flows have relayed, either way."""
+    relayed: NDArray[np.uint64] = flows["bytes_to_peer"] + flows["bytes_to_client"]
+    return relayed

@@ -155,7 +155,7 @@ class Node:
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
         if self._metering is not None:
-            await self._metering.finish()
+            await self._metering.finish(self._figures.collect_ended)
         self._announcer.stopped()
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:

@@ -78,8 +78,9 @@ class DataPlane(Protocol):
             RelayUnavailable: no slot is left.
         """
 
-    def grant_session(self, session: int, granted_seconds: int) -> None:
-        """So many active seconds may there be, those that were included."""
+    def grant_sessions(self, sessions: Any, granted_seconds: Any) -> None:
+        """So many active seconds may there be, those that were included: arrays of uint32 and of
+        uint64, of sessions that have not been closed and taken."""
 
     def close_session(self, session: int) -> None:
         """No more allocations will join; its last counters come from `take_closed_sessions`

@@ -79,8 +79,8 @@ class SocketDataPlane:
     def open_session(self, granted_seconds: int = ...) -> int:
         """A handle under which active seconds are counted, as many as are granted."""
 
-    def grant_session(self, session: int, granted_seconds: int) -> None:
-        """So many active seconds may there be, those that were included."""
+    def grant_sessions(self, sessions: Any, granted_seconds: Any) -> None:
+        """So many active seconds may there be, those that were included; two arrays."""
 
     def close_session(self, session: int) -> None:
         """No more allocations will join."""

@@ -727,11 +727,16 @@ cdef class SocketDataPlane:
         store_relaxed_64(&entry.sent_until_ns, 0)
         store_relaxed_64(&entry.received_until_ns, 0)
 
-    def grant_session(self, uint32_t session, uint64_t granted_seconds):
-        """So many active seconds may there be from now on, those that were included."""
+    def grant_sessions(self, sessions, granted_seconds):
+        """So many active seconds may there be from now on, those that were included; two arrays."""
+        cdef const uint32_t[::1] handles = sessions
+        cdef const uint64_t[::1] granted = granted_seconds
+        cdef Py_ssize_t i
         self._check_open()
-        assert self._tables.sessions[session].live
-        store_relaxed_64(&self._tables.sessions[session].granted_seconds, granted_seconds)
+        assert handles.shape[0] == granted.shape[0]
+        for i in range(handles.shape[0]):
+            assert self._tables.sessions[handles[i]].live
+            store_relaxed_64(&self._tables.sessions[handles[i]].granted_seconds, granted[i])
 
     cdef uint32_t _relay_of(self, uint32_t allocation, int family) noexcept:
         """Its relay of a family (4 or 6), 0 where it has none."""

@@ -219,9 +219,10 @@ class FakeDataPlane:
         self.closing.add(session)
         self._end_session(session)
 
-    def grant_session(self, session: int, granted_seconds: int) -> None:
-        assert session in self.sessions
-        self.granted[session] = granted_seconds
+    def grant_sessions(self, sessions: Any, granted_seconds: Any) -> None:
+        for session, granted in zip(sessions.tolist(), granted_seconds.tolist(), strict=True):
+            assert session in self.sessions
+            self.granted[session] = granted
 
     def open_relay(self, address: Address) -> int:
         if address in self.bound or address in self.unavailable:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.generator import Generator, bucket_starts_ns
@@ -1059,7 +1060,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "reply": (FiveTuple("udp", address("127.0.0.1", 1), address("127.0.0.1", 2)), b"late"),
     "flush_replies": (),
     "open_session": (),
-    "grant_session": (1, 1),
+    "grant_sessions": (np.ones(1, np.uint32), np.ones(1, np.uint64)),
     "close_session": (1,),
     "open_relay": (address("127.0.0.1", 0),),
     "close_relay": (1,),
@@ -1290,6 +1291,6 @@ def test_a_session_relays_the_seconds_that_it_was_granted() -> None:
         assert send_for_a_second(stun)
         peer.sendto(b"back", (client.relay.host, client.relay.port))
         wait_for_total(engine, "drop_unpaid", 2)
-        engine.grant_session(session, 2)
+        engine.grant_sessions(np.array([session], np.uint32), np.array([2], np.uint64))
         assert send_for_a_second(b"second")
         assert engine.session_counters()["active_seconds"].tolist() == [2]
