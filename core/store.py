@@ -14,17 +14,20 @@ done there.
 Durability: LMDB's own defaults. A commit writes its pages, syncs them (fdatasync), then writes the
 page that makes them valid (O_DSYNC). What was answered survives a kill and a power cut; what was
 not has happened whole or not at all. A sync that fails ends the process: what the disk has kept
-then, nobody can tell, and asking again would only be told that all is well.
+then, nobody can tell, and asking again would only be told that all is well. A new environment gets
+its name when it is durable: an empty or a cut file is a damaged one, never a new one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import queue
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -36,6 +39,7 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar, cast
 import lmdb
 import outcome
 import trio
+from lmdb.verify import VerifyError, verify
 
 from core.errors import OperationError
 from core.units import GIB, MIB
@@ -49,10 +53,22 @@ QUEUED_WRITES = 65_536
 """Writes that may wait; who comes then is refused."""
 EXIT_STORAGE = 74
 """EX_IOERR of sysexits.h."""
+ROOM_BYTES = MIB
+"""Where less can be had, the disk is full."""
 DATA_FILE = "data.mdb"
+NEW_FILE = "data.new"
 LOCK_FILE = "writer.lock"
 READERS_MAXIMUM = 126
 
+_DAMAGES = (
+    lmdb.BadDbiError,
+    lmdb.CorruptedError,
+    lmdb.IncompatibleError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
 _META = "meta"
 _SCHEMA_KEY = b"schema"
 _log = logging.getLogger("montana.store")
@@ -229,6 +245,7 @@ class Store:
         on_fatal: Callable[[str], object],
     ) -> None:
         self._environment = environment
+        self._data = Path(environment.path()) / DATA_FILE
         self._handles = handles
         self._lock = lock
         self._map_maximum_bytes = map_maximum_bytes
@@ -253,24 +270,33 @@ class Store:
 
     def close(self) -> None:
         """Commit what waits, then close the files. May be called twice."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
         self._queue.put(None)
         self._thread.join()
+        with self._gate:
+            self._gate.wait_for(lambda: self._readers == 0)
         self._environment.close()
         self._lock.release()
 
     @property
     def file_bytes(self) -> int:
         """How large the data file is."""
-        return (Path(self._environment.path()) / DATA_FILE).stat().st_size
+        return self._data.stat().st_size
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Tables]:
         """A view of what is committed. To be left soon: the file grows by all that is written
-        meanwhile."""
+        meanwhile.
+
+        Raises:
+            OperationError: the store is closed.
+        """
         with self._gate:
+            if self._closed:
+                raise OperationError("the store is closed")
             self._readers += 1
         try:
             with self._environment.begin() as transaction:
@@ -323,12 +349,14 @@ class Store:
         return await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _enqueue(self, job: _Job) -> None:
-        if self._closed:
-            raise OperationError("the store is closed")
-        try:
-            self._queue.put_nowait(job)
-        except queue.Full:
-            raise OperationError("too much waits to be written; try again") from None
+        # In the gate, so that nothing comes behind what ends the writer's thread.
+        with self._gate:
+            if self._closed:
+                raise OperationError("the store is closed")
+            try:
+                self._queue.put_nowait(job)
+            except queue.Full:
+                raise OperationError("too much waits to be written; try again") from None
 
     # ------------------------------------------------------------ the writer thread
 
@@ -385,12 +413,15 @@ class Store:
                 with contextlib.suppress(lmdb.Error):
                     transaction.abort()
                 writing._aborted()
-                if not isinstance(error, lmdb.DiskError) or not self._is_usable():
+                # A disk that fills while pages are written shows as ENOSPC or, when a write came
+                # out short, as EIO: as a failed sync does. What tells them apart is the disk.
+                if not self._is_usable() or not self._is_full():
                     self._on_fatal(
                         f"what was to be stored can't be made durable ({error}); the disk needs to "
                         "be looked at. Nothing that was acknowledged before is lost"
                     )
                 return failed + _refuse(units, error)
+            self._lengthen()
             writing._committed()
             return failed + results
 
@@ -402,6 +433,23 @@ class Store:
         except lmdb.Error:
             return False
         return True
+
+    def _is_full(self) -> bool:
+        """Whether the disk has no room."""
+        try:
+            with tempfile.TemporaryFile(dir=self._data.parent) as probe:
+                os.posix_fallocate(probe.fileno(), 0, ROOM_BYTES)
+        except OSError as error:
+            return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return False
+
+    def _lengthen(self) -> None:
+        """Have the file end with the last page. LMDB doesn't write a page that one transaction has
+        both taken and given back; the next start would take a file without it for a cut one, and
+        look through all of it."""
+        pages_bytes = _pages_bytes(self._environment)
+        if self.file_bytes < pages_bytes:
+            os.truncate(self._data, pages_bytes)
 
     def _grow(self) -> bool:
         """Double the map, with no transaction open: to do it under a reader kills the process."""
@@ -441,7 +489,7 @@ def _run_units(
         writes, aborts, commits = writing.writes, len(writing._aborts), len(writing._commits)
         try:
             results += zip(unit.jobs, unit.run(writing), strict=True)
-        except lmdb.MapFullError:
+        except (lmdb.MapFullError, lmdb.DiskError):
             raise
         except Exception as error:
             if writing.writes != writes:
@@ -514,17 +562,26 @@ def open_store(
     Raises:
         OperationError: another process has it, it is damaged, or it is of a newer version.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = LockFile(folder)
     try:
-        environment = _open_environment(folder, len(tables), map_bytes)
+        created = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in created:
+            _sync_folder(place.parent)
+        lock = LockFile(folder)
+    except OSError as error:
+        raise OperationError(f"{folder} can't be used: {error.strerror}") from error
+    try:
         try:
-            names = (_META, *tables)
-            handles = {name: environment.open_db(name.encode()) for name in names}
-            _migrate(environment, handles, schema)
+            if not (folder / DATA_FILE).exists():
+                _create(folder, tables, schema)
+            environment = _open_environment(folder, len(tables), map_bytes)
+        except (lmdb.Error, OSError) as error:
+            raise _unusable(folder, error) from error
+        try:
+            handles = _open_tables(environment, folder, tables, schema)
         except lmdb.Error as error:
             environment.close()
-            raise _damaged(folder, str(error)) from error
+            raise _unusable(folder, error) from error
         except BaseException:
             environment.close()
             raise
@@ -534,31 +591,71 @@ def open_store(
     return Store(environment, handles, lock, map_maximum_bytes, on_fatal)
 
 
+def _create(folder: Path, tables: Sequence[str], schema: Schema) -> None:
+    """Make an empty environment, which has its name only once it is durable."""
+    new, new_lock = folder / NEW_FILE, folder / f"{NEW_FILE}-lock"
+    new.unlink(missing_ok=True)
+    environment = lmdb.open(
+        str(new), subdir=False, map_size=16 * MIB, max_dbs=len(tables) + 1, mode=0o600
+    )
+    try:
+        with environment.begin(write=True) as transaction:
+            handles = _handles(environment, transaction, tables)
+            writing = Writing(transaction, handles)
+            writing.put(_META, _SCHEMA_KEY, schema.version.to_bytes(4, "big"))
+    finally:
+        environment.close()
+    new.rename(folder / DATA_FILE)
+    new_lock.unlink(missing_ok=True)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _open_environment(folder: Path, tables: int, map_bytes: int) -> lmdb.Environment:
     data = folder / DATA_FILE
-    size_bytes = data.stat().st_size if data.exists() else 0
-    try:
-        environment = lmdb.open(
-            str(folder),
-            map_size=max(map_bytes, size_bytes + 16 * MIB),
-            max_dbs=tables + 1,
-            max_readers=READERS_MAXIMUM,
-            mode=0o600,
-        )
-    except lmdb.Error as error:
-        if isinstance(error, lmdb.DiskError):
-            raise OperationError(f"{folder} can't be opened: the disk is full") from error
-        raise _damaged(folder, str(error)) from error
-    # LMDB looks at no page before it is asked for, and a page past the file's end kills.
-    pages_bytes = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size_bytes = data.stat().st_size
-    if size_bytes < pages_bytes:
+    if not size_bytes:
+        # LMDB would take it for a new one.
+        raise _damaged(folder, "it is empty")
+    environment = lmdb.open(
+        str(folder),
+        map_size=max(map_bytes, size_bytes + 16 * MIB),
+        max_dbs=tables + 1,
+        max_readers=READERS_MAXIMUM,
+        mode=0o600,
+    )
+    # LMDB looks at no page before it is asked for, and a page past the file's end kills.
+    pages_bytes = _pages_bytes(environment)
+    if size_bytes < pages_bytes and (wrong := _look_through(data)):
         environment.close()
         raise _damaged(
-            folder, f"the file ends after {size_bytes:,} of {pages_bytes:,} bytes: it was cut"
+            folder,
+            f"the file ends after {size_bytes:,} of {pages_bytes:,} bytes: it was cut; {wrong}",
         )
     environment.reader_check()
     return environment
+
+
+def _pages_bytes(environment: lmdb.Environment) -> int:
+    """How long the file is with all of its pages."""
+    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
+
+
+def _look_through(data: Path) -> str:
+    """What is wrong with a file, in a few words; it takes a second for each 40 MB."""
+    try:
+        problems = verify(str(data), subdir=False)  # type: ignore[no-untyped-call]
+    except VerifyError as error:
+        return str(error)
+    return f"{problems[0]}, and {len(problems) - 1} more" if problems else ""
 
 
 def _damaged(folder: Path, reason: str) -> OperationError:
@@ -568,21 +665,49 @@ def _damaged(folder: Path, reason: str) -> OperationError:
     )
 
 
-def _migrate(environment: lmdb.Environment, handles: Mapping[str, Any], schema: Schema) -> None:
+def _unusable(folder: Path, error: lmdb.Error | OSError) -> OperationError:
+    if isinstance(error, lmdb.DiskError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return OperationError(f"{folder} can't be opened: the disk is full; make room on it")
+    if isinstance(error, lmdb.MapFullError):
+        return OperationError(f"{folder} can't be opened: raise store.map_gib")
+    if isinstance(error, _DAMAGES):
+        return _damaged(folder, str(error))
+    return OperationError(f"{folder} can't be opened: {error}")
+
+
+def _handles(
+    environment: lmdb.Environment, transaction: lmdb.Transaction, tables: Sequence[str]
+) -> dict[str, Any]:
+    return {name: environment.open_db(name.encode(), txn=transaction) for name in (_META, *tables)}
+
+
+def _open_tables(
+    environment: lmdb.Environment, folder: Path, tables: Sequence[str], schema: Schema
+) -> dict[str, Any]:
+    """The tables' handles; what is of an older version is brought to this one, all steps or none.
+    In files of others nothing is changed."""
     with environment.begin(write=True) as transaction:
-        writing = Writing(transaction, handles)
-        stored = writing.get(_META, _SCHEMA_KEY)
-        version = int.from_bytes(stored, "big") if stored is not None else None
-        if version is None:
-            if any(writing.count(name) for name in handles):
-                raise OperationError("the ledger's files lack their version: they are no ledger's")
-        elif version > schema.version:
+        try:
+            meta = environment.open_db(_META.encode(), txn=transaction, create=False)
+            stored = transaction.get(_SCHEMA_KEY, db=meta)
+        except (lmdb.NotFoundError, lmdb.IncompatibleError):
+            stored = None
+        if stored is None:
+            raise OperationError(
+                f"{folder / DATA_FILE} lacks its version: it is no ledger's; name another folder"
+            )
+        version = int.from_bytes(stored, "big")
+        if version > schema.version:
             raise OperationError(
                 f"the ledger's files are of version {version}, and this program knows up to "
                 f"{schema.version}; run the newer program"
             )
-        else:
-            for step in range(version, schema.version):
-                schema.migrations[step](writing)
+        handles = _handles(environment, transaction, tables)
+        writing = Writing(transaction, handles)
+        for step in range(version, schema.version):
+            schema.migrations[step](writing)
         if version != schema.version:
             writing.put(_META, _SCHEMA_KEY, schema.version.to_bytes(4, "big"))
+    return handles
