@@ -18,7 +18,7 @@ from billing.accounts import (
 from billing.journal import SideWrite
 from billing.ledger import Balance, HistoryLine
 from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
-from billing.transfers import NO_ID, Code, Kind, Result, Transfer, derive_id
+from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
 from core.clock import Clock
 from core.errors import OperationError
 from core.units import NS_PER_S
@@ -180,6 +180,8 @@ class ModelLedger:
     async def transfer(
         self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
     ) -> list[Result]:
+        if any(len(one.id) != ID_BYTES or one.id == NO_ID for one in transfers):
+            raise OperationError("no id")
         self._expire()
         if side_writes:
             last = len(transfers) - 1
