@@ -1,0 +1,67 @@
+"""A browser that pays by the second, until its account has nothing left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from playwright.sync_api import Page, Route
+
+from tests.support.browser import browser, take_picture
+from tests.support.node import ROOT, RunningNode, run_montana, running_node, write_config
+
+METERED = '[billing]\nturn = "metered"\n'
+OVER = "html:is([data-verdict=pass],[data-verdict=fail],[data-verdict=untested])"
+
+
+def check_longer(route: Route) -> None:
+    """The page as it is, but measuring for 25 seconds in place of 6."""
+    text = (ROOT / "relay/web/static/probe.js").read_text()
+    assert "const MEASURE_MS = 6000;" in text
+    route.fulfill(
+        body=text.replace("const MEASURE_MS = 6000;", "const MEASURE_MS = 25000;"),
+        content_type="text/javascript",
+    )
+
+
+def account(node: RunningNode, *arguments: str) -> dict[str, object]:
+    shown: dict[str, object] = json.loads(node.command("account", *arguments, "--json"))
+    return shown
+
+
+def test_a_browser_is_cut_when_its_account_runs_dry(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more=METERED)
+    with running_node(config=config) as node, browser() as chromium:
+        account(node, "create", "user:carol")
+        account(node, "credit", "user:carol", "10")
+        made = node.credentials("carol")
+        context = chromium.new_context(locale="en-GB")
+        page: Page = context.new_page()
+        page.route("**/static/probe.js", check_longer)
+        page.goto(f"{node.http}/check")
+        page.wait_for_selector(OVER)
+        page.check("input[value=other]")
+        page.fill("input[name=url]", made.uris[0])
+        page.fill("input[name=username]", made.username)
+        page.fill("input[name=password]", made.password)
+        page.click("button[type=submit]")
+        page.wait_for_selector("html:not([data-verdict=untested])")
+        most = 0
+        while (status := node.status())["allocations"] or not most:
+            most = max(most, status["allocations"])
+            if status["allocations"]:
+                # Two allocations of one credential are one session.
+                assert status["sessions"] == 1
+            page.wait_for_timeout(200)
+        assert most == 2
+        page.wait_for_selector(OVER, timeout=40_000)
+        take_picture(page, "metered-cut")
+        shown = account(node, "show", "user:carol")
+        assert (shown["balance"], shown["held"]) == ("0.000000", "0.000000")
+        history = account(node, "history", "user:carol")
+        assert node.log().count("was cut") == 1
+        context.close()
+    (line,) = [line for line in history["lines"] if line["kind"] == "session"]  # type: ignore[index,attr-defined]
+    assert line["amount"] == "-10.000000"
+    result = run_montana("account", "show", "node", "--config", str(config), "--json")
+    assert json.loads(result.stdout)["balance"] == "10.000000"
