@@ -1,0 +1,359 @@
+"""Verifying a ledger: all that it has is made anew from its log, and compared.
+
+    report = await verify(ledger)
+
+The node may go on meanwhile: balances are copied at one position of the log, on the writer's
+thread, and the log is read up to there a few entries at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import trio
+from numpy.typing import NDArray
+
+from billing import journal
+from billing.accounts import AccountInfo
+from billing.book import CLOSED, FROZEN
+from billing.journal import CHAIN, FIRST_LINK, EntryKind
+from billing.ledger import (
+    ACCOUNTS,
+    ADDRESSES,
+    IDS,
+    STATE,
+    LmdbLedger,
+    account_key,
+)
+from billing.merkle import tree_root
+from billing.money import CURRENCIES
+from billing.records import RECORD_IDS, Progress, node_reader, tree_size
+from billing.recount import Recount, Seal, find_seal, info_hash
+from core.errors import OperationError
+from core.store import Store, Tables, Writing
+
+SEALED = b"sealed"
+"""The key in the ledger's state under which the entries of the last whole seal are found."""
+_ACCOUNTS_AT_A_TIME = 1000
+_info_decoder = msgspec.msgpack.Decoder(AccountInfo)
+
+
+class Report(NamedTuple):
+    """What verifying has found.
+
+    Attributes:
+        ok: nothing is wrong.
+        entries, accounts, transfers, records: how many were looked at.
+        problems: what is wrong, a sentence each; no more than `recount.PROBLEMS_MAXIMUM`.
+        problem_count: how many there are.
+        sealed: the entry up to which balances were taken from a sealed checkpoint, since ticks
+            before it were pruned; 0 for none.
+        unchecked_signatures: of roots, because ML-DSA-65 is missing here.
+        link: the chain's last link, to be kept elsewhere.
+    """
+
+    ok: bool
+    entries: int
+    accounts: int
+    transfers: int
+    records: int
+    problems: list[str]
+    problem_count: int
+    sealed: int
+    unchecked_signatures: int
+    link: bytes
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        found = self._asdict()
+        found["link"] = self.link.hex()
+        return found
+
+
+class Snapshot(NamedTuple):
+    """What the ledger has after entry `head`.
+
+    Attributes:
+        link: the chain's.
+        columns: copies of the book's, held left out.
+        pending, refunded: copies of the book's.
+        cost, seconds, relayed_bytes: copies of the meter's, by slot.
+        clock_ns: the ledger's time.
+        addresses: how many there are.
+        seal: the last one.
+        tree_size, root: of the stored tree of call records; the root is empty where it is broken.
+    """
+
+    head: int
+    link: bytes
+    columns: dict[str, NDArray[Any]]
+    pending: dict[bytes, tuple[int, int, int, int, int]]
+    refunded: dict[bytes, int]
+    cost: NDArray[np.int64]
+    seconds: NDArray[np.uint32]
+    relayed_bytes: NDArray[np.uint64]
+    clock_ns: int
+    addresses: int
+    seal: Seal | None
+    tree_size: int
+    root: bytes
+
+
+@contextlib.contextmanager
+def walking(ledger: LmdbLedger) -> Iterator[None]:
+    """Let nothing be pruned meanwhile."""
+    ledger.walkers += 1
+    try:
+        yield
+    finally:
+        ledger.walkers -= 1
+
+
+async def take_snapshot(ledger: LmdbLedger) -> Snapshot:
+    """Copies of all columns, at one position of the log."""
+
+    def copy(writing: Writing) -> Snapshot:
+        head = ledger.head
+        columns, used = ledger.meter.columns, ledger.meter.used
+        try:
+            size = tree_size(writing)
+            root = tree_root(node_reader(writing), size)
+        except OperationError:
+            root = b""
+        return Snapshot(
+            head=head,
+            link=writing.get(CHAIN, journal.entry_key(head)) or b"",
+            columns={
+                name: column.copy()
+                for name, column in ledger.book.columns.items()
+                if name != "held"
+            },
+            pending=dict(ledger.book.pending),
+            refunded=dict(ledger.book.refunded),
+            cost=columns["cost"][:used].copy(),
+            seconds=columns["seconds"][:used].copy(),
+            relayed_bytes=columns["bytes"][:used].copy(),
+            clock_ns=ledger.clock.now_ns(),
+            addresses=writing.count(ADDRESSES),
+            seal=stored_seal(writing),
+            tree_size=size,
+            root=root,
+        )
+
+    return await ledger.store.write(copy)
+
+
+def stored_seal(tables: Tables) -> Seal | None:
+    """The last whole sealed checkpoint, as far as it can be read."""
+    numbers = tables.get(STATE, SEALED)
+    if numbers is None:
+        return None
+    parts = []
+    for start in range(0, len(numbers), 8):
+        entry = tables.get(journal.LOG, numbers[start : start + 8])
+        with contextlib.suppress(msgspec.MsgspecError, IndexError):
+            if entry is not None and entry[0] == EntryKind.SEAL:
+                parts.append(journal.decode_seal(entry))
+    return find_seal(parts)
+
+
+async def verify(ledger: LmdbLedger, progress: Progress | None = None) -> Report:
+    """Make all anew from the log, and compare.
+
+    Args:
+        progress: called with how many entries are done, and of how many.
+    """
+    with walking(ledger):
+        snapshot = await take_snapshot(ledger)
+        recount = Recount(snapshot.seal)
+        walk = _Walk(ledger.store, snapshot, recount)
+        while await trio.to_thread.run_sync(walk.step):
+            if progress is not None:
+                progress(walk.next - 1, snapshot.head)
+        await trio.to_thread.run_sync(_compare, snapshot, recount)
+        accounts = 1
+        while accounts < recount.accounts:
+            accounts = await trio.to_thread.run_sync(
+                _compare_accounts, ledger.store, snapshot.head, recount, accounts
+            )
+        if progress is not None:
+            progress(snapshot.head, snapshot.head)
+    return Report(
+        ok=recount.problem_count == 0,
+        entries=recount.entries,
+        accounts=recount.accounts - 1,
+        transfers=recount.transfers,
+        records=recount.records,
+        problems=recount.problems,
+        problem_count=recount.problem_count,
+        sealed=recount.adopted,
+        unchecked_signatures=recount.unchecked_signatures,
+        link=snapshot.link,
+    )
+
+
+class _Walk:
+    """Goes through the log, some entries a step.
+
+    Attributes:
+        next: the entry that comes next.
+    """
+
+    def __init__(self, store: Store, snapshot: Snapshot, recount: Recount) -> None:
+        self._store = store
+        self._head = snapshot.head
+        self._recount = recount
+        self._link = FIRST_LINK
+        self.next = 1
+
+    def step(self) -> bool:
+        """Read some entries; whether there are more."""
+        if self.next > self._head:
+            return False
+        found = journal.read_some(self._store, self.next, self._head)
+        last = found[-1][0] if found else self._head
+        with self._store.read() as tables:
+            links = dict(
+                tables.items(
+                    CHAIN,
+                    journal.entry_key(self.next),
+                    journal.entry_key(last + 1),
+                    last + 1 - self.next,
+                )
+            )
+        for number, entry in found:
+            self._missing(self.next, number, links)
+            stored = links.get(journal.entry_key(number))
+            if not entry:
+                self._recount.problem(f"entry {number} is empty")
+            elif stored is None:
+                self._recount.problem(f"the chain lacks the link of entry {number}")
+                self._link = journal.next_link(self._link, entry)
+            else:
+                if journal.next_link(self._link, entry) != stored:
+                    self._recount.problem(
+                        f"entry {number} isn't what the chain of hashes was made of"
+                    )
+                self._link = stored
+            if entry:
+                self._recount.add(number, entry)
+                self._check_indexes(number, entry)
+            self.next = number + 1
+        if not found:
+            self._missing(self.next, self._head + 1, links)
+            self.next = self._head + 1
+        return self.next <= self._head
+
+    def _missing(self, first: int, end: int, links: dict[bytes, bytes]) -> None:
+        if first == end:
+            return
+        which = f"entry {first} is" if end - first == 1 else f"entries {first} to {end - 1} are"
+        self._recount.problem(f"{which} missing")
+        self._link = links.get(journal.entry_key(end - 1), self._link)
+
+    def _check_indexes(self, number: int, entry: bytes) -> None:
+        """Each transfer and record has to be found under its id, or it could be done again."""
+        expected: dict[bytes, bytes]
+        with contextlib.suppress(msgspec.MsgspecError, ValueError, IndexError):
+            if entry[0] == EntryKind.TRANSFERS:
+                ids = journal.decode_transfers(entry).records["id"].tobytes()
+                table, what = IDS, "transfer"
+                expected = {
+                    ids[16 * index : 16 * index + 16]: (number << 20 | index).to_bytes(8, "big")
+                    for index in range(len(ids) // 16)
+                }
+            elif entry[0] == EntryKind.RECORDS:
+                records = journal.decode_records(entry)
+                table, what = RECORD_IDS, "record"
+                first = self._recount.records - len(records)
+                expected = {
+                    record.id: (number << 20 | index).to_bytes(8, "big")
+                    + (first + index).to_bytes(8, "big")
+                    for index, record in enumerate(records)
+                }
+            else:
+                return
+            with self._store.read() as tables:
+                there = tables.get_many(table, sorted(expected))
+            for identity, place in expected.items():
+                if there.get(identity) != place:
+                    self._recount.problem(
+                        f"the {what} {identity.hex()} isn't found under its id, in entry {number}"
+                    )
+
+
+def _compare(snapshot: Snapshot, recount: Recount) -> None:
+    """What the ledger has in memory, with what the log says."""
+    recount.finish()
+    columns = snapshot.columns
+    if len(columns["posted"]) != recount.accounts:
+        recount.problem(
+            f"the ledger has {len(columns['posted']) - 1} accounts, and the log "
+            f"{recount.accounts - 1}"
+        )
+        return
+    for name, column in (
+        ("a balance", "posted"),
+        ("a reserved amount", "reserved"),
+        ("an incoming amount", "incoming"),
+    ):
+        counted: NDArray[np.int64] = getattr(recount, column)
+        for account, currency in np.argwhere(columns[column] != counted).tolist():
+            recount.problem(
+                f"account #{account} has {name} of {columns[column][account, currency]} in "
+                f"{CURRENCIES[currency].code}, and by the log {counted[account, currency]}"
+            )
+    for account in np.flatnonzero(columns["last"] != recount.last).tolist():
+        recount.problem(f"the history of account #{account} doesn't begin with its last line")
+    differs = (columns["flags"] ^ recount.flags) & (FROZEN | CLOSED)
+    for account in np.flatnonzero(differs).tolist():
+        recount.problem(f"account #{account} isn't as frozen or closed as the log says")
+    if snapshot.pending != recount.pending:
+        recount.problem("other transfers are pending than the log says")
+    if snapshot.refunded != recount.refunded:
+        recount.problem("other refunds are known than the log says")
+    slots = list(recount.sessions)
+    if slots and (
+        max(slots) >= len(snapshot.cost) or (snapshot.cost[slots] != recount.cost[slots]).any()
+    ):
+        recount.problem("what live sessions have cost isn't what their ticks come to")
+    if (snapshot.tree_size, snapshot.root) != (recount.records, recount.tree_root()):
+        recount.problem("the tree of call records isn't the one of the log's records")
+
+
+def _compare_accounts(store: Store, head: int, recount: Recount, first: int) -> int:
+    """Some of the accounts and addresses that are stored, from `first` on; where to go on."""
+    stop = min(first + _ACCOUNTS_AT_A_TIME, recount.accounts)
+    with store.read() as tables:
+        found = dict(tables.items(ACCOUNTS, account_key(first), account_key(stop)))
+        owners: dict[bytes, bytes] = {}
+        wanted: dict[bytes, int] = {}
+        differing = []
+        for number in range(first, stop):
+            value = found.get(account_key(number), b"")
+            if info_hash(value) != recount.info_hashes[number]:
+                differing.append(number)
+            with contextlib.suppress(msgspec.MsgspecError):
+                info = _info_decoder.decode(value)
+                wanted |= {address.encode(): number for address in info.addresses}
+        owners = tables.get_many(ADDRESSES, sorted(wanted))
+        end = int.from_bytes(tables.items_back(CHAIN, limit=1)[0][0], "big")
+    for address, number in wanted.items():
+        if owners.get(address) != account_key(number):
+            recount.problem(f"account #{number} isn't found under {address.decode()}")
+    if differing:
+        # Those that have changed since the balances were copied may differ.
+        changed = {
+            info.number
+            for _, entry in journal.walk(store, head + 1, end)
+            if entry[0] == EntryKind.ACCOUNTS
+            for info in journal.decode_accounts(entry).accounts
+        }
+        for number in differing:
+            if number not in changed:
+                recount.problem(f"account #{number} is stored otherwise than the log says")
+    return stop
