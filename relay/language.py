@@ -28,8 +28,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "options_metavar": ("[OPTIONS]", "[ПАРАМЕТРЫ]"),
     "command_metavar": ("COMMAND ...", "КОМАНДА ..."),
     "bad_account": (
-        "an account has from 1 to 128 characters, none of them a blank, `:` or `#`.",
-        "в имени счёта от 1 до 128 знаков, без пробелов, `:` и `#`.",
+        "an account has from 1 to 128 characters, none of them a blank or `#`.",
+        "в имени счёта от 1 до 128 знаков, без пробелов и `#`.",
     ),
     "bad_call": (
         "a call is named CALL- and up to 59 letters, digits, dots or dashes.",

@@ -18,9 +18,10 @@ API_VERSION = 1
 
 ShortText = Annotated[str, msgspec.Meta(max_length=128)]
 AccountName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f:#]+\Z")
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f#]+\Z")
 ]
-"""An account: no blanks, and neither ``:`` nor ``#``, which cut a TURN username into its parts."""
+"""An account, such as `user:alice`: no blanks, and no ``#``, which begins the call in a TURN
+username."""
 CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
 CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
 EffectId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -36,7 +37,7 @@ def identity(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
-def pay(number: int, debit: int, credit: int, amount: int, **more: object) -> Transfer:
+def pay(number: int, debit: int, credit: int, amount: int, **more: Any) -> Transfer:
     return Transfer(identity(number), debit, credit, amount)._replace(**more)
 
 
@@ -112,9 +113,7 @@ async def test_of_many_who_ask_for_the_same_at_once_one_is_done(ledger: Ledger) 
     ],
     ids=lambda other: "-".join(other),
 )
-async def test_an_id_with_other_content_is_refused(
-    ledger: Ledger, other: dict[str, object]
-) -> None:
+async def test_an_id_with_other_content_is_refused(ledger: Ledger, other: dict[str, Any]) -> None:
     await begin(ledger)
     transfer = pay(3, ALICE, BOB, 30)
     assert await ledger.transfer([transfer]) == [Result.DONE]

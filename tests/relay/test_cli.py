@@ -113,7 +113,7 @@ def test_every_help_shows_examples_in_one_language(command: tuple[str, ...], lan
         (("up", "--confg", "x"), 2, "There is no option --confg. Did you mean --config?"),
         (("upp",), 2, "There is no command upp. Did you mean up?"),
         (("credentials",), 2, "ACCOUNT is missing."),
-        (("credentials", "a:b"), 2, "ACCOUNT: an account has from 1 to 128 characters"),
+        (("credentials", "a#b"), 2, "ACCOUNT: an account has from 1 to 128 characters"),
         (("credentials", "a", "--ttl", "-5"), 2, "--ttl: a whole number from 1 to 2592000."),
         (("credentials", "a", "--call", "7"), 2, "--call: a call is named CALL-"),
         (("status",), 1, "No node is running behind data/node.sock"),

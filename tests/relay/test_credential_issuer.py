@@ -32,6 +32,7 @@ def test_the_password_is_the_hmac_of_the_name() -> None:
 def test_a_call_is_named_behind_the_account() -> None:
     issuer = CredentialIssuer(["first"], ADDRESSES, VirtualClock(unix_s=1_800_000_000))
     assert issuer.issue("alice", 1, "CALL-7").username == "1800000001:alice#CALL-7"
+    assert issuer.issue("user:alice", 1, "CALL-7").username == "1800000001:user:alice#CALL-7"
 
 
 def test_without_a_secret_it_says_what_to_add() -> None:

@@ -91,7 +91,7 @@ def test_fields_that_are_unknown_are_ignored() -> None:
         {"type": "request", "id": 1, "body": {"type": "reboot"}},
         {"type": "request", "id": 1, "body": {"type": "credentials", "account": "a"}},
         {"type": "request", "id": 1, "body": {"type": "credentials", "account": "", "ttl_s": 1}},
-        {"type": "request", "id": 1, "body": {"type": "credentials", "account": "a:b", "ttl_s": 1}},
+        {"type": "request", "id": 1, "body": {"type": "credentials", "account": "a b", "ttl_s": 1}},
         {"type": "request", "id": 1, "body": {"type": "credentials", "account": "a#b", "ttl_s": 1}},
         {"type": "request", "id": 1, "body": {"type": "credentials", "account": "a\n", "ttl_s": 1}},
         {"type": "request", "id": 1, "body": {"type": "credentials", "account": "a", "ttl_s": 0}},
