@@ -98,6 +98,7 @@ assert _PACK.size == TRANSFER.itemsize
 PENDING_VALUE = struct.Struct("<IIIqq")
 FLAG_LINKED, FLAG_ALL, FLAG_REFUND = 1, 2, 4
 
+_RESULTS = tuple(Result)
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)
 _session_decoder = msgspec.msgpack.Decoder(SessionInfo)
 
@@ -209,6 +210,10 @@ def _batch(transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ())
             raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
     ids += [one.reference for one in transfers if one.reference != NO_ID]
     return _Batch(b"".join(map(_pack, transfers)), ids, side_writes)
+
+
+def _cut(ids: bytes) -> list[bytes]:
+    return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
 
 
 class LedgerClock:
@@ -522,10 +527,10 @@ class LmdbLedger:
                     )
                 )
         if transfers:
-            (results,) = self._do(writing, [_batch(_chained(transfers))])
-            for result in results:
-                if not result.is_done:
-                    raise OperationError(f"the accounts can't be merged: {result.name}")
+            (codes,) = self._do(writing, [_batch(_chained(transfers))])
+            for code in codes.tolist():
+                if not _RESULTS[code].is_done:
+                    raise OperationError(f"the accounts can't be merged: {_RESULTS[code].name}")
 
     # ------------------------------------------------------------ transfers
 
@@ -547,13 +552,51 @@ class LmdbLedger:
         results: list[Result] = await self._store.write_together(self._transfer_together, batch)
         return results
 
+    async def transfer_records(self, records: NDArray[np.void]) -> NDArray[np.uint8]:
+        """The same for many at once, without an object for each.
+
+        Args:
+            records: array of `billing.book.TRANSFER`, with what a `Transfer` says; the rest zero.
+
+        Returns:
+            the `Result` of each, as a number.
+
+        Raises:
+            OperationError: too many at once, an id that is none, or the disk is full.
+        """
+        if len(records) > BATCH_TRANSFERS:
+            raise OperationError(f"a call has {BATCH_TRANSFERS} transfers at most")
+        ids = _cut(records["id"].tobytes())
+        if NO_ID in ids:
+            raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
+        ids += [one for one in set(_cut(records["reference"].tobytes())) if one != NO_ID]
+        batch = _Batch(records.tobytes(), ids, ())
+        codes: NDArray[np.uint8] = await self._store.write_together(self._records_together, batch)
+        return codes
+
     def _transfer_together(
         self, writing: Writing, batches: list[_Batch]
     ) -> list[outcome.Outcome[list[Result]]]:
-        return [outcome.Value(results) for results in self._do(writing, batches)]
+        done = self._records_together(writing, batches)
+        return [outcome.Value([_RESULTS[code] for code in one.unwrap().tolist()]) for one in done]
 
-    def _do(self, writing: Writing, batches: Sequence[_Batch]) -> list[list[Result]]:
-        """Do the transfers of many calls as one entry of the log."""
+    def _records_together(
+        self, writing: Writing, batches: list[_Batch]
+    ) -> list[outcome.Outcome[NDArray[np.uint8]]]:
+        codes: list[NDArray[np.uint8]] = []
+        part: list[_Batch] = []
+        size = 0
+        for batch in batches:
+            if part and size + batch.transfers > ENTRY_TRANSFERS:
+                codes += self._do(writing, part)
+                part, size = [], 0
+            part.append(batch)
+            size += batch.transfers
+        codes += self._do(writing, part)
+        return [outcome.Value(one) for one in codes]
+
+    def _do(self, writing: Writing, batches: Sequence[_Batch]) -> list[NDArray[np.uint8]]:
+        """Do the transfers of many calls as one entry of the log; returns results as numbers."""
         self.begin(writing)
         now_ns = self.clock.now_ns()
         expired = _batch(self._due(writing, now_ns))
@@ -563,15 +606,14 @@ class LmdbLedger:
         records["time_ns"] = now_ns
         ids = expired.ids + [identity for batch in batches for identity in batch.ids]
         codes, done = self.book.apply(records, self._journal.head + 1, self._existing(writing, ids))
-        results = [Result(code) for code in codes.tolist()]
-        split: list[list[Result]] = []
+        split: list[NDArray[np.uint8]] = []
         side_writes: list[SideWrite] = []
         position = expired.transfers
         for batch in batches:
-            part = results[position : position + batch.transfers]
+            part = codes[position : position + batch.transfers]
             position += batch.transfers
             split.append(part)
-            if all(result is Result.DONE for result in part):
+            if batch.side_writes and not part.any():
                 side_writes += batch.side_writes
         if len(done) or side_writes:
             stored = records[done]
@@ -800,13 +842,10 @@ def store_accounts(writing: Writing, entry: AccountsEntry) -> None:
 def store_ids(writing: Writing, stored: NDArray[np.void], entry: int) -> None:
     """Where an entry's transfers are."""
     first = entry << 20
-    raw = stored["id"].tobytes()
-    items = [
-        (raw[16 * index : 16 * index + 16], (first + index).to_bytes(8, "big"))
-        for index in range(len(stored))
-    ]
-    items.sort()
-    writing.put_many(IDS, items)
+    places = np.arange(first, first + len(stored), dtype=">u8").tobytes()
+    ids = _cut(stored["id"].tobytes())
+    items = zip(ids, [places[start : start + 8] for start in range(0, len(places), 8)], strict=True)
+    writing.put_many(IDS, sorted(items))
 
 
 def store_side_writes(writing: Writing, side_writes: Iterable[SideWrite]) -> None:
