@@ -1,0 +1,192 @@
+"""Processes that do everything to a ledger and tell what was acknowledged, so as to be killed.
+
+`python -m tests.support.ledger_process` reads lines (`{"folder": ..., "round": ...}`), and forks a
+process for each, which works until it is killed. With `FOLDER ROUND TICKS` it works for so many
+ticks in this process, and ends without closing; where the shim is loaded, it tells the shim's log.
+
+What is told: `{"ask": ...}` before, `{"ack": ...}` only after the answer has come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trio
+
+from billing.charging import Charging
+from billing.ledger import FEES, ISSUE, NODE, LmdbLedger, open_ledger
+from billing.money import J
+from billing.tariff import Line
+from billing.transfers import Kind, Transfer
+from core.clock import SystemClock
+from tests.support.disk_shim import loaded_shim
+
+RICH = range(6, 12)
+POOR = range(12, 14)
+"""Accounts that sessions use up."""
+LINES = {
+    "voice": Line("voice", J.unit, 0, NODE),
+    "turn": Line("turn", 300_001, 500_003, FEES),
+}
+SESSIONS = 4096
+WORKERS = 3
+SETTING_UP = 99
+"""The worker that has the accounts' first credits."""
+Tell = Callable[[dict[str, Any]], None]
+
+
+def open_small(folder: Path) -> LmdbLedger:
+    """The ledger as these tests open it."""
+    return open_ledger(folder, SystemClock(), sessions=SESSIONS, map_bytes=1 << 30)
+
+
+def id_of(turn: int, worker: int, number: int) -> bytes:
+    """Ids that grow with time, as those of clients do."""
+    head = turn.to_bytes(6, "big") + worker.to_bytes(2, "big")
+    # Not zeros alone, so that each can be found in what was written.
+    return head + number.to_bytes(4, "big") + b"\xa5\x5a\xa5\x5a"
+
+
+def transfer_of(turn: int, worker: int, number: int) -> Transfer:
+    """The same each time: whoever knows the numbers knows what was asked for."""
+    chance = random.Random(f"{turn}/{worker}/{number}")
+    identity = id_of(turn, worker, number)
+    if worker == SETTING_UP:
+        account = 6 + number
+        return Transfer(identity, ISSUE, account, (1000 if account in RICH else 7) * J.unit)
+    debit, credit = chance.sample(RICH, 2)
+    currency, amount = 0, chance.randint(1, 3 * J.unit)
+    if number % 5 == 2:
+        timeout_s = chance.choice((0, 1, 3600))
+        kind = Kind.PENDING
+        return Transfer(identity, debit, credit, amount, kind=kind, timeout_s=timeout_s)
+    if number % 5 == 3:
+        kind = chance.choice((Kind.POST_PENDING, Kind.VOID_PENDING))
+        earlier = number - 1 - 5 * chance.randint(0, min(2, number // 5))
+        part = chance.choice((0, 1)) if kind is Kind.POST_PENDING else 0
+        reference = id_of(turn, worker, earlier)
+        return Transfer(identity, 0, 0, part, kind=kind, reference=reference)
+    if number % 5 == 4:
+        debit, currency = ISSUE, chance.randint(0, 1)
+    return Transfer(identity, debit, credit, amount, currency)
+
+
+async def _transfers(ledger: LmdbLedger, turn: int, worker: int, tell: Tell) -> None:
+    chance = random.Random(f"batches {turn} {worker}")
+    number = 0
+    while True:
+        count = chance.randint(1, 6)
+        batch = [transfer_of(turn, worker, number + index) for index in range(count)]
+        results = await ledger.transfer(batch)
+        done = [number + index for index, result in enumerate(results) if result.is_done]
+        tell({"ack": "transfers", "worker": worker, "done": done})
+        number += count
+
+
+async def _accounts(ledger: LmdbLedger, turn: int, tell: Tell) -> None:
+    """Now and then something that stands between others in a commit."""
+    number = 0
+    while True:
+        address = f"user:{turn}-{number}"
+        account = await ledger.open_account([address])
+        tell({"ack": "account", "address": address, "number": account})
+        number += 1
+        await trio.sleep(0.003)
+
+
+async def _sessions(
+    ledger: LmdbLedger, charging: Charging, turn: int, ticks: int | None, tell: Tell
+) -> None:
+    chance = random.Random(f"sessions {turn}")
+    live: dict[int, list[Any]] = {}
+    while ticks is None or ticks > 0:
+        for _ in range(chance.randint(0, 3)):
+            if len(live) < 12:
+                kind = chance.choice(list(LINES))
+                account = chance.choice([*RICH, *POOR])
+                opened = await charging.open(f"s{turn}", LINES[kind], account)
+                if opened is not None:
+                    live[opened.info.slot] = [opened.info.id.hex(), kind, 0, 0]
+        for counters in live.values():
+            counters[2] += chance.choice((0, 1, 1, 3))
+            counters[3] += chance.choice((0, 1000, 999_999))
+        closing = {slot: "hang-up" for slot in live if chance.random() < 0.1}
+        tell({"ask": "tick", "sessions": list(live.values())})
+        verdicts = await charging.tick(
+            np.array(list(live), np.uint32),
+            np.array([one[2] for one in live.values()], np.uint64),
+            np.array([one[3] for one in live.values()], np.uint64),
+            closing,
+        )
+        costs = {
+            live[slot][0]: int(ledger.meter.columns["cost"][slot])
+            for slot in live
+            if slot not in closing
+        }
+        closed = {record.id.hex(): record.cost for record in verdicts.records}
+        tell({"ack": "tick", "costs": costs, "closed": closed})
+        for slot in closing:
+            del live[slot]
+        ticks = None if ticks is None else ticks - 1
+        await trio.sleep(0.001)
+
+
+async def _work(ledger: LmdbLedger, turn: int, ticks: int | None, tell: Tell) -> None:
+    charging = Charging(ledger)
+    await charging.recover()
+    tell({"ack": "recovered"})
+    while ledger.book.count < POOR.stop:
+        await ledger.open_account()
+    if turn == 0:
+        done = list(range(POOR.stop - 6))
+        await ledger.transfer([transfer_of(0, SETTING_UP, number) for number in done])
+        tell({"ack": "transfers", "worker": SETTING_UP, "done": done})
+    async with trio.open_nursery() as nursery:
+        for worker in range(WORKERS):
+            nursery.start_soon(_transfers, ledger, turn, worker, tell)
+        nursery.start_soon(_accounts, ledger, turn, tell)
+        await _sessions(ledger, charging, turn, ticks, tell)
+        nursery.cancel_scope.cancel()
+
+
+def _tell(message: dict[str, Any]) -> None:
+    os.write(1, json.dumps(message | {"pid": os.getpid()}).encode() + b"\n")
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BrokenPipeError):
+                ledger = open_small(Path(asked["folder"]))
+                trio.run(_work, ledger, asked["round"], None, _tell)
+            os._exit(1)
+        _tell({"started": child})
+        _tell({"ended": os.waitpid(child, 0)[1]})
+
+
+def _work_once(folder: Path, turn: int, ticks: int) -> None:
+    shim = loaded_shim()
+    assert shim is not None
+
+    def tell(message: dict[str, Any]) -> None:
+        shim.disk_shim_note(json.dumps(message | {"round": turn}).encode())
+
+    trio.run(_work, open_small(folder), turn, ticks, tell)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        _serve()
+    else:
+        _work_once(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
