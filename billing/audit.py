@@ -25,19 +25,17 @@ from billing.ledger import (
     ACCOUNTS,
     ADDRESSES,
     IDS,
-    STATE,
     LmdbLedger,
     account_key,
 )
 from billing.merkle import tree_root
 from billing.money import CURRENCIES
 from billing.records import RECORD_IDS, Progress, node_reader, tree_size
-from billing.recount import Recount, Seal, find_seal, info_hash
+from billing.recount import Recount, Seal, info_hash
+from billing.seal import stored_seal
 from core.errors import OperationError
-from core.store import Store, Tables, Writing
+from core.store import Store, Writing
 
-SEALED = b"sealed"
-"""The key in the ledger's state under which the entries of the last whole seal are found."""
 _ACCOUNTS_AT_A_TIME = 1000
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)
 
@@ -145,20 +143,6 @@ async def take_snapshot(ledger: LmdbLedger) -> Snapshot:
         )
 
     return await ledger.store.write(copy)
-
-
-def stored_seal(tables: Tables) -> Seal | None:
-    """The last whole sealed checkpoint, as far as it can be read."""
-    numbers = tables.get(STATE, SEALED)
-    if numbers is None:
-        return None
-    parts = []
-    for start in range(0, len(numbers), 8):
-        entry = tables.get(journal.LOG, numbers[start : start + 8])
-        with contextlib.suppress(msgspec.MsgspecError, IndexError):
-            if entry is not None and entry[0] == EntryKind.SEAL:
-                parts.append(journal.decode_seal(entry))
-    return find_seal(parts)
 
 
 async def verify(ledger: LmdbLedger, progress: Progress | None = None) -> Report:

@@ -252,6 +252,13 @@ def decode_tick(entry: bytes | memoryview) -> TickEntry:
     return TickEntry(time_ns, rows, tail.credits, tail.opened)
 
 
+def tick_time_ns(entry: bytes | memoryview) -> int:
+    """When a tick was, without reading the rest of it."""
+    assert entry[0] == EntryKind.TICK
+    time_ns: int = _TICK_HEAD.unpack_from(entry)[2]
+    return time_ns
+
+
 def encode_records(records: Sequence[CallRecord]) -> bytes:
     """Call records as an entry."""
     return bytes([EntryKind.RECORDS]) + _encode(list(records))
