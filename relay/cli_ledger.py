@@ -451,6 +451,10 @@ def _answer(
     request: LedgerRequest, expected: type[_Reply], config: Path | None, socket: Path | None
 ) -> _Reply:
     """What a running node says, or the ledger's files where none is running."""
+    try:
+        message = encode_message(Request(1, request))
+    except UnicodeEncodeError:
+        raise click.UsageError(text("bad_text"), click.get_current_context()) from None
     path = locate(config, socket)
     if path.exists():
         try:
@@ -466,6 +470,8 @@ def _answer(
     folder = ledger_folder(path.parent)
     if not folder.exists():
         raise OperationError(text("no_ledger", path=path, folder=folder))
+    # As a node would read it, so that the same bounds hold.
+    decode_client_message_untrusted(message)
     billing = load(config).billing if config is not None else BillingConfig()
     return expect(trio.run(_answer_from_files, folder, request, billing), expected)
 
@@ -478,8 +484,6 @@ async def _answer_from_files(
     from billing.desk import Desk
     from billing.ledger import open_ledger
 
-    # As a node would have read it, so that the same bounds hold.
-    decode_client_message_untrusted(encode_message(Request(1, request)))
     clock = SystemClock()
     with open_ledger(folder, clock) as ledger:
         await Charging(ledger).recover()

@@ -46,6 +46,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "За {path} узла нет, и в {folder} нет книги. Запустите узел или укажите, где он: --config "
         "или --socket.",
     ),
+    "bad_text": ("What was typed is no UTF-8 text.", "Набранное - не текст в UTF-8."),
     "bad_number": ("a whole number.", "целое число."),
     "bad_limit": ("a whole number from 1 to 1000.", "целое число от 1 до 1000."),
     "bad_id": ("32 hexadecimal digits.", "32 шестнадцатеричные цифры."),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, get_args
 
+import hypothesis.strategies as st
 import msgspec
 import numpy as np
 import pytest
 import trio
+from hypothesis import given, settings
 
 from billing.accounts import FIRST_USER_ACCOUNT, AddressError
 from billing.charging import Charging
@@ -46,6 +49,7 @@ from core.clock import VirtualClock
 from core.config import BillingConfig
 from core.errors import OperationError
 from tests.support.ledgers import ENGINES, everything, open_engine
+from tests.support.model_ledger import ModelLedger
 
 ALICE, BOB = FIRST_USER_ACCOUNT, FIRST_USER_ACCOUNT + 1
 ID, OTHER_ID = "0123456789abcdef" * 2, "fedcba9876543210" * 2
@@ -646,3 +650,89 @@ async def test_vouchers_are_made_and_redeemed(desk: Desk) -> None:
     assert (line.purpose, line.amount, line.other) == ("voucher", "2.50000000", "issue")
     with pytest.raises(OperationError, match="under this id already"):
         await desk.answer(VoucherCreateRequest("2.5", 2, "EMC", ID))
+
+
+# ---------------------------------------------------------------- whatever comes
+
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        ["6", "#7", "user:alice", "user:bob", "node", "1", "0.5", "99", "J", "EMC", ID, OTHER_ID]
+    ),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> LedgerRequest:
+    kind = draw(st.sampled_from(get_args(LedgerRequest)))
+    values = {
+        "addresses": st.lists(TEXTS, max_size=3).map(tuple),
+        "frozen": st.booleans(),
+        "first": st.integers(0, 2**32 - 1),
+        "limit": st.integers(1, 1000),
+        "count": st.integers(1, 5),
+        "before": st.one_of(st.none(), st.integers(1, 2**63 - 1), st.integers(2**20, 2**23)),
+        "id": st.one_of(st.none(), TEXTS),
+    }
+    request: LedgerRequest = kind(
+        **{name: draw(values.get(name, TEXTS)) for name in kind.__struct_fields__}
+    )
+    return request
+
+
+@settings(max_examples=300)
+@given(asked=st.lists(requests(), min_size=1, max_size=8))
+async def test_whatever_is_asked_is_answered_or_refused(asked: list[LedgerRequest]) -> None:
+    clock = VirtualClock()
+    ledger = ModelLedger(clock)
+    desk = Desk(ledger, clock, BillingConfig(welcome="5", default_region="DE"))
+    await begin(desk)
+    for request in asked:
+        before = everything(ledger)
+        try:
+            await desk.answer(request)
+        except OperationError:
+            assert everything(ledger) == before
+    for currency in (J, EMC):
+        balances = [ledger.balance(number, currency) for number in everything(ledger)]
+        assert sum(one.posted for one in balances) == 0
+        assert all(one.available >= 0 for one in balances[FIRST_USER_ACCOUNT - 1 :])
+
+
+async def test_the_files_ledger_too_refuses_whatever_is_no_request(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
+    """Those of many random ones, on one ledger."""
+    with open_ledger(tmp_path, clock, map_bytes=1 << 26) as ledger:
+        desk = Desk(ledger, clock, BillingConfig())
+        await begin(desk)
+        draws = Random(7)
+        words = [
+            "6",
+            "#7",
+            "user:alice",
+            "node",
+            "0.5",
+            "99",
+            "J",
+            "EMC",
+            ID,
+            "",
+            "\0",
+            "٣",
+            "a" * 60,
+        ]
+        answered = 0
+        for _ in range(300):
+            kind = draws.choice(get_args(LedgerRequest))
+            values: dict[str, Any] = {name: draws.choice(words) for name in kind.__struct_fields__}
+            values |= {"addresses": (draws.choice(words),), "frozen": False, "first": 2, "limit": 3}
+            values |= {"count": 2, "before": draws.choice([None, 1 << 20, 3 << 20 | 1, 2**62])}
+            known = {name: values[name] for name in kind.__struct_fields__}
+            before = everything(ledger)
+            try:
+                await desk.answer(kind(**known))
+                answered += 1
+            except OperationError:
+                assert everything(ledger) == before
+        assert 10 < answered < 290
