@@ -152,7 +152,8 @@ def test_a_block_that_changes_after_it_was_stored_in_the_same_commit(tmp_path: P
         # Entries that change no balance stand between, and at the end: what they leave out of
         # what a start has to replay is not replayed.
         idle = partial(ledger.freeze, 7, False)
-        await in_one_commit(ledger, *(pairs * [credit, idle]))
+        asks: list[Asks] = [credit, idle]
+        await in_one_commit(ledger, *(pairs * asks))
         await idle()
 
     audit = Audit()

@@ -140,6 +140,11 @@ class Disk:
             old, new = record.data.decode().split("\0")
             self._renames.append((Path(old).name, Path(new).name))
 
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether a cut now has something to choose from."""
+        return any(file.volatile for file in self._files.values())
+
     def cut(self, folder: Path, chance: random.Random) -> None:
         """Write what a power cut leaves now into another folder."""
         names = dict(self._names)

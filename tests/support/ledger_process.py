@@ -83,6 +83,8 @@ async def _transfers(ledger: LmdbLedger, turn: int, worker: int, tell: Tell) -> 
     chance = random.Random(f"batches {turn} {worker}")
     number = 0
     while True:
+        # What waits for the disk can't be cancelled.
+        await trio.lowlevel.checkpoint_if_cancelled()
         count = chance.randint(1, 6)
         batch = [transfer_of(turn, worker, number + index) for index in range(count)]
         results = await ledger.transfer(batch)
