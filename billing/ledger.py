@@ -515,6 +515,8 @@ class LmdbLedger:
             balance = Balance(*self.book.balance(source, currency.number))
             if balance.reserved or balance.incoming:
                 raise OperationError("the account has pending transfers: they come first")
+            if balance.held:
+                raise OperationError("the account pays for a session just now: end that first")
             if balance.posted:
                 base = self.clock.now_ns() // 1_000_000
                 identity = derive_id(
