@@ -16,10 +16,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import trio
+
 from bench.process import SERVER_CORE, use_core
 from bench.turn_client import ClientError, Credentials, wait_until_answering
+from billing.ledger import ISSUE, LmdbLedger, open_ledger
+from billing.money import J
+from billing.transfers import Transfer, new_id
+from core.clock import SystemClock
 from core.errors import OperationError
 from core.stun.address import Address
+from relay.node_files import ledger_folder
 
 CREDENTIALS = Credentials("bench", "a password for benchmarks")
 REALM = "bench"
@@ -31,6 +38,9 @@ STOP_TIMEOUT_S = 10.0
 COTURN = "coturn"
 MONTANA = "montana"
 MONTANA_LOW_LATENCY = "montana, low latency"
+MONTANA_METERED = "montana, metered"
+FUNDS = 1_000_000 * J.unit
+"""What the account has that pays for a metered server's sessions."""
 
 
 class Server(NamedTuple):
@@ -52,7 +62,11 @@ def running(name: str) -> Iterator[Server]:
         process, address = (
             _start_coturn(Path(folder))
             if name == COTURN
-            else _start_montana(Path(folder), low_latency=name == MONTANA_LOW_LATENCY)
+            else _start_montana(
+                Path(folder),
+                low_latency=name == MONTANA_LOW_LATENCY,
+                metered=name == MONTANA_METERED,
+            )
         )
         try:
             _wait(process, name, address, Path(folder))
@@ -93,7 +107,7 @@ def free_port() -> int:
         return port
 
 
-def node_configuration(address: Address, *, low_latency: bool) -> str:
+def node_configuration(address: Address, *, low_latency: bool, metered: bool = False) -> str:
     """The node's configuration file: one worker, coturn's freedom toward loopback peers, no cap
     on what a single source address asks for."""
     return f"""\
@@ -121,6 +135,8 @@ listen = "127.0.0.1:{free_port()}"
 listen = "127.0.0.1:{free_port()}"
 [log]
 level = "warning"
+[billing]
+turn = "{"metered" if metered else "free"}"
 """
 
 
@@ -149,15 +165,31 @@ def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address]:
     return _spawn(command, folder), address
 
 
-def _start_montana(folder: Path, *, low_latency: bool) -> tuple[subprocess.Popen[bytes], Address]:
+def _start_montana(
+    folder: Path, *, low_latency: bool, metered: bool
+) -> tuple[subprocess.Popen[bytes], Address]:
     address = Address.from_text("127.0.0.1", free_port())
     config = folder / "node.toml"
-    config.write_text(node_configuration(address, low_latency=low_latency))
+    config.write_text(node_configuration(address, low_latency=low_latency, metered=metered))
+    if metered:
+        _fund(ledger_folder(folder / "data"))
     program = Path(sys.executable).with_name("montana")
     if not program.exists():
         raise OperationError(f"{program.name} is not installed; run: make build")
     command = [str(program), "up", "--config", str(config), "--json"]
     return _spawn(command, folder), address
+
+
+def _fund(folder: Path) -> None:
+    """Give the account of the user who relays what it takes."""
+    clock = SystemClock()
+
+    async def fund(ledger: LmdbLedger) -> None:
+        number = await ledger.open_account([f"user:{CREDENTIALS.username}"])
+        await ledger.transfer([Transfer(new_id(clock), ISSUE, number, FUNDS)])
+
+    with open_ledger(folder, clock) as ledger:
+        trio.run(fund, ledger)
 
 
 def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
