@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 from core.clock import SystemClock
 from core.config import load
 from core.identity import load_or_create
 from relay.web.check import KEY_LABEL, make_link
 from tests.support.browser import ARGUMENTS, browser, take_picture
-from tests.support.node import RunningNode, running_node, write_config
+from tests.support.node import ROOT, RunningNode, running_node, write_config
 from tests.support.programs import background, need_program
 
 TIMEOUT_MS = 40_000
@@ -28,6 +28,30 @@ const send = RTCDataChannel.prototype.send;
 RTCDataChannel.prototype.send = function (data) {
   const channel = this;
   %s
+};
+"""
+# After the seventeenth of twenty samples all falls silent, and the counters stand still.
+SILENCE = """
+const isSilent = () => (window.montanaCheck?.samples.length ?? 0) >= 17;
+const send = RTCDataChannel.prototype.send;
+RTCDataChannel.prototype.send = function (data) {
+  if (!isSilent()) send.call(this, data);
+};
+const getStats = RTCPeerConnection.prototype.getStats;
+const kept = new WeakMap();
+RTCPeerConnection.prototype.getStats = async function () {
+  if (!isSilent() || !kept.has(this)) kept.set(this, await getStats.call(this));
+  return kept.get(this);
+};
+"""
+# As they do where the browser begins to use another pair of candidates.
+COUNTERS_THAT_FALL_BACK = """
+const getStats = RTCPeerConnection.prototype.getStats;
+RTCPeerConnection.prototype.getStats = async function () {
+  const fallen = ({ bytesReceived, bytesSent }) => (
+    { bytesReceived: bytesReceived % 200000, bytesSent: bytesSent % 200000 });
+  return new Map([...await getStats.call(this)].map(([id, entry]) => (
+    [id, entry.type === "candidate-pair" ? { ...entry, ...fallen(entry) } : entry])));
 };
 """
 
@@ -125,6 +149,96 @@ def test_loss_is_a_curve_and_a_figure(node: RunningNode, page: Page) -> None:
     assert re.fullmatch(r"\d+\.\d\d\s%", page.inner_text("#loss"))
     assert float(page.inner_text("#loss").split()[0]) > 5
     take_picture(page, "check-lossy")
+
+
+def measure_for(page: Page, duration_ms: int) -> None:
+    """Serve the page as it is, but measuring for so long."""
+    usual = "const MEASURE_MS = 6000;"
+    source = (ROOT / "relay/web/static/probe.js").read_text()
+    assert usual in source
+    changed = source.replace(usual, f"const MEASURE_MS = {duration_ms};")
+
+    def fulfill(route: Route) -> None:
+        route.fulfill(body=changed, content_type="text/javascript")
+
+    page.route("**/static/probe.js", fulfill)
+
+
+def assert_plots_keep_to_their_frames(page: Page) -> None:
+    outside = page.locator(".plots svg").evaluate_all(
+        """(plots) => plots.flatMap((plot) => {
+          const frame = plot.getBoundingClientRect();
+          return [...plot.querySelectorAll("polyline, polygon, line")]
+            .map((drawn) => drawn.getBoundingClientRect())
+            .filter(({ top, bottom, left, right }) => top < frame.top - 1
+              || bottom > frame.bottom + 1 || left < frame.left - 1 || right > frame.right + 1);
+        })"""
+    )
+    assert not outside
+
+
+def assert_broken_off(page: Page) -> dict[str, Any]:
+    found = outcome(page)
+    assert (found["verdict"], found["reason"]) == ("fail", "broke_off"), found
+    result, samples = found["result"], found["samples"]
+    assert result["received_kbps"] > 50
+    assert result["sent_kbps"] > 50
+    assert result["loss"] < 0.05
+    assert all(sample["received_kbps"] >= 0 and sample["sent_kbps"] >= 0 for sample in samples)
+    # What was never heard of again is no loss.
+    assert samples[-1]["loss"] is None
+    assert all(sample["loss"] is None or sample["loss"] < 1 for sample in samples)
+    assert page.locator(".plots line.end").count() == 3
+    assert_plots_keep_to_their_frames(page)
+    seconds = max(1, round(found["values"]["after_s"]))
+    page.click("button[data-language=en]")
+    assert page.inner_text("#verdict-title") == f"The call broke off after {seconds} s"
+    assert "until then" in page.inner_text("#verdict-detail")
+    assert "no balance left" in page.inner_text("#verdict-advice")
+    assert page.locator(".plots text", has_text="broke off").count() == 3
+    page.click("button[data-language=ru]")
+    assert page.inner_text("#verdict-title") == f"Звонок оборвался через {seconds} с"
+    assert "до обрыва" in page.inner_text("#verdict-detail")
+    assert "не остаться средств" in page.inner_text("#verdict-advice")
+    assert page.locator(".plots text", has_text="обрыв").count() == 3
+    return found
+
+
+def test_a_relay_that_ends_in_the_midst_is_told(node: RunningNode, page: Page) -> None:
+    # Long enough for the command, however slow; the page does not wait for all of it.
+    measure_for(page, 60_000)
+    page.goto(check_link(node))
+    page.wait_for_function("() => window.montanaCheck.samples.length >= 10", timeout=TIMEOUT_MS)
+    node.command("end", "check")
+    found = assert_broken_off(page)
+    assert len(found["samples"]) < 200
+    take_picture(page, "check-broke-off-ru")
+    page.click("button[data-language=en]")
+    take_picture(page, "check-broke-off-en")
+    # The next call is another one.
+    page.unroute("**/static/probe.js")
+    page.goto("about:blank")
+    page.goto(check_link(node))
+    assert_green(outcome(page))
+    assert page.locator(".plots line.end").count() == 0
+
+
+def test_a_call_may_break_off_shortly_before_its_end(node: RunningNode, page: Page) -> None:
+    page.add_init_script(SILENCE)
+    page.goto(check_link(node))
+    found = assert_broken_off(page)
+    assert len(found["samples"]) > 20
+    take_picture(page, "check-broke-off-late")
+
+
+def test_counters_that_fall_back_start_anew(node: RunningNode, page: Page) -> None:
+    page.add_init_script(COUNTERS_THAT_FALL_BACK)
+    page.goto(check_link(node))
+    found = outcome(page)
+    assert_green(found)
+    assert all(sample["received_kbps"] >= 0 for sample in found["samples"])
+    assert all(sample["sent_kbps"] >= 0 for sample in found["samples"])
+    assert_plots_keep_to_their_frames(page)
 
 
 def test_answers_that_come_late_are_not_lost(node: RunningNode, page: Page) -> None:

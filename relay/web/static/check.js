@@ -4,10 +4,9 @@
 
 import { Plot } from "./plot.js";
 import { Picture } from "./picture.js";
-import { CheckFailure, SAMPLES, needWebRtc, probe } from "./probe.js";
+import { CheckFailure, MEASURE_MS, SAMPLES, needWebRtc, probe } from "./probe.js";
 import { number, onLanguage, setUpLanguages, text } from "./text.js";
 
-const MEASURE_S = 6;
 const byId = (id) => document.getElementById(id);
 const form = byId("form");
 const plots = {
@@ -107,6 +106,9 @@ const watch = {
     byId("loss").textContent = percent(sample.loss);
     byId("bitrate").textContent = unit("kbps", sample.received_kbps, 0);
   },
+  end(samples) {
+    for (const plot of Object.values(plots)) plot.end(samples);
+  },
   picture(stream) {
     picture.play(stream);
   },
@@ -149,7 +151,7 @@ function show() {
   document.documentElement.dataset.verdict = verdict;
   document.title = text("title");
   window.montanaCheck = state;
-  byId("verdict-title").textContent = text(`verdict_${state.reason === "lossy" ? "lossy" : verdict}`);
+  byId("verdict-title").textContent = title();
   byId("verdict-detail").textContent = detail();
   const advice = byId("verdict-advice");
   advice.hidden = state.advice === null;
@@ -171,6 +173,15 @@ function setMarked(element, said) {
   element.replaceChildren(...parts);
 }
 
+function title() {
+  if (state.reason === "broke_off") {
+    // Rounded, but never to nothing.
+    const seconds = number(Math.max(1, state.values.after_s), 0);
+    return text("verdict_broke_off", { seconds });
+  }
+  return text(`verdict_${state.reason === "lossy" ? "lossy" : state.verdict}`);
+}
+
 function detail() {
   if (state.reason) return text(`fail_${state.reason}`, state.values);
   if (state.verdict === "pass") {
@@ -179,7 +190,7 @@ function detail() {
     return text("detail_pass");
   }
   if (state.verdict === "running" && state.phase) {
-    return text(`detail_${state.phase}`, { seconds: MEASURE_S });
+    return text(`detail_${state.phase}`, { seconds: MEASURE_MS / 1000 });
   }
   return text("detail_idle");
 }

@@ -1,7 +1,7 @@
 // A small live plot: one curve, three grid lines, its newest value at the right. What is not known
-// (null) leaves a gap.
+// (null) leaves a gap; where a call has broken off is a mark.
 
-import { number } from "./text.js";
+import { number, text } from "./text.js";
 
 const NAMESPACE = "http://www.w3.org/2000/svg";
 const LEFT = 38;
@@ -12,17 +12,30 @@ export class Plot {
     this.svg = svg;
     this.capacity = capacity;
     this.values = [];
+    this.dropped = 0;
+    this.ended = null;
     new ResizeObserver(() => this.draw()).observe(svg);
   }
 
   clear() {
     this.values = [];
+    this.dropped = 0;
+    this.ended = null;
     this.draw();
   }
 
   add(value) {
     this.values.push(value);
-    if (this.values.length > this.capacity) this.values.shift();
+    if (this.values.length > this.capacity) {
+      this.values.shift();
+      this.dropped += 1;
+    }
+    this.draw();
+  }
+
+  /** Mark the last of the first `count` values as the one in which all ended. */
+  end(count) {
+    this.ended = count;
     this.draw();
   }
 
@@ -47,13 +60,24 @@ export class Plot {
     for (const { from, values } of runs(this.values)) {
       const to = from + values.length - 1;
       const points = values.map((value, index) => {
-        return `${x(from + index)},${(bottom - (value / top) * height).toFixed(1)}`;
+        const share = Math.max(0, value / top);
+        return `${x(from + index)},${(bottom - share * height).toFixed(1)}`;
       });
       // A point alone is a line to itself, which is drawn as a dot.
       if (to === from) points.push(points[0]);
       const area = `${x(from)},${bottom} ${points.join(" ")} ${x(to)},${bottom}`;
       parts.push(make("polygon", { class: "area", points: area }));
       parts.push(make("polyline", { class: "curve", points: points.join(" ") }));
+    }
+    if (this.ended !== null) {
+      const at = Number(x(Math.max(0, this.ended - 1 - this.dropped)));
+      parts.push(make("line", { class: "end", x1: at, x2: at, y1: MARGIN, y2: bottom }));
+      // On the side where there is more room.
+      const is_early = at < (LEFT + width) / 2;
+      const anchor = is_early ? "start" : "end";
+      const label = make("text", { x: at + (is_early ? 5 : -5), y: MARGIN + 11, "text-anchor": anchor });
+      label.textContent = text("plot_end");
+      parts.push(label);
     }
     this.svg.replaceChildren(...parts);
   }

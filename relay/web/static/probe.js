@@ -3,12 +3,17 @@
 import { makeTone } from "./tone.js";
 
 const CONNECT_TIMEOUT_MS = 15000;
-const MEASURE_MS = 6000;
+export const MEASURE_MS = 6000;
 const SAMPLE_MS = 300;
 const PING_MS = 50;
 const PATIENCE_MS = 2000; // An answer may take that long; what comes later counts as lost.
 const PICTURE_MS = 40;
 const LOSS_LIMIT = 0.05;
+// A call that has received nothing for so long, and to its end, has broken off.
+const QUIET_MS = 2000;
+const GIVE_UP_MS = 3000;
+// So many pings went unanswered then as well: a page that was asleep has heard nothing either.
+const QUIET_PINGS = 5;
 export const SAMPLES = Math.round(MEASURE_MS / SAMPLE_MS);
 
 /**
@@ -35,7 +40,8 @@ export function needWebRtc() {
  *
  * `watch` is told of what happens: phase(name), candidate(side, candidate, after_ms),
  * error({code, reason, url}), sample({round_trip_ms, loss, received_kbps, sent_kbps}), where what
- * is not known is null, picture(stream).
+ * is not known is null, picture(stream), end(samples), where the call has broken off: in the last
+ * of so many samples.
  * Returns {gather_ms, connect_ms, round_trip_ms, worst_ms, lost, sent, loss, received_kbps,
  * sent_kbps, packets_sent, packets_received, pings_lost, video_packets, audio_packets}; raises
  * CheckFailure.
@@ -59,6 +65,7 @@ class Call {
     this.errors = [];
     this.relayed = { a: 0, b: 0 };
     this.gathered = {};
+    this.totals = new Totals();
     this.started = performance.now();
     const options = { iceServers: [server], iceTransportPolicy: "relay" };
     try {
@@ -153,37 +160,61 @@ class Call {
   async measure() {
     this.watch.phase("measuring");
     const pings = new Pings(this.channel);
-    const first = await this.traffic();
-    let before = first;
-    let media_before = await this.media();
-    let last = before;
-    let media = media_before;
+    try {
+      return await this.measureWith(pings);
+    } finally {
+      pings.close();
+    }
+  }
+
+  async measureWith(pings) {
+    const readings = [await this.read()];
     const begun = performance.now();
+    // Of the last that came: when, in which sample, and how many pings had been tried by then.
+    let heard = null;
+    // Packets lost since: loss if something comes again, else no more than the call's end.
+    let held = 0;
+    const nothingFor = (limit_ms) => {
+      if (!heard || pings.tried - heard.tried < QUIET_PINGS) return false;
+      return performance.now() - heard.time >= limit_ms;
+    };
     // The answers to the last pings are awaited as well, until each has come or counts as lost;
     // the totals of all else end with the pings, so that the wait does not change their shares.
     for (let sample = 1; sample <= SAMPLES || pings.open.size; sample += 1) {
       await sleep(begun + sample * SAMPLE_MS - performance.now());
-      const after = await this.traffic();
-      const media_after = await this.media();
-      if (sample <= SAMPLES) [last, media] = [after, media_after];
+      const before = readings.at(-1);
+      const after = await this.read();
+      readings.push(after);
       if (sample === SAMPLES) pings.stop();
       const answers = pings.take();
-      const lost = answers.lost + Math.max(0, media_after.lost - media_before.lost);
-      const arrived = answers.times.length + media_after.received - media_before.received;
-      const seconds = (after.time - before.time) / 1000;
+      const arrived = answers.times.length + after.media - before.media;
+      if (arrived) {
+        // Of audio and video is not known when in the sample it came.
+        const time = Math.max(before.time, pings.answered ?? 0);
+        heard = { time, sample, tried: pings.tried };
+      }
+      held += answers.lost + Math.max(0, after.media_lost - before.media_lost);
+      const lost = arrived || !heard ? held : 0;
+      held -= lost;
       this.watch.sample({
         round_trip_ms: answers.times.length ? median(answers.times) : null,
         loss: lost + arrived ? lost / (lost + arrived) : null,
-        received_kbps: ((after.received - before.received) * 8) / 1000 / seconds,
-        sent_kbps: ((after.sent - before.sent) * 8) / 1000 / seconds,
+        received_kbps: kbps(before, after, "received"),
+        sent_kbps: kbps(before, after, "sent"),
       });
-      before = after;
-      media_before = media_after;
+      if (nothingFor(GIVE_UP_MS)) break;
     }
-    const seconds = (last.time - first.time) / 1000;
-    const pings_lost = pings.sent - pings.times.length;
-    const sent = pings.sent + media.received + media.lost;
-    const lost = pings_lost + media.lost;
+    const has_broken_off = nothingFor(QUIET_MS);
+    const first = readings[0];
+    let last = readings[Math.min(SAMPLES, readings.length - 1)];
+    if (has_broken_off && heard.time < last.time) {
+      last = readings.findLast(({ time }) => time <= heard.time);
+      if (last === first) last = readings[1];
+    }
+    const pings_sent = has_broken_off ? pings.last_answered : pings.sent;
+    const pings_lost = pings_sent - pings.times.length;
+    const sent = pings_sent + last.media + last.media_lost;
+    const lost = pings_lost + last.media_lost;
     const result = {
       gather_ms: Math.max(this.gathered.a, this.gathered.b),
       connect_ms: this.connect_ms,
@@ -192,52 +223,67 @@ class Call {
       lost,
       sent,
       loss: sent ? lost / sent : 1,
-      received_kbps: ((last.received - first.received) * 8) / 1000 / seconds,
-      sent_kbps: ((last.sent - first.sent) * 8) / 1000 / seconds,
+      received_kbps: kbps(first, last, "received"),
+      sent_kbps: kbps(first, last, "sent"),
       packets_sent: last.packets_sent,
       packets_received: last.packets_received,
       pings_lost,
-      video_packets: media.arrived.video,
-      audio_packets: media.arrived.audio,
+      video_packets: last.arrived.video,
+      audio_packets: last.arrived.audio,
     };
+    if (has_broken_off) {
+      this.watch.end(heard.sample);
+      const after_s = (heard.time - begun) / 1000;
+      throw new CheckFailure("broke_off", { after_s }, { result });
+    }
     // A kind that never set out (a tone needs a click in some browsers) can't arrive either.
-    const missing = ["audio", "video"].some((kind) => media.sent[kind] && !media.arrived[kind]);
-    if (!pings.times.length || !media.received || missing) throw new CheckFailure("silent");
+    const missing = ["audio", "video"].some((kind) => last.set_out[kind] && !last.arrived[kind]);
+    if (!pings.times.length || !last.media || missing) throw new CheckFailure("silent");
     if (result.loss > LOSS_LIMIT) {
       throw new CheckFailure("lossy", { percent: LOSS_LIMIT * 100 }, { result });
     }
     return result;
   }
 
-  /** Bytes and packets of both sides' connections so far. */
-  async traffic() {
-    const sum = { time: performance.now(), received: 0, sent: 0, packets_sent: 0, packets_received: 0 };
-    for (const side of [this.a, this.b]) {
+  /**
+   * The counters so far: bytes and packets of both sides' connections; of audio and video what the
+   * caller has sent (`set_out`), and what the callee says of them.
+   */
+  async read() {
+    const time = performance.now();
+    let media_lost = 0;
+    for (const [name, side] of Object.entries(this.sides)) {
       for (const entry of (await side.getStats()).values()) {
-        if (entry.type !== "candidate-pair" || entry.state !== "succeeded") continue;
-        sum.received += entry.bytesReceived ?? 0;
-        sum.sent += entry.bytesSent ?? 0;
-        sum.packets_sent += entry.packetsSent ?? 0;
-        sum.packets_received += entry.packetsReceived ?? 0;
+        const of = `${name} ${entry.id}`;
+        if (entry.type === "candidate-pair") {
+          this.totals.count("received", of, entry.bytesReceived);
+          this.totals.count("sent", of, entry.bytesSent);
+          this.totals.count("packets_sent", of, entry.packetsSent);
+          this.totals.count("packets_received", of, entry.packetsReceived);
+        } else if (entry.type === "outbound-rtp" && name === "a") {
+          this.totals.count(`${entry.kind} set out`, of, entry.packetsSent);
+        } else if (entry.type === "inbound-rtp" && name === "b") {
+          this.totals.count(`${entry.kind} arrived`, of, entry.packetsReceived);
+          media_lost += Math.max(0, entry.packetsLost ?? 0);
+        }
       }
     }
-    return sum;
-  }
-
-  /** Packets of audio and video: what the caller has sent, and what the callee says of them. */
-  async media() {
-    const sent = { audio: 0, video: 0 };
-    const arrived = { audio: 0, video: 0 };
-    let lost = 0;
-    for (const entry of (await this.a.getStats()).values()) {
-      if (entry.type === "outbound-rtp") sent[entry.kind] += entry.packetsSent ?? 0;
-    }
-    for (const entry of (await this.b.getStats()).values()) {
-      if (entry.type !== "inbound-rtp") continue;
-      arrived[entry.kind] += entry.packetsReceived ?? 0;
-      lost += Math.max(0, entry.packetsLost ?? 0);
-    }
-    return { sent, arrived, received: arrived.audio + arrived.video, lost };
+    const kinds = (what) => {
+      const [audio, video] = ["audio", "video"].map((kind) => this.totals.of(`${kind} ${what}`));
+      return { audio, video };
+    };
+    const arrived = kinds("arrived");
+    return {
+      time,
+      received: this.totals.of("received"),
+      sent: this.totals.of("sent"),
+      packets_sent: this.totals.of("packets_sent"),
+      packets_received: this.totals.of("packets_received"),
+      set_out: kinds("set out"),
+      arrived,
+      media: arrived.audio + arrived.video,
+      media_lost,
+    };
   }
 
   close() {
@@ -252,20 +298,27 @@ class Pings {
   constructor(channel) {
     this.channel = channel;
     this.sent = 0;
+    this.tried = 0;
+    this.is_over = false;
     this.times = [];
     this.taken = 0;
+    this.answered = null; // When the last answer came, and the highest number answered.
+    this.last_answered = 0;
     this.open = new Map();
     channel.addEventListener("message", ({ data }) => {
       const then = this.open.get(Number(data));
       if (then === undefined) return;
       this.open.delete(Number(data));
-      this.times.push(performance.now() - then);
+      this.answered = performance.now();
+      this.last_answered = Math.max(this.last_answered, Number(data));
+      this.times.push(this.answered - then);
     });
     this.timer = setInterval(() => this.send(), PING_MS);
   }
 
   send() {
-    if (this.channel.readyState !== "open") return;
+    this.tried += 1;
+    if (this.is_over || this.channel.readyState !== "open") return;
     this.sent += 1;
     this.open.set(this.sent, performance.now());
     this.channel.send(String(this.sent));
@@ -284,8 +337,32 @@ class Pings {
     return { times, lost };
   }
 
+  /** Send no more; what comes is still taken. */
   stop() {
+    this.is_over = true;
+  }
+
+  close() {
     clearInterval(this.timer);
+  }
+}
+
+/** Sums of counters that grow; one that falls back has started anew. */
+class Totals {
+  constructor() {
+    this.sums = new Map();
+    this.seen = new Map();
+  }
+
+  count(sum, counter, value = 0) {
+    const key = `${sum} ${counter}`;
+    const seen = this.seen.get(key) ?? 0;
+    this.seen.set(key, value);
+    this.sums.set(sum, this.of(sum) + value - (value < seen ? 0 : seen));
+  }
+
+  of(sum) {
+    return this.sums.get(sum) ?? 0;
   }
 }
 
@@ -334,6 +411,12 @@ function until(connection) {
 
 function sleep(duration_ms) {
   return new Promise((resolve) => setTimeout(resolve, Math.max(0, duration_ms)));
+}
+
+/** The bit rate between two readings, of what is `received` or `sent`. */
+function kbps(before, after, what) {
+  const duration_ms = after.time - before.time;
+  return duration_ms > 0 ? ((after[what] - before[what]) * 8) / duration_ms : 0;
 }
 
 function median(values) {

@@ -25,6 +25,7 @@ const TEXTS = {
       "again with this page in front.",
     verdict_fail: "Calls don't get through",
     verdict_lossy: "Calls get through badly",
+    verdict_broke_off: "The call broke off after {seconds} s",
     verdict_untested: "Nothing has been tested yet",
     ms: "{value} ms",
     kbps: "{value} kbit/s",
@@ -99,6 +100,11 @@ const TEXTS = {
     advice_silent: "Something on the way drops larger packets or a flow's later ones.",
     fail_lossy: "More than {percent} % of the packets are lost.",
     advice_lossy: "The way is overloaded, or the node's socket buffers are too small.",
+    fail_broke_off: "Nothing has come through since. The figures are those until then.",
+    advice_broke_off:
+      "The server has ended the relay: look at its log. On a metered node the account may have no " +
+      "balance left; otherwise it may have been restarted, or the way to it was cut.",
+    plot_end: "broke off",
     fail_internal: "The browser reports: {reason}",
     advice_internal: "Reload the page; try another browser.",
   },
@@ -126,6 +132,7 @@ const TEXTS = {
       "ещё раз, не уходя с неё.",
     verdict_fail: "Звонки не проходят",
     verdict_lossy: "Звонки проходят плохо",
+    verdict_broke_off: "Звонок оборвался через {seconds} с",
     verdict_untested: "Пока ничего не проверено",
     ms: "{value} мс",
     kbps: "{value} кбит/с",
@@ -200,6 +207,11 @@ const TEXTS = {
     advice_silent: "Что-то в пути отбрасывает большие пакеты или обрывает поток.",
     fail_lossy: "Теряется больше {percent} % пакетов.",
     advice_lossy: "Путь перегружен, или буферы сокетов узла слишком малы.",
+    fail_broke_off: "С тех пор ничего не приходит. Показаны измерения до обрыва.",
+    advice_broke_off:
+      "Сервер прекратил ретрансляцию: посмотрите его журнал. На платном узле на счёте могло не " +
+      "остаться средств; иначе сервер могли перезапустить, или прервался путь к нему.",
+    plot_end: "обрыв",
     fail_internal: "Браузер сообщает: {reason}",
     advice_internal: "Обновите страницу или попробуйте другой браузер.",
   },
