@@ -159,12 +159,14 @@ class BillingConfig:
         default_region: the country, in two letters, of telephone numbers that are written without
             theirs; None where each has to name it.
         welcome: what a new account is given, in Ɉ as it is written; None for nothing.
+        keep_ticks_s: for how long the log says who was charged in which second; 0 for ever.
     """
 
     turn: str = "free"
     unknown_account: str = "refuse"
     default_region: str | None = None
     welcome: str | None = None
+    keep_ticks_s: int = 7 * 24 * 3600
     tariff: Mapping[str, TariffLine] = field(default_factory=lambda: TARIFF)
 
 
@@ -498,6 +500,9 @@ def _billing(table: Table) -> BillingConfig:
         turn=table.value("turn", read.choice("free", "metered"), default.turn),
         unknown_account=table.value(
             "unknown_account", read.choice("refuse", "free"), default.unknown_account
+        ),
+        keep_ticks_s=table.value(
+            "keep_ticks_s", read.number(0, limits.KEEP_TICKS_MAXIMUM_S), default.keep_ticks_s
         ),
         tariff=_tariff(table.table("tariff")),
     )

@@ -33,6 +33,8 @@ NONCE_LIFETIME_MAXIMUM_S: Final = HOUR_S
 """RFC 8489 section 9.2: a nonce should change at least once an hour."""
 DRAIN_TIMEOUT_MAXIMUM_S: Final = DAY_S
 
+KEEP_TICKS_MAXIMUM_S: Final = 100 * 365 * DAY_S
+
 SECRETS_MAXIMUM: Final = 16
 """Each is tried in turn on every request of a time-limited user name."""
 SECRET_MINIMUM_CHARACTERS: Final = 12

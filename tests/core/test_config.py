@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from core import limits
 from core.config import (
+    BillingConfig,
     HttpConfig,
     LogConfig,
     MetricsConfig,
@@ -123,6 +124,7 @@ def test_the_sample_explains_every_key() -> None:
         (document["turn"]["peers"], PeerRules),
         (document["http"], HttpConfig),
         (document["metrics"], MetricsConfig),
+        (document["billing"], BillingConfig),
         (document["log"], LogConfig),
     ):
         # Who pays stands beside a secret or a user.
@@ -133,7 +135,7 @@ def test_the_sample_shows_the_defaults() -> None:
     """A commented number is the default, so that what it says of them stays true."""
     text = (ROOT / "deploy" / "node.toml").read_text()
     default = TurnConfig(listen=(), relay_addresses=())
-    for owner in (default, default.limits):
+    for owner in (default, default.limits, BillingConfig()):
         for item in fields(owner):
             value = getattr(owner, item.name)
             if isinstance(value, int) and not isinstance(value, bool):
@@ -248,6 +250,8 @@ def test_the_sample_shows_the_defaults() -> None:
         ("billing.default_region", "de", "billing.default_region", "such as DE"),
         ("billing.default_region", "XX", "billing.default_region", "such as DE"),
         ("billing.turn", "meterd", "billing.turn", "one of free, metered"),
+        ("billing.keep_ticks_s", -1, "billing.keep_ticks_s", "from 0 to 3153600000"),
+        ("billing.keep_ticks_s", 1.5, "billing.keep_ticks_s", "a whole number"),
         ("billing.tariff.turn.second", 1, "billing.tariff.turn.second", "in quotes"),
         ("billing.tariff.turn.second", "-1", "billing.tariff.turn.second", "is a price"),
         ("billing.tariff.turn.command", "1", "billing.tariff.turn.command", "is unknown"),
