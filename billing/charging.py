@@ -11,16 +11,17 @@ crash has left are closed at the next start by what was charged until then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from billing import journal
 from billing.journal import CallRecord, SessionInfo
-from billing.ledger import SESSIONS, LmdbLedger
-from billing.meter import MEGABYTE, Tick
+from billing.ledger import NODE, SESSIONS, LmdbLedger
+from billing.meter import MEGABYTE, ROW, Tick
 from billing.records import index_records
 from billing.tariff import Line
 from billing.transfers import derive_id
@@ -28,10 +29,9 @@ from core.store import Writing
 from core.units import NS_PER_S
 
 RECORDS_OF_AN_ENTRY = 4096
+MERGED = "the account was merged"
 LOST = "the node stopped"
 """Why a session that a crash has left ended."""
-
-_Array = NDArray[np.generic]
 
 
 class Verdicts(NamedTuple):
@@ -65,6 +65,7 @@ class Charging:
         self._meter = ledger.meter
         self._infos: dict[int, SessionInfo] = {}
         self._new: list[SessionInfo] = []
+        ledger.pays_for_sessions = self._pass_on
 
     @property
     def live(self) -> int:
@@ -160,24 +161,67 @@ class Charging:
 
         return await self._ledger.store.write(write)
 
-    def _store_tick(self, writing: Writing, tick: Tick, now_ns: int) -> None:
-        if not (len(tick.rows) or self._new):
+    def _store_tick(self, writing: Writing, tick: Tick | None, now_ns: int) -> None:
+        rows = np.zeros(0, ROW) if tick is None else tick.rows
+        credits = {} if tick is None else tick.credits
+        if not (len(rows) or self._new):
             return
         new = tuple(self._new)
         for info in new:
             writing.put(SESSIONS, info.slot.to_bytes(4, "big"), journal.encode_session(info))
-        entry = journal.encode_tick(now_ns, tick.rows, tick.credits, new)
+        entry = journal.encode_tick(now_ns, rows, credits, new)
         self._ledger.append(writing, entry)
         # At once: another tick of the same commit must not tell of them again.
         self._new.clear()
         writing.on_abort(lambda: self._new.__setitem__(slice(0, 0), new))
 
+    def _pass_on(
+        self, writing: Writing, source: int, move: Callable[[], None], target: int
+    ) -> None:
+        """Two accounts are merged: what sessions have cost until now is the record of the one, what
+        they will cost is the other's. `move` moves the money, when no session holds it."""
+        slots = [slot for slot, info in self._infos.items() if info.account == source]
+        if not slots:
+            move()
+            return
+        ledger, columns = self._ledger, self._meter.columns
+        ledger.begin(writing)
+        new = {info.slot for info in self._new}
+        told = [slot for slot in slots if slot not in new]
+        self._make_records(writing, told, dict.fromkeys(told, MERGED))
+        now_ns = ledger.clock.now_ns()
+        # Held by nobody while it moves; then each holds of the target what it can.
+        released = self._meter.reassign(slots, NODE, now_ns // NS_PER_S)
+        writing.on_abort(lambda: self._meter.undo_reassign(released))
+        move()
+        held = self._meter.reassign(slots, target, now_ns // NS_PER_S)
+        writing.on_abort(lambda: self._meter.undo_reassign(held))
+        before = {slot: self._infos[slot] for slot in slots}
+        all_new = list(self._new)
+
+        def undo() -> None:
+            self._infos.update(before)
+            self._new[:] = all_new
+
+        writing.on_abort(undo)
+        for slot in slots:
+            info = before[slot]
+            self._infos[slot] = msgspec.structs.replace(
+                info,
+                id=derive_id(info.id, b"merged %d" % target),
+                account=target,
+                opened_ns=now_ns,
+                seconds_before=int(columns["seconds"][slot]),
+                bytes_before=int(columns["bytes"][slot]),
+            )
+        self._new[:] = [one for one in self._new if one.slot not in slots]
+        self._new += [self._infos[slot] for slot in slots]
+        self._store_tick(writing, None, now_ns)
+
     def _close(self, writing: Writing, closing: Mapping[int, str]) -> tuple[CallRecord, ...]:
         """Make sessions one record each, a few thousand an entry of the log."""
-        closed: list[CallRecord] = []
         slots = list(closing)
-        for start in range(0, len(slots), RECORDS_OF_AN_ENTRY):
-            closed += self._close_some(writing, slots[start : start + RECORDS_OF_AN_ENTRY], closing)
+        closed = self._make_records(writing, slots, closing)
 
         # At once, so that whoever comes later in the same commit sees what lives then.
         infos = {slot: self._infos.pop(slot) for slot in slots}
@@ -190,7 +234,15 @@ class Charging:
         writing.after_commit(free)
         return tuple(closed)
 
-    def _close_some(
+    def _make_records(
+        self, writing: Writing, slots: Sequence[int], reasons: Mapping[int, str]
+    ) -> list[CallRecord]:
+        made: list[CallRecord] = []
+        for start in range(0, len(slots), RECORDS_OF_AN_ENTRY):
+            made += self._record_some(writing, slots[start : start + RECORDS_OF_AN_ENTRY], reasons)
+        return made
+
+    def _record_some(
         self, writing: Writing, slots: Sequence[int], closing: Mapping[int, str]
     ) -> list[CallRecord]:
         ledger, columns = self._ledger, self._meter.columns
@@ -208,8 +260,9 @@ class Charging:
                     into=info.into,
                     opened_ns=info.opened_ns,
                     closed_ns=now_ns,
-                    seconds=int(columns["seconds"][slot]),
-                    relayed_bytes=int(columns["bytes"][slot]),
+                    seconds=int(columns["seconds"][slot]) - info.seconds_before,
+                    # After a crash the bytes are those of the last checkpoint.
+                    relayed_bytes=max(0, int(columns["bytes"][slot]) - info.bytes_before),
                     cost=int(columns["cost"][slot]),
                     reason=closing[slot],
                     previous=ledger.book.point(info.account, entry << 20 | index),

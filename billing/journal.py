@@ -74,6 +74,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
         kind: the tariff's line: turn, voice, video, screen.
         account, into: who pays, and where it goes.
         opened_ns: on the ledger's clock.
+        seconds_before, bytes_before: what the session's counters said then: more than nothing where
+            another account has paid for it until then.
     """
 
     slot: int
@@ -83,6 +85,8 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     account: int
     into: int
     opened_ns: int
+    seconds_before: int = 0
+    bytes_before: int = 0
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -216,6 +216,9 @@ def _cut(ids: bytes) -> list[bytes]:
     return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
 
 
+PassOn = Callable[[Writing, int, Callable[[], None], int], None]
+
+
 class LedgerClock:
     """Time that never goes back, over restarts and whatever happens to the wall clock: that is
     read once, at the start."""
@@ -241,6 +244,8 @@ class LmdbLedger:
         self.walkers = 0
         self._expiries: list[tuple[int, bytes]] = []
         self.book = Book()
+        self.pays_for_sessions: PassOn = lambda _writing, _source, move, _target: move()
+        """Has sessions that an account pays for pass on with what it has; set by who charges."""
         self.meter = Meter(self.book, sessions)
         self._checkpoints = (
             Checkpoint(
@@ -430,7 +435,8 @@ class LmdbLedger:
                 raise OperationError(f"an account has {ADDRESSES_MAXIMUM} addresses at most")
             changed = [msgspec.structs.replace(info, addresses=info.addresses + added)]
             if other_number is not None:
-                self._merge(writing, other_number, account)
+                merge = partial(self._merge, writing, other_number, account)
+                self.pays_for_sessions(writing, other_number, merge, account)
                 changed.append(
                     msgspec.structs.replace(other, addresses=(), closed=True, merged_into=account)
                 )
@@ -515,8 +521,7 @@ class LmdbLedger:
             balance = Balance(*self.book.balance(source, currency.number))
             if balance.reserved or balance.incoming:
                 raise OperationError("the account has pending transfers: they come first")
-            if balance.held:
-                raise OperationError("the account pays for a session just now: end that first")
+            assert not balance.held, "whoever charges sessions has let go of it"
             if balance.posted:
                 base = self.clock.now_ns() // 1_000_000
                 identity = derive_id(
@@ -730,8 +735,9 @@ class LmdbLedger:
                 tick = journal.decode_tick(entry)
                 for info in tick.opened:
                     if sessions_as_of[info.slot // SESSION_BLOCK] < number:
-                        for name in ("seconds", "bytes", "cost"):
-                            self.meter.columns[name][info.slot] = 0
+                        self.meter.columns["seconds"][info.slot] = info.seconds_before
+                        self.meter.columns["bytes"][info.slot] = info.bytes_before
+                        self.meter.columns["cost"][info.slot] = 0
                 self.meter.replay(tick.rows, tick.credits, number, accounts_as_of, sessions_as_of)
             elif kind == EntryKind.RECORDS:
                 for index, record in enumerate(journal.decode_records(entry)):

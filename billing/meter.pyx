@@ -244,6 +244,39 @@ cdef class Meter:
         self._hold(slot, now_s)
         return self.granted[slot]
 
+    def reassign(self, slots, uint32_t account, uint32_t now_s):
+        """Have `account` pay for sessions from here on; what they hold of the other is free.
+
+        Returns:
+            what `undo_reassign` takes: nothing of it is stored yet.
+        """
+        cdef Py_ssize_t slot
+        before = [
+            {name: column[slot] for name, column in self._columns.items()} for slot in slots
+        ]
+        assert 0 < account < self.book.count
+        for slot in slots:
+            assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
+            self._release(slot)
+            self.account[slot] = account
+            self.cost[slot] = self.segment_cost[slot] = 0
+            self.segment_seconds[slot] = self.seconds[slot]
+            self.segment_bytes[slot] = self.bytes[slot]
+            self._dirty[slot // _SESSION_BLOCK] = 1
+            self._hold(slot, now_s)
+            # The next tick is to tell what is granted, whether or not it is the same.
+            self.granted[slot] = self.seconds[slot]
+        return list(zip(slots, before, strict=True))
+
+    def undo_reassign(self, before):
+        """Take it back."""
+        cdef Py_ssize_t slot
+        for slot, columns in before:
+            self._release(slot)
+            for name, value in columns.items():
+                self._columns[name][slot] = value
+            self.book.held[self.account[slot]] += self.held[slot]
+
     def close(self, Py_ssize_t slot):
         """End a session after its last tick; what it holds is free again."""
         assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE

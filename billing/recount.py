@@ -421,7 +421,8 @@ class Recount:
         self.sessions[info.slot] = info
         self._slots[info.id] = info.slot
         self._payer[info.slot] = info.account
-        self._cost[info.slot] = self._seconds[info.slot] = 0
+        self._cost[info.slot] = 0
+        self._seconds[info.slot] = info.seconds_before
 
     def _grow(self, accounts: int) -> None:
         capacity = len(self._last)
