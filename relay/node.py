@@ -21,9 +21,11 @@ import trio
 from billing.charging import Charging
 from billing.desk import Desk
 from billing.ledger import LmdbLedger, open_ledger
+from billing.receipts import origin_of
 from billing.tariff import tariff_line
 from core import identity
 from core.api.messages import (
+    AuditRequest,
     CheckLinkRequest,
     CredentialsRequest,
     EndReply,
@@ -43,6 +45,7 @@ from relay.credential_issuer import CredentialIssuer
 from relay.dataplane.interface import DataPlane
 from relay.dataplane.sockets import SocketDataPlane
 from relay.figures import FigureReader
+from relay.jobs import Jobs
 from relay.listeners.udp import UdpListener
 from relay.log import log_event, set_up_logging
 from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
@@ -51,6 +54,7 @@ from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over
 from relay.turn.server import Server
+from relay.upkeep import Upkeep
 from relay.version import VERSION
 
 DESCRIPTORS_BESIDE_RELAYS = 1024
@@ -93,6 +97,8 @@ class Node:
         self._data_plane = data_plane
         self._announcer = announcer
         self._desk = Desk(ledger, clock, config.billing)
+        self._jobs = Jobs(ledger, config.data_dir, f"/{origin_of(node_key)}")
+        self._upkeep = Upkeep(ledger, charging, node_key, config.billing.keep_ticks_s)
         self._read_config = read_config
         self._draining = False
         self._drain_scope: trio.CancelScope | None = None
@@ -138,6 +144,8 @@ class Node:
                 nursery.start_soon(self._pages.serve)
                 nursery.start_soon(api.serve, self._answer)
                 nursery.start_soon(self._collect)
+                nursery.start_soon(self._jobs.run)
+                nursery.start_soon(self._upkeep.run)
                 if self._metering is not None:
                     nursery.start_soon(self._metering.run)
                 # What lives until the end need not be looked at by every later collection.
@@ -156,6 +164,7 @@ class Node:
                 nursery.cancel_scope.cancel()
         if self._metering is not None:
             await self._metering.finish(self._figures.collect_ended)
+        await self._upkeep.sign()
         self._announcer.stopped()
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -232,6 +241,8 @@ class Node:
             return EndReply(before - self._listener.allocation_count)
         if isinstance(request, LedgerRequest):
             return await self._desk.answer(request)
+        if isinstance(request, AuditRequest):
+            return await self._jobs.answer(request)
         return self._status()
 
     def _status(self) -> StatusReply:

@@ -7,7 +7,7 @@ ignored, so that new ones may be added without a new version.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -25,6 +25,8 @@ username."""
 CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
 CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
 EffectId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+FilePath = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")]
+"""A file of the machine that the node runs on, from its root on."""
 PageLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Seconds = Annotated[int, msgspec.Meta(ge=1, le=CREDENTIALS_TTL_MAXIMUM_S)]
 
@@ -180,7 +182,57 @@ LedgerRequest = (
     | VoucherCreateRequest
     | VoucherRedeemRequest
 )
-RequestBody = StatusRequest | CredentialsRequest | CheckLinkRequest | EndRequest | LedgerRequest
+
+
+class VerifyJob(msgspec.Struct, frozen=True, tag="verify", tag_field="type"):
+    """Make the ledger anew from its log, and compare."""
+
+
+class BackupJob(msgspec.Struct, frozen=True, tag="backup", tag_field="type"):
+    """Write the ledger's log into a new file."""
+
+    path: FilePath
+
+
+class ExportJob(msgspec.Struct, frozen=True, tag="export", tag_field="type"):
+    """Write the records of sessions that were closed at `since_ns` (since 1970) or later into a new
+    file; without a path into one of the node's own, which the client takes away."""
+
+    format: Literal["csv", "jsonl", "cloudevents"]
+    since_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+    path: FilePath | None = None
+
+
+Job = VerifyJob | BackupJob | ExportJob
+
+
+class JobStartRequest(msgspec.Struct, frozen=True, tag="job_start", tag_field="type"):
+    """Begin what takes a while; one at a time. It is given up when nobody asks after it."""
+
+    job: Job
+
+
+class JobAskRequest(msgspec.Struct, frozen=True, tag="job_ask", tag_field="type"):
+    """How far a job is. Its result is told once."""
+
+    number: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+
+
+class ProveRequest(msgspec.Struct, frozen=True, tag="prove", tag_field="type"):
+    """The proof that the record of a closed session stands in the log."""
+
+    record: ShortText
+
+
+AuditRequest = JobStartRequest | JobAskRequest | ProveRequest
+RequestBody = (
+    StatusRequest
+    | CredentialsRequest
+    | CheckLinkRequest
+    | EndRequest
+    | LedgerRequest
+    | AuditRequest
+)
 
 
 class Request(msgspec.Struct, frozen=True, tag="request", tag_field="type"):
@@ -358,6 +410,71 @@ class VouchersReply(msgspec.Struct, frozen=True, tag="vouchers", tag_field="type
     currency: str
 
 
+class VerifyResult(msgspec.Struct, frozen=True, tag="verify", tag_field="type", kw_only=True):
+    """What verifying has found.
+
+    Attributes:
+        ok: nothing is wrong.
+        entries, accounts, transfers, records: how many were looked at.
+        problems: what is wrong, a sentence each; the first ones of `problem_count`.
+        sealed: the entry up to which balances were taken from a sealed checkpoint; 0 for none.
+        unchecked_signatures: of roots, because ML-DSA-65 is missing here.
+        link: the chain's last link, hexadecimal, to be kept elsewhere.
+    """
+
+    ok: bool
+    entries: int
+    accounts: int
+    transfers: int
+    records: int
+    problems: list[str]
+    problem_count: int
+    sealed: int
+    unchecked_signatures: int
+    link: str
+
+
+class BackupResult(msgspec.Struct, frozen=True, tag="backup", tag_field="type", kw_only=True):
+    """A backup that was made; `link` is the chain's last, hexadecimal, to be kept elsewhere."""
+
+    path: str
+    entries: int
+    size_bytes: int
+    link: str
+
+
+class ExportResult(msgspec.Struct, frozen=True, tag="export", tag_field="type", kw_only=True):
+    """How many records were written, and where."""
+
+    records: int
+    path: str | None
+
+
+JobResult = VerifyResult | BackupResult | ExportResult
+
+
+class JobReply(msgspec.Struct, frozen=True, tag="job", tag_field="type", kw_only=True):
+    """How far a job is.
+
+    Attributes:
+        done, of: in entries, records or bytes; `of` is 0 while it isn't known.
+        result: what has come of it, or
+        error: why nothing has, a sentence for people; neither while it runs.
+    """
+
+    number: int
+    done: int
+    of: int
+    result: JobResult | None = None
+    error: str | None = None
+
+
+class ProofReply(msgspec.Struct, frozen=True, tag="proof", tag_field="type"):
+    """A proof, as the JSON text that is handed out."""
+
+    document: str
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
     """The request can't be carried out; `message` is a sentence for people."""
 
@@ -365,7 +482,10 @@ class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
 
 
 LedgerReply = AccountReply | AccountListReply | TransferReply | HistoryReply | VouchersReply
-ReplyBody = StatusReply | CredentialsReply | CheckLinkReply | EndReply | LedgerReply | Failure
+AuditReply = JobReply | ProofReply
+ReplyBody = (
+    StatusReply | CredentialsReply | CheckLinkReply | EndReply | LedgerReply | AuditReply | Failure
+)
 
 
 class Reply(msgspec.Struct, frozen=True, tag="reply", tag_field="type"):

@@ -1,0 +1,244 @@
+"""What takes a while on a ledger that is in use: verifying, backup, export. One at a time.
+
+    jobs = Jobs(ledger, data_dir, source)
+    nursery.start_soon(jobs.run)
+    reply = await jobs.answer(JobStartRequest(VerifyJob()))
+
+Whoever has begun a job asks how far it is. A job that nobody asks after is given up, so that a
+command that was interrupted leaves nothing behind. The command line carries out the same jobs by
+itself (`carry_out`) on the files of a node that doesn't run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import trio
+
+from billing.audit import verify
+from billing.backup import back_up
+from billing.ledger import LmdbLedger
+from billing.receipts import encode_proof, prove
+from billing.records import Format, Progress, export_records, parse_record_id_untrusted
+from core.api.messages import (
+    AuditReply,
+    AuditRequest,
+    BackupJob,
+    BackupResult,
+    ExportJob,
+    ExportResult,
+    Job,
+    JobAskRequest,
+    JobReply,
+    JobResult,
+    JobStartRequest,
+    ProofReply,
+    VerifyJob,
+    VerifyResult,
+)
+from core.errors import OperationError
+from relay.log import log_event
+
+LEASE_S = 30
+"""For how long a job goes on without anybody asking."""
+_SPOOL = "export.{number}.tmp"
+
+_log = logging.getLogger("montana.jobs")
+
+
+class _Running:
+    """A job from its start until its result was told."""
+
+    def __init__(self, number: int, job: Job) -> None:
+        self.number = number
+        self.job = job
+        self.done = 0
+        self.of = 0
+        self.result: JobResult | None = None
+        self.error: str | None = None
+        self.told = trio.Event()
+        self.lease = trio.CancelScope(deadline=trio.current_time() + LEASE_S)
+
+    def progress(self, done: int, of: int) -> None:
+        """Note how far it is."""
+        self.done, self.of = done, of
+
+
+class Jobs:
+    """Carries out jobs on a node's ledger.
+
+    Args:
+        folder: for files that nobody has named; what an earlier run has left there is removed.
+        source: who exports, see `billing.records.export_records`.
+    """
+
+    def __init__(self, ledger: LmdbLedger, folder: Path, source: str) -> None:
+        self._ledger = ledger
+        self._folder = folder
+        self._source = source
+        self._number = 0
+        self._running: _Running | None = None
+        self._begin, self._wanted = trio.open_memory_channel[_Running](1)
+        for left in folder.glob(_SPOOL.format(number="*")):
+            left.unlink(missing_ok=True)
+
+    async def run(self) -> None:
+        """Carry out what is asked for, until cancelled."""
+        async for running in self._wanted:
+            spool = self._folder / _SPOOL.format(number=running.number)
+            try:
+                with running.lease:
+                    await self._try(running, spool)
+                    await running.told.wait()
+            finally:
+                if not running.told.is_set():
+                    spool.unlink(missing_ok=True)
+            if not running.told.is_set():
+                log_event(_log, logging.INFO, "a job was given up: nobody has asked after it")
+                running.told.set()
+
+    async def _try(self, running: _Running, spool: Path) -> None:
+        """Have its result, or the sentence that tells why there is none."""
+        job = running.job
+        if isinstance(job, ExportJob) and job.path is None:
+            job = msgspec.structs.replace(job, path=str(spool))
+        try:
+            running.result = await carry_out(self._ledger, job, self._source, running.progress)
+        except OperationError as error:
+            running.error = str(error)
+        except Exception as error:
+            # Whatever it has come upon in the ledger is no reason to end the node.
+            log_event(_log, logging.ERROR, "a job has failed", job=type(job).__name__, reason=error)
+            running.error = _unreadable(error)
+
+    async def answer(self, request: AuditRequest) -> AuditReply:
+        """Begin a job, tell how far one is, or prove a record.
+
+        Raises:
+            OperationError: it can't be done; says why.
+        """
+        match request:
+            case JobStartRequest():
+                return self._start(request.job)
+            case JobAskRequest():
+                return self._ask(request.number)
+            case _:
+                return prove_record(self._ledger, request.record)
+
+    def _start(self, job: Job) -> JobReply:
+        if self._running is not None and not self._running.told.is_set():
+            raise OperationError("another job is running on the ledger; wait until it has ended")
+        self._number += 1
+        self._running = _Running(self._number, job)
+        self._begin.send_nowait(self._running)
+        return JobReply(number=self._number, done=0, of=0)
+
+    def _ask(self, number: int) -> JobReply:
+        running = self._running
+        if running is None or running.number != number or running.told.is_set():
+            raise OperationError(
+                f"there is no job {number}: it was given up, since nobody has asked after it for "
+                f"{LEASE_S} seconds, or its result has been told"
+            )
+        running.lease.deadline = trio.current_time() + LEASE_S
+        if running.result is not None or running.error is not None:
+            running.told.set()
+        return JobReply(
+            number=number,
+            done=running.done,
+            of=running.of,
+            result=running.result,
+            error=running.error,
+        )
+
+
+async def carry_out(
+    ledger: LmdbLedger, job: Job, source: str, progress: Progress | None = None
+) -> JobResult:
+    """Do a job to its end; of an export without a path nothing can be made here.
+
+    Args:
+        source: who exports.
+        progress: called with what is done, and of how much.
+
+    Raises:
+        OperationError: it can't be done; says why.
+    """
+    match job:
+        case VerifyJob():
+            report = await verify(ledger, progress)
+            return VerifyResult(**report.as_json())
+        case BackupJob():
+            made = await back_up(ledger, Path(job.path), progress)
+            return BackupResult(
+                path=str(made.path),
+                entries=made.entries,
+                size_bytes=made.size_bytes,
+                link=made.link.hex(),
+            )
+        case ExportJob():
+            assert job.path is not None
+            async with _new_file(Path(job.path)) as file:
+                records = await export_records(
+                    ledger.store,
+                    Format(job.format),
+                    lambda text: file.write(text.encode()),
+                    since_ns=job.since_ns,
+                    source=source,
+                    progress=progress,
+                )
+            return ExportResult(records=records, path=job.path)
+
+
+def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
+    """The proof of the record with this id.
+
+    Raises:
+        OperationError: there is none; says why.
+    """
+    identity = parse_record_id_untrusted(record)
+    try:
+        with ledger.store.read() as tables:
+            proof = prove(tables, identity)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise OperationError(_unreadable(error)) from error
+    return ProofReply(encode_proof(proof).decode())
+
+
+@contextlib.asynccontextmanager
+async def _new_file(path: Path) -> AsyncIterator[BinaryIO]:
+    """A file for its owner alone, which is there only once it is whole and on the disk.
+
+    Raises:
+        OperationError: it is there already, or can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists():
+            raise FileExistsError
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            await trio.to_thread.run_sync(os.fsync, file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        raise OperationError(f"{path} is there already; name a new file") from None
+    except OSError as error:
+        raise OperationError(f"{path} can't be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"it can't be done: {error.strerror or error}"
+    return f"the ledger can't be read ({error}); run montana ledger verify"
