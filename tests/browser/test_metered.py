@@ -61,7 +61,7 @@ def test_a_browser_is_cut_when_its_account_runs_dry(tmp_path: Path) -> None:
         history = account(node, "history", "user:carol")
         assert node.log().count("was cut") == 1
         context.close()
-    (line,) = [line for line in history["lines"] if line["kind"] == "session"]  # type: ignore[index,attr-defined]
+    (line,) = [line for line in history["lines"] if line["kind"] == "session"]  # type: ignore[attr-defined]
     assert line["amount"] == "-10.000000"
     result = run_montana("account", "show", "node", "--config", str(config), "--json")
     assert json.loads(result.stdout)["balance"] == "10.000000"
