@@ -15,7 +15,7 @@ help:
 	  'make up      set up, then start a node for this machine alone, and say what to open' \
 	  'make test    set up, then run everything that can be tested here' \
 	  'make build   the set-up alone: .venv and the compiled core' \
-	  'make bench   measure the node beside coturn' \
+	  'make bench   measure the node beside coturn, its ledger beside PostgreSQL' \
 	  'make lint    ruff and mypy' \
 	  'make clean   remove what the build and the tests made; .venv stays'
 
@@ -27,7 +27,7 @@ test: build
 	$(BIN)/python -m pytest
 
 bench: build
-	@.ci/packages coturn || true
+	@.ci/packages coturn postgresql || true
 	$(BIN)/python -m bench
 
 lint: build

@@ -1,10 +1,10 @@
-"""`python -m bench`: Montana beside coturn, measured on this machine."""
+"""`python -m bench`: Montana beside coturn and PostgreSQL, measured on this machine."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import click
 
 from bench import report as reports
 from bench import suites
+from bench.ledger import FULL, QUICK, measure_ledger, new_report
+from bench.ledger_plot import ledger_plots
 from bench.machine import this_machine
 from bench.plot import plots
 from bench.process import GENERATOR_CORE, allow_many_descriptors, have_two_cores, use_core
@@ -28,11 +30,12 @@ PLOTS = FOLDER / "plots"
 EXAMPLES = """
 \b
 Examples:
-  python -m bench                      everything, about 20 minutes
-  python -m bench --quick              everything, roughly, in 3 minutes
+  python -m bench                      everything, about 35 minutes
+  python -m bench --quick              everything, roughly, in 4 minutes
   python -m bench table --quick        what must be reached, alone
   python -m bench roundtrip --json     latencies, as JSON
   python -m bench matrix --server coturn
+  python -m bench ledger --quick       the ledger, beside PostgreSQL
   python -m bench soak --minutes 10
   python -m bench report               the last full run as Markdown
 """
@@ -45,31 +48,37 @@ TABLE: Sequence[Callable[[suites.Plan], list[suites.Cell]]] = (
 )
 
 
-def measuring(command: Callable[..., None]) -> Callable[..., None]:
+def recording(command: Callable[..., None]) -> Callable[..., None]:
     """The options of every command that measures."""
     for option in (
         click.option("--keep", is_flag=True, help="Write bench/RESULTS.json and the plots too."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables."),
-        click.option(
-            "--server",
-            "servers",
-            multiple=True,
-            type=click.Choice([COTURN, MONTANA]),
-            help="Measure this server alone.",
-        ),
         click.option("--quick", is_flag=True, help="A short run with rough figures."),
     ):
         command = option(command)
     return command
 
 
+def measuring(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of those that measure servers."""
+    choose = click.option(
+        "--server",
+        "servers",
+        multiple=True,
+        type=click.Choice([COTURN, MONTANA]),
+        help="Measure this server alone.",
+    )
+    return recording(choose(command))
+
+
 @click.group(invoke_without_command=True, epilog=EXAMPLES)
 @measuring
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
-    """Measure Montana beside coturn: both on the same core in turn, driven from another."""
+    """Measure Montana beside coturn, both on the same core in turn, driven from another; and its
+    ledger beside PostgreSQL."""
     if context.invoked_subcommand is None:
-        _measure([*TABLE, suites.round_trip, suites.matrix], costs=True, **options)
+        _measure([*TABLE, suites.round_trip, suites.matrix], costs=True, ledger=True, **options)
     elif any(options.values()):
         raise click.UsageError(f"options come after the word {context.invoked_subcommand}")
 
@@ -100,6 +109,13 @@ def roundtrip(**options: Any) -> None:
 def allocations(**options: Any) -> None:
     """CPU and memory an allocation, allocations a second."""
     _measure([], costs=True, **options)
+
+
+@main.command()
+@recording
+def ledger(**options: Any) -> None:
+    """The ledger: ticks, starts, transfers beside PostgreSQL, memory, the relay with metering."""
+    _measure([], costs=False, ledger=True, servers=(MONTANA,), **options)
 
 
 @main.command()
@@ -154,6 +170,7 @@ def _measure(
     chosen: Sequence[Callable[[suites.Plan], list[suites.Cell]]],
     *,
     costs: bool,
+    ledger: bool = False,
     quick: bool,
     servers: tuple[str, ...],
     as_json: bool,
@@ -173,20 +190,35 @@ def _measure(
             made.cells += suite(plan)
         if costs:
             made.costs = suites.allocations(plan)
+        if ledger and MONTANA in names:
+            made.ledger = new_report(quick=quick, say=_say)
+            measure_ledger(made.ledger, QUICK if quick else FULL, _say)
     except MontanaError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        if made.cells or made.costs:
+        if made.cells or made.costs or made.ledger:
             reports.save(made, LATEST)
             _write_plots(made, LATEST.parent)
     if keep:
-        reports.save(made, KEPT)
-        _write_plots(made, PLOTS)
+        kept = _with_kept(made)
+        reports.save(kept, KEPT)
+        _write_plots(kept, PLOTS)
     if as_json:
         click.echo(json.dumps(reports.as_json(made), indent=1))
     else:
         click.echo("\n" + reports.as_text(made))
         click.echo(f"\nWritten: {LATEST} and plots beside it", err=True)
+
+
+def _with_kept(made: Report) -> Report:
+    """A run of the servers leaves what is kept of the ledger, and the other way round; each names
+    the machine it was made on."""
+    if not KEPT.exists():
+        return made
+    kept = reports.load(KEPT)
+    if not (made.cells or made.costs):
+        return replace(kept, ledger=made.ledger)
+    return replace(made, ledger=made.ledger or kept.ledger)
 
 
 def _prepare() -> None:
@@ -198,7 +230,8 @@ def _prepare() -> None:
 
 def _write_plots(made: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, drawing in plots(made).items():
+    drawn = plots(made) | (ledger_plots(made.ledger) if made.ledger else {})
+    for name, drawing in drawn.items():
         (folder / name).write_text(drawing)
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -239,23 +239,23 @@ RELAY_RATE = 80_000.0
 RELAY_ALLOCATIONS = 20
 
 
-def measure_ledger(sizes: Sizes, *, quick: bool, say: Say, relay: bool = True) -> LedgerReport:
-    """All of it; without PostgreSQL, ours alone.
-
-    Args:
-        relay: whether to measure the relay with metering on and off, too.
-
-    Raises:
-        OperationError: something can't be measured; says why.
-    """
+def new_report(*, quick: bool, say: Say) -> LedgerReport:
+    """An empty report of this machine, which names PostgreSQL's version where it is there."""
     machine = this_machine([MONTANA])
-    beside = postgres.is_installed()
-    if beside:
+    if postgres.is_installed():
         versions = {**machine.versions, POSTGRESQL: postgres.version()}
         machine = replace(machine, versions=versions)
     else:
         say("PostgreSQL is missing, so the ledger is measured alone; sudo apt install postgresql")
-    report = LedgerReport(machine=machine, quick=quick)
+    return LedgerReport(machine=machine, quick=quick)
+
+
+def measure_ledger(report: LedgerReport, sizes: Sizes, say: Say) -> None:
+    """Measure all of it into `report`; without PostgreSQL, ours alone.
+
+    Raises:
+        OperationError: something can't be measured; says why.
+    """
     report.meter = _measure(MeterMemory, "meter", sessions=sizes.meter_sessions)
     say(f"meter       {report.meter.session_bytes:,.0f} bytes a session")
     for sessions in sizes.sessions:
@@ -284,7 +284,7 @@ def measure_ledger(sizes: Sizes, *, quick: bool, say: Say, relay: bool = True) -
             batch=sizes.batch,
             batches=sizes.batches,
             rounds=sizes.rounds,
-            beside=beside,
+            beside=POSTGRESQL in report.machine.versions,
         )
     for one in report.transfers:
         say(f"transfers   {one.system:10} {one.a_second:9,.0f}/s in batches, {one.way}")
@@ -321,9 +321,8 @@ def measure_ledger(sizes: Sizes, *, quick: bool, say: Say, relay: bool = True) -
         f"{last.tick_ms:.2f} ms, {last.memory_bytes / 2**20:,.0f} MiB of memory, "
         f"{last.file_bytes / 2**20:,.0f} MiB on disk"
     )
-    if relay:
+    if sizes.relay_rounds:
         report.metering = _metering(sizes, say)
-    return report
 
 
 def _metering(sizes: Sizes, say: Say) -> MeteringCost:
@@ -374,13 +373,16 @@ def _measure(kind: type[_T], name: str, **arguments: Any) -> _T:
 
 
 def _spawn(name: str, arguments: dict[str, Any]) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    if name == "meter":
+        # Arrays get memory of their own: what was freed before would be taken again unseen.
+        environment["MALLOC_MMAP_THRESHOLD_"] = "16384"
     return subprocess.Popen(
         [sys.executable, "-m", "bench.ledger_child", name, json.dumps(arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parent.parent,
-        # What numpy's threads would do here runs on one core anyway.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env=environment,
     )
 
 
@@ -394,11 +396,6 @@ def _result(process: subprocess.Popen[bytes], kind: type[_T]) -> _T:
     return msgspec.json.decode(line, type=kind)
 
 
-def as_json(report: LedgerReport) -> dict[str, Any]:
-    """Everything as plain values."""
-    return asdict(report)
-
-
 def from_json(document: dict[str, Any]) -> LedgerReport:
-    """The reverse."""
+    """A report from its plain values."""
     return msgspec.convert(document, LedgerReport)

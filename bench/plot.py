@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from bench.postgres import POSTGRESQL
 from bench.report import Report, rows
 from bench.scenario import Mode
 from bench.servers import COTURN, MONTANA, MONTANA_LOW_LATENCY
 from bench.suites import ROUND_TRIP_RATES
 
 COLOURS = {COTURN: "#8b949e", MONTANA: "#2f81f7", MONTANA_LOW_LATENCY: "#3fb950"}
+COLOURS[POSTGRESQL] = COLOURS[COTURN]
 TEXT_COLOUR = "#7d8590"
 FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 WIDTH = 760
@@ -51,16 +53,18 @@ def bar_chart(title: str, unit: str, groups: Sequence[Group]) -> str:
         height = len(group.bars) * (BAR_HEIGHT + BAR_GAP) - BAR_GAP
         middle = top + height / 2
         shift = 0 if not group.remark else -7
-        body.append(_text(LABEL_WIDTH - 12, middle + 4 + shift, group.label, anchor="end"))
+        body.append(text_at(LABEL_WIDTH - 12, middle + 4 + shift, group.label, anchor="end"))
         if group.remark:
-            body.append(_text(LABEL_WIDTH - 12, middle + 18 + shift, group.remark, "end", size=11))
+            body.append(
+                text_at(LABEL_WIDTH - 12, middle + 18 + shift, group.remark, "end", size=11)
+            )
         for series, value in group.bars:
             length = max(1.0, value * scale)
             body.append(
                 f'<rect x="{LABEL_WIDTH}" y="{top:.1f}" width="{length:.1f}" '
                 f'height="{BAR_HEIGHT}" rx="3" fill="{COLOURS[series]}"/>'
             )
-            body.append(_text(LABEL_WIDTH + length + 6, top + 12, _figure(value), size=12))
+            body.append(text_at(LABEL_WIDTH + length + 6, top + 12, figure(value), size=12))
             top += BAR_HEIGHT + BAR_GAP
         top += GROUP_GAP
     series_shown = dict.fromkeys(series for group in groups for series, _ in group.bars)
@@ -69,7 +73,7 @@ def bar_chart(title: str, unit: str, groups: Sequence[Group]) -> str:
         legend.append(
             f'<rect x="{left}" y="34" width="10" height="10" rx="2" fill="{COLOURS[series]}"/>'
         )
-        legend.append(_text(left + 15, 43, series, size=12))
+        legend.append(text_at(left + 15, 43, series, size=12))
         left += 30 + 7 * len(series)
     bottom = top + 4
     return (
@@ -78,8 +82,8 @@ def bar_chart(title: str, unit: str, groups: Sequence[Group]) -> str:
         f'font-family="{FONT}">\n'
         + "\n".join(
             [
-                _text(LABEL_WIDTH, 20, title, size=15, weight="600"),
-                _text(LABEL_WIDTH - 12, 43, unit, "end", size=11),
+                text_at(LABEL_WIDTH, 20, title, size=15, weight="600"),
+                text_at(LABEL_WIDTH - 12, 43, unit, "end", size=11),
                 *legend,
                 *body,
             ]
@@ -175,13 +179,15 @@ def _costs(report: Report) -> list[Group]:
     ]
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """A number with as many digits as are of use."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _text(
+def text_at(
     left: float, baseline: float, text: str, anchor: str = "start", size: int = 13, weight: str = ""
 ) -> str:
+    """A text element."""
     bold = f' font-weight="{weight}"' if weight else ""
     return (
         f'<text x="{left:.1f}" y="{baseline:.1f}" text-anchor="{anchor}" font-size="{size}"'

@@ -199,25 +199,35 @@ class Postgres:
         Raises:
             OperationError: it was refused, and nothing was done.
         """
-        raw = self._raw
         parameters, rows = encoded
-        if way is Way.COPY:
-            self._check(raw.exec_(b"BEGIN"))
-            self._check(raw.exec_(f"COPY {way.table} FROM STDIN (FORMAT BINARY)".encode()))
-            raw.put_copy_data(rows)
-            raw.put_copy_end()
-            done = raw.get_result()
-            assert done is not None
-            while raw.get_result() is not None:
-                pass
-            if done.status != ExecStatus.COMMAND_OK:
-                raw.exec_(b"ROLLBACK")
-            self._check(done)
+        if way is not Way.COPY:
+            self._run(way, parameters)
+            return
+        self._check(self._raw.exec_(b"BEGIN"))
+        try:
+            self._copy(way.table, rows)
+            self._run(way, parameters)
+        except OperationError:
+            self._check(self._raw.exec_(b"ROLLBACK"))
+            raise
+        self._check(self._raw.exec_(b"COMMIT"))
+
+    def _run(self, way: Way, parameters: Sequence[bytes]) -> None:
+        formats = [1] * len(parameters)
         self._check(
-            raw.exec_prepared(way.name.encode(), parameters, [1] * len(parameters), result_format=1)
+            self._raw.exec_prepared(way.name.encode(), parameters, formats, result_format=1)
         )
-        if way is Way.COPY:
-            self._check(raw.exec_(b"COMMIT"))
+
+    def _copy(self, table: str, rows: bytes) -> None:
+        raw = self._raw
+        self._check(raw.exec_(f"COPY {table} FROM STDIN (FORMAT BINARY)".encode()))
+        raw.put_copy_data(rows)
+        raw.put_copy_end()
+        result = raw.get_result()
+        assert result is not None
+        while raw.get_result() is not None:
+            pass
+        self._check(result)
 
     def balances(self) -> dict[int, int]:
         """Of every account."""

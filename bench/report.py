@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from bench import ledger, ledger_report
 from bench.comparison import Row, fewer, more
+from bench.ledger import LedgerReport
 from bench.machine import Machine
 from bench.scenario import Load, Measurement, Mode
 from bench.servers import COTURN, MONTANA, MONTANA_LOW_LATENCY
 from bench.suites import ROUND_TRIP_RATES, AllocationCost, Cell
+from bench.table import Table
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,6 +25,7 @@ class Report:
     quick: bool
     cells: list[Cell] = field(default_factory=list)
     costs: list[AllocationCost] = field(default_factory=list)
+    ledger: LedgerReport | None = None
 
     def find(self, suite: str, server: str, **load: object) -> Measurement | None:
         """The measurement of the first load that has these attributes."""
@@ -37,45 +41,17 @@ class Report:
         return next((cost for cost in self.costs if cost.server == server), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Lines of cells under headings."""
-
-    title: str
-    headings: Sequence[str]
-    lines: Sequence[Sequence[str]]
-
-    def as_text(self) -> str:
-        """For a terminal; the first column is flush left."""
-        rows = [self.headings, *self.lines]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(self.headings))]
-        text = [self.title, ""]
-        for row in rows:
-            cells = [
-                cell.rjust(width) if column else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            text.append("  ".join(cells).rstrip())
-        text.insert(3, "  ".join("-" * width for width in widths))
-        return "\n".join(text)
-
-    def as_markdown(self) -> str:
-        """For a document."""
-        marks = ["---"] + ["---:"] * (len(self.headings) - 1)
-        rows = [self.headings, marks, *self.lines]
-        return f"### {self.title}\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 def save(report: Report, path: Path) -> None:
     """Write everything as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(as_json(report), indent=1) + "\n")
 
 
-def as_json(report: Report) -> dict[str, object]:
+def as_json(report: Report) -> dict[str, Any]:
     """Everything, and what follows from it, as plain values."""
     return {
         **asdict(report),
+        "ledger": ledger_report.as_json(report.ledger) if report.ledger else None,
         "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
     }
 
@@ -96,6 +72,7 @@ def load(path: Path) -> Report:
             for cell in document["cells"]
         ],
         costs=[AllocationCost(**cost) for cost in document["costs"]],
+        ledger=ledger.from_json(document["ledger"]) if document.get("ledger") else None,
     )
 
 
@@ -344,7 +321,12 @@ def as_text(report: Report) -> str:
     parts = [table.as_text() for table in tables(report)]
     if any(not cell.measurement.server_was_full for cell in report.cells if cell.suite == "matrix"):
         parts.append("+ the server had CPU left: the generator was the limit")
-    return "\n\n".join([*parts, report.machine.describe()])
+    if parts:
+        parts.append(report.machine.describe())
+    if report.ledger is not None:
+        parts += [table.as_text() for table in ledger_report.tables(report.ledger)]
+        parts.append(report.ledger.machine.describe())
+    return "\n\n".join(parts)
 
 
 def as_markdown(report: Report) -> str:
@@ -352,6 +334,14 @@ def as_markdown(report: Report) -> str:
     parts = [table.as_markdown() for table in tables(report)]
     if any(not cell.measurement.server_was_full for cell in report.cells if cell.suite == "matrix"):
         parts.append("`+`: the server had CPU left, the generator was the limit.")
-    if report.quick:
-        parts.append("A quick run: the figures are rough.")
-    return "\n\n".join([*parts, f"Measured on {report.machine.describe()}."]) + "\n"
+    if parts:
+        parts += _where(report)
+    if report.ledger is not None:
+        parts += [table.as_markdown() for table in ledger_report.tables(report.ledger)]
+        parts += _where(report.ledger)
+    return "\n\n".join(parts) + "\n"
+
+
+def _where(report: Report | LedgerReport) -> list[str]:
+    rough = ["A quick run: the figures are rough."] if report.quick else []
+    return [*rough, f"Measured on {report.machine.describe()}."]

@@ -14,11 +14,12 @@ from bench.__main__ import main
 from bench.comparison import fewer, median, more
 from bench.machine import Machine
 from bench.plot import plots
-from bench.report import Report, Table
+from bench.report import Report
 from bench.scenario import Load, Measurement, Mode
 from bench.servers import COTURN, MONTANA, MONTANA_LOW_LATENCY
 from bench.soak import SoakResult
 from bench.suites import AllocationCost, Cell
+from bench.table import Table
 
 MEASUREMENT = Measurement(
     sent=1000,
