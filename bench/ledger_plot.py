@@ -116,7 +116,7 @@ def ledger_plots(report: LedgerReport) -> dict[str, str]:
         ]
         drawn["ledger-sessions.svg"] = line_charts(
             "The ledger by sessions",
-            "sessions, each charged for every second",
+            "sessions, each charged for every second; both axes logarithmic",
             [
                 Panel(
                     title=title,
