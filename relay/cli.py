@@ -1,5 +1,5 @@
 """The command line: `montana up`, `credentials`, `status`, `config check`, `check link`; what is
-asked of the ledger is in `relay.cli_ledger`.
+asked of the ledger is in `relay.cli_ledger` and `relay.cli_audit`.
 
 What is asked for goes to standard output, errors and logs to standard error. Exit codes: 0 done,
 1 it can't be done now, 2 the command or the configuration is wrong.
@@ -33,6 +33,7 @@ from core.api.messages import (
 )
 from core.config import NodeConfig, describe, development_config, lan_addresses, load
 from core.errors import ConfigError, MontanaError, OperationError
+from relay.cli_audit import ledger_group
 from relay.cli_ledger import account_group, voucher_group
 from relay.cli_shared import (
     EXISTING_PATH,
@@ -253,6 +254,7 @@ def check_link(as_json: bool, config: Path | None, socket: Path | None) -> None:
 
 montana.add_command(account_group)
 montana.add_command(voucher_group)
+montana.add_command(ledger_group)
 
 
 def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from core.api.client import connect
-from core.api.messages import ReplyBody, RequestBody
+from core.api.messages import JobResult, ReplyBody, RequestBody
 from core.config import load
 from core.errors import OperationError
 from relay.language import text
@@ -89,7 +89,7 @@ def expect(reply: ReplyBody, expected: type[_Reply]) -> _Reply:
     return reply
 
 
-def print_json(reply: ReplyBody) -> None:
+def print_json(reply: ReplyBody | JobResult) -> None:
     """A reply for programs, in one line."""
     document = msgspec.to_builtins(reply)
     del document["type"]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,6 +47,8 @@ from relay.log import log_event
 
 LEASE_S = 30
 """For how long a job goes on without anybody asking."""
+_UNREADABLE = (msgspec.MsgspecError, ValueError, LookupError)
+"""What reading a damaged ledger raises."""
 _SPOOL = "export.{number}.tmp"
 
 _log = logging.getLogger("montana.jobs")
@@ -112,6 +114,8 @@ class Jobs:
             running.result = await carry_out(self._ledger, job, self._source, running.progress)
         except OperationError as error:
             running.error = str(error)
+        except OSError as error:
+            running.error = f"it can't be done: {error.strerror or error}"
         except Exception as error:
             # Whatever it has come upon in the ledger is no reason to end the node.
             log_event(_log, logging.ERROR, "a job has failed", job=type(job).__name__, reason=error)
@@ -170,6 +174,15 @@ async def carry_out(
     Raises:
         OperationError: it can't be done; says why.
     """
+    try:
+        return await _carry_out(ledger, job, source, progress)
+    except _UNREADABLE as error:
+        raise OperationError(_unreadable(error)) from error
+
+
+async def _carry_out(
+    ledger: LmdbLedger, job: Job, source: str, progress: Progress | None
+) -> JobResult:
     match job:
         case VerifyJob():
             report = await verify(ledger, progress)
@@ -185,15 +198,35 @@ async def carry_out(
         case ExportJob():
             assert job.path is not None
             async with _new_file(Path(job.path)) as file:
-                records = await export_records(
-                    ledger.store,
-                    Format(job.format),
-                    lambda text: file.write(text.encode()),
-                    since_ns=job.since_ns,
-                    source=source,
-                    progress=progress,
+                records = await export(
+                    ledger, job, source, lambda text: file.write(text.encode()), progress
                 )
             return ExportResult(records=records, path=job.path)
+
+
+async def export(
+    ledger: LmdbLedger,
+    job: ExportJob,
+    source: str,
+    write: Callable[[str], object],
+    progress: Progress | None,
+) -> int:
+    """Have `write` called, in another thread, with the records that a job asks for; how many.
+
+    Raises:
+        OperationError: the ledger can't be read.
+    """
+    try:
+        return await export_records(
+            ledger.store,
+            Format(job.format),
+            write,
+            since_ns=job.since_ns,
+            source=source,
+            progress=progress,
+        )
+    except _UNREADABLE as error:
+        raise OperationError(_unreadable(error)) from error
 
 
 def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
@@ -206,7 +239,7 @@ def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
     try:
         with ledger.store.read() as tables:
             proof = prove(tables, identity)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except _UNREADABLE as error:
         raise OperationError(_unreadable(error)) from error
     return ProofReply(encode_proof(proof).decode())
 
@@ -239,6 +272,4 @@ async def _new_file(path: Path) -> AsyncIterator[BinaryIO]:
 
 
 def _unreadable(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"it can't be done: {error.strerror or error}"
     return f"the ledger can't be read ({error}); run montana ledger verify"

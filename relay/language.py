@@ -50,6 +50,19 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "bad_number": ("a whole number.", "целое число."),
     "bad_limit": ("a whole number from 1 to 1000.", "целое число от 1 до 1000."),
     "bad_id": ("32 hexadecimal digits.", "32 шестнадцатеричные цифры."),
+    "bad_path": ("a path of 4096 characters at most.", "путь не длиннее 4096 знаков."),
+    "bad_format": ("csv, jsonl or cloudevents.", "csv, jsonl или cloudevents."),
+    "bad_time": (
+        "a date or a time such as 2026-11-01 or 2026-11-01T12:00:00Z.",
+        "дата или время, например 2026-11-01 или 2026-11-01T12:00:00Z.",
+    ),
+    "bad_key": ("{digits} hexadecimal digits.", "{digits} шестнадцатеричных цифр."),
+    "cant_read": ("{path} can't be read: {reason}", "{path} не прочесть: {reason}"),
+    "cant_write": ("{path} can't be written: {reason}", "{path} не записать: {reason}"),
+    "stop_first": (
+        "A node is running behind {path}. Stop it first; nothing was restored.",
+        "За {path} работает узел. Сначала остановите его; ничего не восстановлено.",
+    ),
     "ask_again": (
         "It may have been done: the same command with --id {id} does it once at most.",
         "Возможно, это сделано: та же команда с --id {id} сделает это не больше одного раза.",
@@ -176,6 +189,63 @@ users, secrets and limits anew.""",
         "Put on an account what a voucher is worth.",
         "Зачислить на счёт, чего стоит ваучер.",
     ),
+    "help_ledger_group": (
+        "The ledger as a whole. A running node is asked; without one, its ledger's files.",
+        "Книга целиком. Отвечает работающий узел, без него - файлы его книги.",
+    ),
+    "help_ledger_verify": (
+        "Make the ledger anew from its log, and compare.",
+        "Построить книгу заново по её журналу и сравнить.",
+    ),
+    "help_ledger_verify_long": (
+        """Make the ledger anew from its log, and compare: every balance, the sums, the chain of
+hashes, the tree of records and its signed roots. The node goes on meanwhile. Exits with 1 where
+anything is wrong. Keep the last link elsewhere: who rewrites the log can't keep it the same.""",
+        """Построить книгу заново по её журналу и сравнить: каждый баланс, суммы, цепь хешей, дерево
+записей и его подписанные корни. Узел при этом работает. Если что-то не так, код выхода 1. Храните
+последнее звено отдельно: переписав журнал, его не сохранить.""",
+    ),
+    "help_ledger_backup": (
+        "Write the ledger into FILE, a new one. A running node writes it by itself, and goes on.",
+        "Записать книгу в новый файл FILE. Работающий узел пишет его сам, не останавливаясь.",
+    ),
+    "help_ledger_restore": (
+        "Make a ledger from a backup, for a node that doesn't run and has none.",
+        "Построить книгу из копии; узел не должен работать, и книги у него быть не должно.",
+    ),
+    "help_ledger_export": (
+        "Export the records of closed sessions.",
+        "Выгрузить записи о закрытых сессиях.",
+    ),
+    "help_ledger_prove": (
+        "Prove that the record with this id stands in the log; an export tells the ids.",
+        "Доказать, что запись с этим номером есть в журнале; номера - в выгрузке.",
+    ),
+    "help_ledger_check_proof": (
+        "Check a proof; neither a node nor a ledger is needed.",
+        "Проверить доказательство; ни узел, ни книга не нужны.",
+    ),
+    "help_ledger_check_proof_long": (
+        """Check a proof; neither a node nor a ledger is needed. Exits with 1 where it proves
+nothing or isn't signed. Without --public-key the key that it was signed with is shown: compare it
+with the node's.""",
+        """Проверить доказательство; ни узел, ни книга не нужны. Если оно ничего не доказывает или
+не подписано, код выхода 1. Без --public-key показан ключ, которым оно подписано: сравните его с
+ключом узла.""",
+    ),
+    "help_format": ("csv unless told.", "Вид; иначе csv."),
+    "help_since": (
+        "Sessions closed since then: 2026-11-01 or 2026-11-01T12:00:00Z. UTC unless told.",
+        "Сессии, закрытые с этого времени: 2026-11-01 или 2026-11-01T12:00:00Z; иначе UTC.",
+    ),
+    "help_output": (
+        "A new file; standard output unless told.",
+        "Новый файл; иначе стандартный вывод.",
+    ),
+    "help_public_key": (
+        "The node's key, where you have it from a place that you trust.",
+        "Ключ узла, если он у вас из надёжного места.",
+    ),
     "help_currency": ("J unless told.", "Валюта; иначе J."),
     "help_id": (
         "32 hexadecimal digits; what was done under them is not done again.",
@@ -251,6 +321,47 @@ users, secrets and limits anew.""",
     "vouchers_made": (
         "{count} of {amount} each. Keep the codes: they can't be shown again.",
         "{count} по {amount}. Сохраните коды: показать их снова нельзя.",
+    ),
+    "verifying": ("verifying:", "проверка:"),
+    "backing_up": ("backup:", "копия:"),
+    "restoring": ("restoring:", "восстановление:"),
+    "exporting": ("export:", "выгрузка:"),
+    "exported": ("records: {count}", "записей: {count}"),
+    "ledger_entries": ("entries", "записей в журнале"),
+    "ledger_accounts": ("accounts", "счетов"),
+    "ledger_transfers": ("transfers", "переводов"),
+    "ledger_records": ("records of sessions", "записей о сессиях"),
+    "ledger_sealed": ("sealed up to entry", "опечатано до записи"),
+    "ledger_unchecked_signatures": ("signatures not checked", "подписей не проверено"),
+    "ledger_link": ("last link", "последнее звено"),
+    "ledger_folder": ("ledger", "книга"),
+    "ledger_file": ("file", "файл"),
+    "ledger_size": ("size", "размер"),
+    "ledger_fine": ("All is as the log says.", "Всё так, как говорит журнал."),
+    "ledger_wrong": (
+        "Problems: {count}. Keep a copy of the files, and restore the last backup.",
+        "Проблем: {count}. Сохраните файлы и восстановите книгу из последней копии.",
+    ),
+    "proof_written": ("The proof is in {path}", "Доказательство - в {path}"),
+    "proof_session": ("session", "сессия"),
+    "proof_closed": ("closed", "закрыта"),
+    "proof_seconds": ("seconds", "секунд"),
+    "proof_bytes": ("bytes", "байт"),
+    "proof_cost": ("cost", "стоимость"),
+    "proof_reason": ("why it ended", "почему кончилась"),
+    "proof_origin": ("node", "узел"),
+    "proof_place": ("record", "запись"),
+    "proof_of_key": (
+        "It is signed with the key that you have named.",
+        "Подписано названным вами ключом.",
+    ),
+    "proof_of_some_key": (
+        "It is signed. Compare this key with the node's:",
+        "Подписано. Сравните этот ключ с ключом узла:",
+    ),
+    "proof_unsigned": (
+        "It isn't signed: it holds together, and yet anybody could have made it.",
+        "Не подписано: всё сходится, но сделать такое мог кто угодно.",
     ),
     "kind_pending": ("waits", "ожидает"),
     "kind_posted": ("was waiting", "ожидал"),
