@@ -69,6 +69,8 @@ _DAMAGES = (
     lmdb.PanicError,
     lmdb.VersionMismatchError,
 )
+# A page that can't be read spoils the transaction, which says so the second time.
+_LOST_PAGES = (*_DAMAGES, lmdb.BadTxnError)
 _META = "meta"
 _SCHEMA_KEY = b"schema"
 _log = logging.getLogger("montana.store")
@@ -292,7 +294,7 @@ class Store:
         meanwhile.
 
         Raises:
-            OperationError: the store is closed.
+            OperationError: the store is closed, or its file is damaged.
         """
         with self._gate:
             if self._closed:
@@ -301,6 +303,8 @@ class Store:
         try:
             with self._environment.begin() as transaction:
                 yield Tables(transaction, self._handles)
+        except _LOST_PAGES as error:
+            raise _damaged(self._data.parent, str(error)) from error
         finally:
             with self._gate:
                 self._readers -= 1
@@ -394,7 +398,7 @@ class Store:
             transaction = self._environment.begin(write=True)
             writing = Writing(transaction, self._handles)
             try:
-                results = _run_units(units, writing)
+                results = _run_units(units, writing, self._data.parent)
                 if isinstance(results, _Failed):
                     # What it has written goes, and so all the others once more.
                     transaction.abort()
@@ -475,14 +479,14 @@ class Store:
 
 
 class _Failed(NamedTuple):
-    """A unit that has written something before it failed."""
+    """A unit that has written something before it failed, or has spoilt the transaction."""
 
     unit: _Unit
     error: Exception
 
 
 def _run_units(
-    units: Sequence[_Unit], writing: Writing
+    units: Sequence[_Unit], writing: Writing, folder: Path
 ) -> list[tuple[_Job, outcome.Outcome[Any]]] | _Failed:
     results: list[tuple[_Job, outcome.Outcome[Any]]] = []
     for unit in units:
@@ -491,6 +495,8 @@ def _run_units(
             results += zip(unit.jobs, unit.run(writing), strict=True)
         except (lmdb.MapFullError, lmdb.DiskError):
             raise
+        except _LOST_PAGES as error:
+            return _Failed(unit, _damaged(folder, str(error)))
         except Exception as error:
             if writing.writes != writes:
                 return _Failed(unit, error)

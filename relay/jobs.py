@@ -272,4 +272,7 @@ async def _new_file(path: Path) -> AsyncIterator[BinaryIO]:
 
 
 def _unreadable(error: Exception) -> str:
-    return f"the ledger can't be read ({error}); run montana ledger verify"
+    return (
+        f"the ledger can't be read ({error}). Keep a copy of its files, and restore the last "
+        "backup: montana ledger restore BACKUP"
+    )

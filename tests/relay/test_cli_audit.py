@@ -25,6 +25,7 @@ from core.api.messages import ExportJob, JobAskRequest, JobReply, JobStartReques
 from core.clock import VirtualClock
 from core.errors import OperationError
 from core.identity import load_or_create
+from core.store import DATA_FILE
 from relay import cli, upkeep
 from relay.cli_audit import ledger_group
 from relay.jobs import LEASE_S, Jobs
@@ -33,6 +34,7 @@ from tests.support.node import run_montana, running_node, write_config
 from tests.support.small_ledger import Life, open_small
 
 COMMANDS = [("ledger",), *(("ledger", name) for name in ledger_group.commands)]
+PAGE_BYTES = 4096
 RECORDS = 17
 """Of sessions that were closed; three more live on until a node starts."""
 
@@ -379,6 +381,18 @@ def test_verify_names_what_is_wrong(stopped: Terminal) -> None:
     assert "the ledger is damaged, and was not backed up" in stopped.refusal(
         "backup", str(stopped.data / "backup")
     )
+
+
+def test_a_page_that_is_lost_is_a_sentence(stopped: Terminal) -> None:
+    file = stopped.data / "ledger" / DATA_FILE
+    whole = file.read_bytes()
+    sentences = []
+    for start in range(2 * PAGE_BYTES, len(whole), PAGE_BYTES):
+        file.write_bytes(whole[:start] + bytes(PAGE_BYTES) + whole[start + PAGE_BYTES :])
+        # Some pages are free, and a lost index shows where it is looked into.
+        for words in (("verify",), ("export",)):
+            sentences.append(stopped.run(*words)[2])
+    assert sum("data.mdb is damaged" in sentence for sentence in sentences) > 5
 
 
 def test_a_root_is_signed_at_the_stop(stopped: Terminal, tmp_path: Path) -> None:
