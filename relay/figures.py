@@ -83,6 +83,7 @@ class FigureReader:
                 name: count
                 for name, count in totals.items()
                 if name not in relayed and not name.startswith(_DROP_PREFIX)
-            },
+            }
+            | {"refused_relays": self._listener.refused_relays},
             active_s=self._ended_sessions_active_s + int(living["active_seconds"].sum()),
         )

@@ -106,7 +106,8 @@ class UdpListener:
             RelayData: self._relay_data,
         }
         self._refused_slots = 0
-        self._refused_relays = 0
+        self.refused_relays = 0
+        """Ports that could not be bound; another is tried then."""
         self._has_logged_refusal = False
 
     @property
@@ -121,13 +122,8 @@ class UdpListener:
 
     @property
     def drops(self) -> dict[str, int]:
-        """What the server dropped, by cause; `no_slot` and `no_relay` is what the engine had no
-        slot for, and what ports it could not bind."""
-        return {
-            **self._server.drops,
-            "no_slot": self._refused_slots,
-            "no_relay": self._refused_relays,
-        }
+        """What the server dropped, by cause; `no_slot` is what the engine had no slot for."""
+        return {**self._server.drops, "no_slot": self._refused_slots}
 
     def set_rate(self, rate_bytes_s: int) -> None:
         """Limit what each allocation may carry, those that live included."""
@@ -209,7 +205,7 @@ class UdpListener:
         try:
             handle = self._data_plane.open_relay(effect.address)
         except RelayUnavailable as error:
-            self._refused_relays += 1
+            self.refused_relays += 1
             if not self._has_logged_refusal:
                 # Once: the figures tell how often.
                 self._has_logged_refusal = True
