@@ -213,11 +213,12 @@ def decode_transfers(entry: bytes | memoryview) -> TransfersEntry:
     return TransfersEntry(records, _SIDE_WRITES.decode(rest) if rest else ())
 
 
-def transfer_bytes(entry: bytes | memoryview, index: int) -> bytes:
-    """One transfer of an entry, as it is stored."""
-    assert entry[0] == EntryKind.TRANSFERS
+def read_transfer(tables: Tables, entry: int, index: int) -> bytes:
+    """One transfer of an entry, as it is stored; empty where the entry ends before it."""
     start = 4 + index * TRANSFER.itemsize
-    return bytes(entry[start : start + TRANSFER.itemsize])
+    raw = tables.part(LOG, entry_key(entry), start, start + TRANSFER.itemsize)
+    assert raw is not None
+    return raw
 
 
 def encode_accounts(content: AccountsEntry) -> bytes:

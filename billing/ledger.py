@@ -898,9 +898,7 @@ def _pack(one: Transfer) -> bytes:
 
 
 def _record_at(tables: Tables, place: int) -> np.void:
-    entry = tables.get(journal.LOG, journal.entry_key(place >> 20))
-    assert entry is not None
-    raw = journal.transfer_bytes(entry, place & 0xFFFFF)
+    raw = journal.read_transfer(tables, place >> 20, place & 0xFFFFF)
     record: np.void = np.frombuffer(raw, TRANSFER)[0]
     return record
 
@@ -922,13 +920,13 @@ def _is_line_untrusted(tables: Tables, place: int, account: int) -> bool:
 
 def _line_at(tables: Tables, place: int, account: int) -> tuple[HistoryLine, int]:
     """The line at `place` of an account's history, and the place of the one before it."""
-    entry = tables.get(journal.LOG, journal.entry_key(place >> 20))
-    assert entry is not None
-    index = place & 0xFFFFF
-    if entry[0] == EntryKind.RECORDS:
-        record = journal.decode_records(entry)[index]
+    key = journal.entry_key(place >> 20)
+    if tables.part(journal.LOG, key, 0, 1) == bytes([EntryKind.RECORDS]):
+        entry = tables.get(journal.LOG, key)
+        assert entry is not None
+        record = journal.decode_records(entry)[place & 0xFFFFF]
         return HistoryLine(place, record.closed_ns, None, record), record.previous
-    stored = np.frombuffer(journal.transfer_bytes(entry, index), TRANSFER)[0]
+    stored = _record_at(tables, place)
     line = HistoryLine(place, int(stored["time_ns"]), _transfer(stored))
     return line, _previous(stored, account)
 

@@ -88,12 +88,18 @@ class Tables:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value of a key."""
-        return cast(bytes | None, self.transaction.get(key, db=self._handles[table]))
+        value = self.transaction.get(key, db=self._handles[table])
+        return None if value is None else bytes(value)
+
+    def part(self, table: str, key: bytes, start: int, stop: int) -> bytes | None:
+        """`start` to `stop` of a key's value, which may be long."""
+        value = self.transaction.get(key, db=self._handles[table])
+        return None if value is None else bytes(value[start:stop])
 
     def get_many(self, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of those keys that are there."""
         with self.transaction.cursor(self._handles[table]) as cursor:
-            return dict(cast(list[tuple[bytes, bytes]], cursor.getmulti(keys)))
+            return {bytes(key): bytes(value) for key, value in cursor.getmulti(keys)}
 
     def items(
         self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000
@@ -103,10 +109,11 @@ class Tables:
         with self.transaction.cursor(self._handles[table]) as cursor:
             if not cursor.set_range(start):
                 return found
-            for key, value in cast(Iterator[tuple[bytes, bytes]], iter(cursor)):
+            for raw_key, value in cursor:
+                key = bytes(raw_key)
                 if len(found) == limit or (stop is not None and key >= stop):
                     break
-                found.append((key, value))
+                found.append((key, bytes(value)))
         return found
 
     def items_back(
@@ -120,7 +127,8 @@ class Tables:
             else:
                 there = cursor.prev()
             while there and len(found) < limit:
-                found.append(cast(tuple[bytes, bytes], cursor.item()))
+                key, value = cursor.item()
+                found.append((bytes(key), bytes(value)))
                 there = cursor.prev()
         return found
 
@@ -301,7 +309,7 @@ class Store:
                 raise OperationError("the store is closed")
             self._readers += 1
         try:
-            with self._environment.begin() as transaction:
+            with self._environment.begin(buffers=True) as transaction:
                 yield Tables(transaction, self._handles)
         except _LOST_PAGES as error:
             raise _damaged(self._data.parent, str(error)) from error
@@ -395,7 +403,7 @@ class Store:
         failed: list[tuple[_Job, outcome.Outcome[Any]]] = []
         units = _units(group)
         while True:
-            transaction = self._environment.begin(write=True)
+            transaction = self._environment.begin(write=True, buffers=True)
             writing = Writing(transaction, self._handles)
             try:
                 results = _run_units(units, writing, self._data.parent)
@@ -605,7 +613,7 @@ def _create(folder: Path, tables: Sequence[str], schema: Schema) -> None:
         str(new), subdir=False, map_size=16 * MIB, max_dbs=len(tables) + 1, mode=0o600
     )
     try:
-        with environment.begin(write=True) as transaction:
+        with environment.begin(write=True, buffers=True) as transaction:
             handles = _handles(environment, transaction, tables)
             writing = Writing(transaction, handles)
             writing.put(_META, _SCHEMA_KEY, schema.version.to_bytes(4, "big"))
@@ -694,7 +702,7 @@ def _open_tables(
 ) -> dict[str, Any]:
     """The tables' handles; what is of an older version is brought to this one, all steps or none.
     In files of others nothing is changed."""
-    with environment.begin(write=True) as transaction:
+    with environment.begin(write=True, buffers=True) as transaction:
         try:
             meta = environment.open_db(_META.encode(), txn=transaction, create=False)
             stored = transaction.get(_SCHEMA_KEY, db=meta)
