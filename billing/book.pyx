@@ -83,6 +83,10 @@ cdef enum:
 cdef enum:
     MAXIMUM_INDEX_BITS = 20
 
+# What no transfer takes an account past. All that the system accounts can owe is then less than
+# 2^63, so that charges, which only move what is there, can't overflow anywhere.
+cdef int64_t BALANCE_LIMIT = 1 << 60
+
 
 cdef class Book:
     """The columns of all accounts.
@@ -278,6 +282,7 @@ cdef class Book:
         cdef Record *record
         cdef int code
         cdef bint failed, repeated
+        cdef Py_ssize_t reached
         seen = {}
         while first < total:
             last = first
@@ -315,9 +320,12 @@ cdef class Book:
                 # All of a chain, or nothing of it.
                 self.undo_to(mark)
                 memcpy(&base[first], PyBytes_AS_STRING(as_given), len(as_given))
+                reached = i
                 for i in range(first, last + 1):
-                    if codes[i] == DONE:
-                        seen.pop(PyBytes_FromStringAndSize(<char *>base[i].id, 16), None)
+                    if i > reached:
+                        codes[i] = LINKED_FAILED
+                    elif codes[i] == DONE:
+                        del seen[PyBytes_FromStringAndSize(<char *>base[i].id, 16)]
                         codes[i] = LINKED_FAILED
                     elif codes[i] == EXISTS:
                         codes[i] = ID_REUSED
@@ -401,6 +409,8 @@ cdef class Book:
             or subtract_overflows(left, amount, &left)
             or add_overflows(self.posted[to_row], self.incoming[to_row], &sum_)
             or add_overflows(sum_, amount, &sum_)
+            or left < -BALANCE_LIMIT
+            or sum_ > BALANCE_LIMIT
         ):
             return OVERFLOW
         if left < 0 and not self.flags[debit] & FLAG_SYSTEM:
@@ -450,6 +460,8 @@ cdef class Book:
         debit, credit, currency, whole, _ = pending
         if record.timeout_s or record.flags & TRANSFER_REFUND:
             return BAD_KIND
+        if record.kind == KIND_POST_PENDING and self.flags[debit] & FLAG_FROZEN:
+            return IS_FROZEN
         if (
             (record.debit and record.debit != debit)
             or (record.credit and record.credit != credit)

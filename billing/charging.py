@@ -150,6 +150,8 @@ class Charging:
 
         def write(writing: Writing) -> Verdicts:
             ledger = self._ledger
+            # First: what has been reserved for too long may be what a session needs.
+            ledger.expire(writing)
             now_ns = ledger.clock.now_ns()
             tick = self._meter.tick(slots, active_seconds, relayed_bytes, now_ns // NS_PER_S)
             writing.on_abort(lambda: self._meter.undo(tick))
@@ -226,6 +228,8 @@ class Charging:
         # At once, so that whoever comes later in the same commit sees what lives then.
         infos = {slot: self._infos.pop(slot) for slot in slots}
         writing.on_abort(lambda: self._infos.update(infos))
+        released = self._meter.let_go(slots)
+        writing.on_abort(lambda: self._meter.undo_let_go(released))
 
         def free() -> None:
             for slot in slots:

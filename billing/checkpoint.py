@@ -81,6 +81,13 @@ class Checkpoint:
         returns the last entry that a start need not replay."""
         what = self._what
         dirty = what.dirty()
+        before = (self._first_dirty.copy(), self._debt_bytes)
+
+        def undo() -> None:
+            # What was refused must not count as seen: the next entry has the same number.
+            self._first_dirty, self._debt_bytes = before
+
+        writing.on_abort(undo)
         if len(self._first_dirty) < len(dirty):
             grown = np.zeros(len(dirty), np.uint64)
             grown[: len(self._first_dirty)] = self._first_dirty

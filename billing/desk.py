@@ -103,9 +103,9 @@ class Desk:
             case AccountCreateRequest():
                 return await self._create(request)
             case AccountShowRequest():
-                return self._show(self.find_account_untrusted(request.account))
+                return await self._show(self.find_account_untrusted(request.account))
             case AccountListRequest():
-                return self._list(request)
+                return await self._list(request)
             case AccountCreditRequest():
                 return await self._credit(request)
             case AccountTransferRequest():
@@ -117,11 +117,11 @@ class Desk:
             case AccountFreezeRequest():
                 account = self.find_account_untrusted(request.account)
                 await self._ledger.freeze(account, request.frozen, _once_untrusted(request.id))
-                return self._show(account)
+                return await self._show(account)
             case AccountCloseRequest():
                 account = self.find_account_untrusted(request.account)
                 await self._ledger.close_account(account, _once_untrusted(request.id))
-                return self._show(account)
+                return await self._show(account)
             case AccountHistoryRequest():
                 return await self._history(request)
             case VoucherCreateRequest():
@@ -178,7 +178,7 @@ class Desk:
         account = await self._ledger.open_account(addresses, _once_untrusted(request.id))
         if self._welcome:
             await self._welcome_once(self._ledger.account(account))
-        return self._show(account)
+        return await self._show(account)
 
     async def _welcome_once(self, info: AccountInfo) -> None:
         """The grant's id follows from the account, so that asking again gives it nothing more."""
@@ -190,11 +190,12 @@ class Desk:
         if not result.is_done and result is not Result.ID_REUSED:
             raise TransferRefused(result)
 
-    def _show(self, account: int) -> AccountReply:
+    async def _show(self, account: int) -> AccountReply:
         info = self._ledger.account(account)
+        settled = await self._ledger.balances(account)
         balances = []
         for currency in CURRENCIES:
-            balance = self._ledger.balance(account, currency)
+            balance = settled[currency]
             balances.append(
                 BalanceItem(
                     currency=currency.code,
@@ -219,10 +220,10 @@ class Desk:
             opened=_time(info.opened_ns),
         )
 
-    def _list(self, request: AccountListRequest) -> AccountListReply:
+    async def _list(self, request: AccountListRequest) -> AccountListReply:
         found = self._ledger.accounts(request.first, request.limit + 1)
         following = found[request.limit].number if len(found) > request.limit else None
-        shown = [self._show(info.number) for info in found[: request.limit]]
+        shown = [await self._show(info.number) for info in found[: request.limit]]
         return AccountListReply(shown, following)
 
     async def _credit(self, request: AccountCreditRequest) -> TransferReply:
@@ -281,7 +282,7 @@ class Desk:
             await self._ledger.link(account, address, once)
         else:
             await self._ledger.unlink(account, address, once)
-        return self._show(account)
+        return await self._show(account)
 
     async def _history(self, request: AccountHistoryRequest) -> HistoryReply:
         account = self.find_account_untrusted(request.account)

@@ -178,6 +178,9 @@ class Ledger(Protocol):
     def balance(self, account: int, currency: Currency) -> Balance:
         """What it has, with what is about to be made durable."""
 
+    async def balances(self, account: int) -> dict[Currency, Balance]:
+        """What it has in every currency; all of it is durable."""
+
     def find_transfer(self, identity: bytes) -> Transfer | None:
         """The transfer of that id, as it was done."""
 
@@ -244,6 +247,8 @@ class LmdbLedger:
         self.walkers = 0
         self._expiries: list[tuple[int, bytes]] = []
         self.book = Book()
+        self.paid_into: set[int] = set()
+        """Accounts that the tariff pays into: they can't be closed, nor merged into others."""
         self.pays_for_sessions: PassOn = lambda _writing, _source, move, _target: move()
         """Has sessions that an account pays for pass on with what it has; set by who charges."""
         self.meter = Meter(self.book, sessions)
@@ -334,6 +339,12 @@ class LmdbLedger:
             return None
         return _transfer(np.frombuffer(found[identity], TRANSFER)[0])
 
+    async def balances(self, account: int) -> dict[Currency, Balance]:
+        """See `Ledger`."""
+        return await self._store.write(
+            lambda _: {currency: self.balance(account, currency) for currency in CURRENCIES}
+        )
+
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
@@ -402,6 +413,7 @@ class LmdbLedger:
         def write(writing: Writing) -> int:
             info = _account(writing, account)
             _assert_user(info)
+            self._assert_not_paid(account)
             for currency in CURRENCIES:
                 if any(self.book.balance(account, currency.number)):
                     raise OperationError("only an empty account can be closed")
@@ -430,6 +442,7 @@ class LmdbLedger:
             else:
                 other = _account(writing, other_number)
                 _assert_user(other)
+                self._assert_not_paid(other_number)
                 added = other.addresses
             if len(info.addresses) + len(added) > ADDRESSES_MAXIMUM:
                 raise OperationError(f"an account has {ADDRESSES_MAXIMUM} addresses at most")
@@ -490,6 +503,10 @@ class LmdbLedger:
             return number
 
         return await self._store.write(write_once)
+
+    def _assert_not_paid(self, account: int) -> None:
+        if account in self.paid_into:
+            raise OperationError("the tariff pays into this account; name another one there first")
 
     def _open(self, writing: Writing, addresses: tuple[str, ...], flags: int = 0) -> int:
         self.begin(writing)
@@ -555,9 +572,13 @@ class LmdbLedger:
             assert side_write.table in SIDE_TABLES
         if side_writes:
             transfers = _chained(transfers)
-        batch = _batch(transfers, side_writes)
+        closed = len(transfers)
+        while closed and transfers[closed - 1].linked:
+            closed -= 1
+        # A chain without its end is nobody's but this caller's.
+        batch = _batch(transfers[:closed], side_writes)
         results: list[Result] = await self._store.write_together(self._transfer_together, batch)
-        return results
+        return results + [Result.OPEN_CHAIN] * (len(transfers) - closed)
 
     async def transfer_records(self, records: NDArray[np.void]) -> NDArray[np.uint8]:
         """The same for many at once, without an object for each.
@@ -577,9 +598,13 @@ class LmdbLedger:
         if NO_ID in ids:
             raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
         ids += [one for one in set(_cut(records["reference"].tobytes())) if one != NO_ID]
-        batch = _Batch(records.tobytes(), ids, ())
+        closed = len(records)
+        while closed and records[closed - 1]["flags"] & FLAG_LINKED:
+            closed -= 1
+        batch = _Batch(records[:closed].tobytes(), ids, ())
         codes: NDArray[np.uint8] = await self._store.write_together(self._records_together, batch)
-        return codes
+        open_chain = np.full(len(records) - closed, Result.OPEN_CHAIN, np.uint8)
+        return np.concatenate([codes, open_chain])
 
     def _transfer_together(
         self, writing: Writing, batches: list[_Batch]
@@ -630,6 +655,17 @@ class LmdbLedger:
             store_side_writes(writing, side_writes)
         return split
 
+    @property
+    def next_expiry_ns(self) -> int | None:
+        """When a pending transfer's time is over, on the ledger's clock; None where none has one.
+        What is over is given free with the next transfer, or by `expire`."""
+        return self._expiries[0][0] if self._expiries else None
+
+    def expire(self, writing: Writing) -> None:
+        """Give free what pending transfers have reserved whose time is over."""
+        if self._expiries and self._expiries[0][0] <= self.clock.now_ns():
+            self._do(writing, [])
+
     def begin(self, writing: Writing) -> None:
         """Have memory follow the transaction's fate."""
         mark = self.book.mark()
@@ -638,15 +674,19 @@ class LmdbLedger:
 
     def _due(self, writing: Writing, now_ns: int) -> list[Transfer]:
         """Pending transfers whose time is over."""
-        due = []
-        while self._expiries and self._expiries[0][0] <= now_ns:
+        due: list[Transfer] = []
+        while self._expiries and self._expiries[0][0] <= now_ns and len(due) < ENTRY_TRANSFERS:
             expiry = heapq.heappop(self._expiries)
             identity = expiry[1]
             writing.on_abort(partial(heapq.heappush, self._expiries, expiry))
             if identity in self.book.pending:
+                expiry_id = derive_id(identity, b"expire")
+                while writing.get(IDS, expiry_id) is not None:
+                    # Somebody has made a transfer under it, to keep this one from its end.
+                    expiry_id = derive_id(expiry_id, b"expire")
                 due.append(
                     Transfer(
-                        derive_id(identity, b"expire"),
+                        expiry_id,
                         0,
                         0,
                         0,

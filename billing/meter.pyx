@@ -268,6 +268,21 @@ cdef class Meter:
             self.granted[slot] = self.seconds[slot]
         return list(zip(slots, before, strict=True))
 
+    def let_go(self, slots):
+        """Free what sessions hold that are about to be closed; returns what `undo_let_go` takes."""
+        cdef Py_ssize_t slot
+        before = [(slot, self.held[slot]) for slot in slots]
+        for slot in slots:
+            self._release(slot)
+        return before
+
+    def undo_let_go(self, before):
+        """Take it back."""
+        cdef Py_ssize_t slot
+        for slot, held in before:
+            self.held[slot] = held
+            self.book.held[self.account[slot]] += held
+
     def undo_reassign(self, before):
         """Take it back."""
         cdef Py_ssize_t slot
@@ -303,6 +318,11 @@ cdef class Meter:
         cdef int64_t price = self.price_second[slot]
         cdef int64_t wanted, available, spare, left_s
         cdef int64_t slice_s = _SLICE_S
+        if self.book.flags[account] & (FLAG_FROZEN | FLAG_CLOSED):
+            # Nothing leaves it any more, what was held included.
+            self._release(slot)
+            self.granted[slot] = self.seconds[slot]
+            return 0
         if now_s > self.active_at_s[slot] and now_s - self.active_at_s[slot] >= _IDLE_S:
             slice_s = _IDLE_SLICE_S
         if price == 0:

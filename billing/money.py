@@ -7,8 +7,8 @@ from typing import Final
 
 from core.errors import OperationError
 
-AMOUNT_MAXIMUM: Final = 2**63 - 1
-"""In smallest units: what the ledger's 64-bit columns hold."""
+AMOUNT_MAXIMUM: Final = 2**60
+"""In smallest units: what an account may hold, far below what its 64-bit column can."""
 FEE_PER_CENT: Final = 1
 
 

@@ -8,27 +8,32 @@ what is left to do here is to end its allocations, and to say why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from billing.accounts import AddressError, normalise_address_untrusted
+from billing.accounts import (
+    FIRST_USER_ACCOUNT,
+    SYSTEM_ACCOUNTS,
+    AddressError,
+    account_number_untrusted,
+    normalise_address_untrusted,
+)
 from billing.charging import Charging, Verdicts
 from billing.ledger import LmdbLedger
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError
 from core.units import NS_PER_S
-from relay.dataplane.interface import DataPlane
+from relay.dataplane.interface import UNLIMITED_SECONDS, DataPlane
 from relay.log import log_event
 
 BEFORE_SECOND_NS = 100_000_000
 """A tick comes so long before the end of a second: it sees nearly all of that second."""
 NO_MONEY = "no balance"
-CALL_PREFIX = "CALL-"
 FINISH_S = 1.0
 """How long a stop waits for the workers to let go of what was closed."""
 _ENDED = np.dtype([("slot", "<u4"), ("seconds", "<u8"), ("bytes", "<u8")])
@@ -56,7 +61,9 @@ class Metering:
 
     Args:
         line: the tariff's line for relaying.
+        bound: what the configuration names as a payer -> the account's address, or its number.
         unknown_is_free: whether those whose account is not there need not pay.
+        collect: has the engine hand over what it has closed, see `collect_ended`.
         stop: ends every allocation of a session; is given its name and the reason.
     """
 
@@ -68,7 +75,9 @@ class Metering:
         clock: Clock,
         line: Line,
         *,
+        bound: Mapping[str, str],
         unknown_is_free: bool,
+        collect: Callable[[], None],
         stop: Callable[[str, str], None],
     ) -> None:
         self._ledger = ledger
@@ -76,7 +85,9 @@ class Metering:
         self._data_plane = data_plane
         self._clock = clock
         self._line = line
+        self.bound = bound
         self._unknown_is_free = unknown_is_free
+        self._collect = collect
         self._stop = stop
         self._sessions: dict[str, _Session] = {}
         self._by_slot: dict[int, _Session] = {}
@@ -92,7 +103,7 @@ class Metering:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    async def join(self, allocation: int, name: str, payer: str) -> int:
+    async def join(self, allocation: int, name: str, payer: str | None) -> int:
         """Have an allocation join its session, which is begun with the first; returns 0, or the
         STUN error code that tells why nobody pays."""
         session = self._sessions.get(name)
@@ -117,16 +128,20 @@ class Metering:
         self._joined[allocation] = session
         return 0
 
-    async def _begin(self, session: _Session, payer: str) -> int:
+    async def _begin(self, session: _Session, payer: str | None) -> int:
         """Find who pays and hold the first seconds; a STUN error code where that fails."""
-        if session.name.startswith(CALL_PREFIX):
+        if payer is None:
             # A call is paid by the call.
             return 0
-        account = self._ledger.find(payer_address_untrusted(payer))
+        account = self._ledger.find(self.bound.get(payer) or payer_address_untrusted(payer))
         if account is None:
-            if self._unknown_is_free:
+            # Who was bound to an account by the operator was not meant to be free.
+            if self._unknown_is_free and payer not in self.bound:
                 return 0
             log_event(_log, logging.INFO, "refused: there is no such account", account=payer)
+            return 403
+        if account < FIRST_USER_ACCOUNT or account == self._line.into:
+            log_event(_log, logging.WARNING, "refused: this account can't pay", account=payer)
             return 403
         try:
             opened = await self._charging.open(session.name, self._line, account)
@@ -150,12 +165,16 @@ class Metering:
         session = self._joined[allocation]
         assert session.name == name
         if not session.handle:
-            if session.slot < 0:
-                session.handle = self._data_plane.open_session()
-            else:
+            granted_s = UNLIMITED_SECONDS
+            if session.slot >= 0:
                 granted_s = self._charging.granted(session.slot)
-                session.handle = self._data_plane.open_session(granted_s)
-                self._reserve(np.array([session.handle], np.uint32))
+            session.handle = self._data_plane.open_session(granted_s)
+            self._reserve(np.array([session.handle], np.uint32))
+            if self._slot_of[session.handle] >= 0:
+                # The engine has used a handle again whose last counters are still with it.
+                self._collect()
+            if session.slot >= 0:
+                assert self._slot_of[session.handle] < 0
                 self._slot_of[session.handle] = session.slot
                 if session.slot >= len(self._handle_of):
                     more = np.zeros(max(session.slot, len(self._handle_of)), np.uint32)
@@ -230,22 +249,18 @@ class Metering:
                 await trio.sleep(max(0, next_ns - now_ns) / NS_PER_S)
                 self._stop_all(stopping)
 
-    async def finish(self, collect: Callable[[], None]) -> None:
-        """Charge the last seconds and close every session: the node stops.
-
-        Args:
-            collect: has the engine hand over what it has closed, see `collect_ended`.
-        """
+    async def finish(self) -> None:
+        """Charge the last seconds and close every session: the node stops."""
         for allocation in list(self._joined):
             self.leave(allocation, "the node stops")
-        collect()
+        self._collect()
         # Those whose allocations are still open: what they have counted until now is the last.
         self.collect_ended(self._data_plane.flow_counters(), self._data_plane.session_counters())
         with trio.move_on_after(FINISH_S):
             while sum(map(len, self._ended)) + len(self._never_relayed) < len(self._by_slot):
                 # A worker may be in the midst of what was closed just now.
                 await trio.sleep(FINISH_S / 100)
-                collect()
+                self._collect()
         try:
             await self.tick()
         except OperationError as error:
@@ -309,11 +324,28 @@ class Metering:
 
 
 def payer_address_untrusted(payer: str) -> str:
-    """The address of who pays: what is named, where it is an address, else a user's name."""
+    """The address of who pays: what is named, where it is a user's address, else a user's name."""
     try:
-        return normalise_address_untrusted(payer)
+        address = normalise_address_untrusted(payer)
     except AddressError:
         return f"user:{payer}"
+    return f"user:{payer}" if address in SYSTEM_ACCOUNTS else address
+
+
+def bound_payers(payers: Iterable[str], ledger: LmdbLedger) -> dict[str, str]:
+    """The accounts that a configuration binds secrets and users to; says which are not there."""
+    bound = {}
+    for payer in payers:
+        is_number = account_number_untrusted(payer) is not None
+        bound[payer] = payer if is_number else payer_address_untrusted(payer)
+        if ledger.find(bound[payer]) is None:
+            log_event(
+                _log,
+                logging.WARNING,
+                "a secret or a user is bound to an account that is not there: nobody can use it",
+                account=payer,
+            )
+    return bound
 
 
 def _relayed(flows: NDArray[Any]) -> NDArray[np.uint64]:

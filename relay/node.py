@@ -49,7 +49,7 @@ from relay.jobs import Jobs
 from relay.listeners.udp import UdpListener
 from relay.log import log_event, set_up_logging
 from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
-from relay.metering import Metering
+from relay.metering import Metering, bound_payers
 from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over
@@ -92,6 +92,7 @@ class Node:
     ) -> None:
         self._config = config
         self._first_config = first_config
+        self._ledger = ledger
         self._sized_for = config.turn.limits
         self._clock = clock
         self._data_plane = data_plane
@@ -115,12 +116,16 @@ class Node:
         self._figures = FigureReader(self._listener, data_plane, clock)
         self._metering: Metering | None = None
         if config.billing.turn == "metered":
+            line = tariff_line("turn", config.billing, ledger)
+            ledger.paid_into.add(line.into)
             self._metering = Metering(
                 ledger,
                 charging,
                 data_plane,
                 clock,
-                tariff_line("turn", config.billing, ledger),
+                line,
+                bound=bound_payers(config.turn.payers.values(), ledger),
+                collect=self._figures.collect_ended,
                 unknown_is_free=config.billing.unknown_account == "free",
                 stop=lambda session, reason: self._listener.carry_out(
                     self._server.close_session(session, reason)
@@ -162,9 +167,10 @@ class Node:
                 )
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
-        if self._metering is not None:
-            await self._metering.finish(self._figures.collect_ended)
-        await self._upkeep.sign()
+            # Another signal is not to end it before the last seconds are charged.
+            if self._metering is not None:
+                await self._metering.finish()
+            await self._upkeep.sign()
         self._announcer.stopped()
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
@@ -211,6 +217,8 @@ class Node:
             self._drain_scope.deadline += turn.drain_timeout_s - self._config.turn.drain_timeout_s
         self._config = replace(self._config, turn=turn)
         self._issuer.secrets = turn.secrets
+        if self._metering is not None:
+            self._metering.bound = bound_payers(turn.payers.values(), self._ledger)
         self._listener.set_rate(turn.limits.bytes_per_second)
         self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")

@@ -1,5 +1,5 @@
 """What a node does with its ledger by itself: once a minute the root over the records of closed
-sessions is signed, once an hour ticks that are old are pruned.
+sessions is signed, once an hour ticks that are old are pruned; pending transfers end in their time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from core.identity import Identity
 from core.units import HOUR_S, NS_PER_S
 from relay.log import log_event
 
+EXPIRE_INTERVAL_S = 1
 SIGN_INTERVAL_S = 60
 PRUNE_INTERVAL_S = HOUR_S
 
@@ -46,6 +47,7 @@ class Upkeep:
         """Sign and prune, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._sign_always)
+            nursery.start_soon(self._expire_always)
             if self._keep_ticks_s:
                 nursery.start_soon(self._prune_always)
 
@@ -53,6 +55,16 @@ class Upkeep:
         while True:
             await trio.sleep(SIGN_INTERVAL_S)
             await self.sign()
+
+    async def _expire_always(self) -> None:
+        while True:
+            await trio.sleep(EXPIRE_INTERVAL_S)
+            first_ns = self._ledger.next_expiry_ns
+            if first_ns is not None and first_ns <= self._ledger.clock.now_ns():
+                try:
+                    await self._ledger.store.write(self._ledger.expire)
+                except Exception as error:
+                    log_event(_log, logging.ERROR, "nothing expired", reason=error)
 
     async def _prune_always(self) -> None:
         while True:

@@ -168,6 +168,10 @@ async def _carry_out(handler: Handler, body: RequestBody) -> ReplyBody:
         return await handler(body)
     except OperationError as error:
         return Failure(str(error))
+    except Exception:
+        # Our mistake; it must not take the others' calls with it.
+        _log.exception("a request through the socket failed")
+        return Failure("the node could not do it, by a mistake of its own; its log says more")
 
 
 async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:

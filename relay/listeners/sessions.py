@@ -19,7 +19,7 @@ class FreeSessions:
     def __len__(self) -> int:
         return len(self._handles)
 
-    async def join(self, allocation: int, name: str, payer: str) -> int:
+    async def join(self, allocation: int, name: str, payer: str | None) -> int:
         """Nobody has to pay: a server that is not metered never asks."""
         raise AssertionError((allocation, name, payer))
 

@@ -56,7 +56,7 @@ class Sessions(Protocol):
 
     def __len__(self) -> int: ...
 
-    async def join(self, allocation: int, name: str, payer: str) -> int:
+    async def join(self, allocation: int, name: str, payer: str | None) -> int:
         """Whether `payer` pays for an allocation of the session: 0, or a STUN error code."""
 
     def enter(self, allocation: int, name: str) -> int:

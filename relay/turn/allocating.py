@@ -197,6 +197,9 @@ class Allocator:
             count = 2 if wish.reserve else 1
             self._quotas.check(identity.account, self.config.limits, count)
             self._quotas.add(identity.account, count)
+        # A name alone is no session: who has another secret can sign the same one.
+        bound = proof.payer != identity.account and not identity.is_call
+        session = f"{proof.payer} {identity.session}" if bound else identity.session
         allocation = Allocation(
             self._new_number(),
             five_tuple,
@@ -204,7 +207,7 @@ class Allocator:
             proof.key,
             proof.algorithm,
             identity.account,
-            identity.session,
+            session,
             static=expires_unix_s is None,
         )
         pending = Pending(allocation, message, proof, wish, lifetime_s)
@@ -213,7 +216,8 @@ class Allocator:
             pending.relays.append(reserved)
         if self._metered:
             self._joining[allocation.number] = pending
-            return [JoinSession(allocation.number, identity.session, proof.payer)]
+            payer = None if identity.is_call else proof.payer
+            return [JoinSession(allocation.number, session, payer)]
         return self._advance(pending, now_ns)
 
     def session_joined(self, allocation: int, now_ns: int) -> list[Effect]:

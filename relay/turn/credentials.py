@@ -28,6 +28,7 @@ class Identity(NamedTuple):
         expires_unix_s: None for a static user.
         passwords: those that are right, one a secret.
         payers: for each of them, the account that pays.
+        is_call: whether a call pays in place of the account.
     """
 
     account: str
@@ -35,6 +36,7 @@ class Identity(NamedTuple):
     expires_unix_s: int | None
     passwords: tuple[str, ...]
     payers: tuple[str, ...]
+    is_call: bool = False
 
     def __repr__(self) -> str:
         return f"<Identity {self.session}>"
@@ -95,7 +97,9 @@ class CredentialBook:
             b64encode(hmac.digest(secret, username, "sha1")).decode() for secret in self._secrets
         )
         payers = tuple(self._payers.get(secret, account) for secret in self._secret_texts)
-        return Identity(account, session, int(expiry), passwords, payers)
+        if not (account or mark):
+            return None
+        return Identity(account, session, int(expiry), passwords, payers, bool(mark))
 
     def keys(self, username: bytes, identity: Identity, algorithm: int) -> list[bytes]:
         """The keys of which one must fit.

@@ -45,14 +45,15 @@ class RemoveRelay(NamedTuple):
 
 
 class JoinSession(NamedTuple):
-    """Ask whether `payer` pays for an allocation of `session`. The outcome comes back, then or
-    later, through `Server.session_joined(allocation)` or `Server.session_refused(allocation)`.
+    """Ask whether `payer` pays for an allocation of `session`; None is the call that it is for.
+    The outcome comes back, then or later, through `Server.session_joined(allocation)` or
+    `Server.session_refused(allocation)`.
 
     What has joined leaves by `LeaveSession`, or by `CloseAllocation` once it is open."""
 
     allocation: int
     session: str
-    payer: str
+    payer: str | None
 
 
 class LeaveSession(NamedTuple):

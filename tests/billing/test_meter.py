@@ -164,15 +164,17 @@ def test_who_pays_in_goes_on_after_the_warning() -> None:
     assert granted(meter, slot) == 2 + SLICE_S
 
 
-def test_a_frozen_account_pays_what_it_holds_and_no_more() -> None:
+def test_a_frozen_account_pays_for_what_was_relayed_and_no_more() -> None:
     book = book_with(100 * J)
     meter = Meter(book, 10)
     slot = meter.open(FIRST, NODE, J, 0, 0)
+    tick(meter, 1, (slot, 1))
     book.set_flags(FIRST, FROZEN)
-    stopped = [len(tick(meter, second, (slot, second)).stopped) for second in range(1, 31)]
-    assert stopped.index(1) == 29
-    assert posted(book, FIRST) == 70 * J
-    assert meter.open(FIRST, NODE, J, 0, 31) == -1
+    result = tick(meter, 2, (slot, 2))
+    assert result.stopped.tolist() == [slot]
+    assert [part.tolist() for part in result.granted] == [[slot], [2]]
+    assert (posted(book, FIRST), held(book, FIRST)) == (98 * J, 0)
+    assert meter.open(FIRST, NODE, J, 0, 3) == -1
 
 
 def test_bytes_are_charged_without_drift() -> None:

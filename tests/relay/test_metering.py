@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from billing.money import J
 from billing.transfers import Transfer, new_id
 from core.clock import SystemClock
 from core.stun.constants import Method
-from tests.support.node import RunningNode, running_node, write_config
+from tests.support.node import RunningNode, run_montana, running_node, write_config
 from tests.support.turn_client import TRANSPORT, UdpClient, outcome
 
 METERED = '[billing]\nturn = "metered"\n'
@@ -207,3 +210,85 @@ def test_a_node_that_is_killed_charges_what_it_has_stored(tmp_path: Path) -> Non
     assert record.reason == "the node stopped"
     assert earned == record.cost == record.seconds * J.unit
     assert balance == 1000 * J.unit - earned
+
+
+def test_a_name_signed_with_another_secret_is_another_session(tmp_path: Path) -> None:
+    secrets = (
+        '[{value = "the secret of a shop", account = "user:shop"}, '
+        '{value = "another secret indeed", account = "user:poor"}]'
+    )
+    accounts = {"user:shop": 100, "user:poor": 0}
+    with metered_node(tmp_path, accounts, turn={"secrets": secrets}) as node:
+        name = f"{int(time.time()) + 600}:bob"
+
+        def signed(secret: str) -> UdpClient:
+            digest = hmac.digest(secret.encode(), name.encode(), "sha1")
+            return UdpClient(node.turn[0], name, base64.b64encode(digest).decode())
+
+        with signed("the secret of a shop") as rich, signed("another secret indeed") as poor:
+            rich.allocate()
+            assert outcome(poor.ask(Method.ALLOCATE, [TRANSPORT])) == 403
+            rich.close_allocation()
+
+
+def test_nobody_pays_by_a_system_account_or_calls_himself_a_call(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path, more=METERED, users={"node": "word", "fees": "word", "CALL-1": "word"}
+    )
+
+    async def fill(ledger: LmdbLedger) -> None:
+        for number, account in enumerate((NODE, NODE - 1), 1):
+            await ledger.transfer([Transfer(number.to_bytes(16, "big"), ISSUE, account, J.unit)])
+
+    with open_ledger(tmp_path / "data" / "ledger", CLOCK) as ledger:
+        trio.run(fill, ledger)
+    with running_node(config=config) as node:
+        for name in ("node", "fees", "CALL-1"):
+            with UdpClient(node.turn[0], name, "word") as client:
+                assert outcome(client.ask(Method.ALLOCATE, [TRANSPORT])) == 403, name
+        with UdpClient(node.turn[0], "1:", "x") as nobody:
+            assert outcome(nobody.ask(Method.ALLOCATE, [TRANSPORT])) == 401
+
+
+def test_a_secret_that_is_bound_to_no_account_is_never_free(tmp_path: Path) -> None:
+    turn = {"secrets": '[{value = "the secret of a shop", account = "user:shpo"}]'}
+    billing = 'unknown_account = "free"\n'
+    with (
+        metered_node(tmp_path, {"user:shop": 100}, turn=turn, billing=billing) as node,
+        limited(node, "whoever") as customer,
+    ):
+        assert outcome(customer.ask(Method.ALLOCATE, [TRANSPORT])) == 403
+        assert "user:shpo" in node.log()
+
+
+def test_a_secret_may_be_bound_to_an_accounts_number(tmp_path: Path) -> None:
+    turn = {"secrets": '[{value = "the secret of a shop", account = "#6"}]'}
+    with (
+        metered_node(tmp_path, {"user:shop": 100}, turn=turn) as node,
+        limited(node, "whoever") as customer,
+    ):
+        customer.allocate()
+        shown = json.loads(node.command("account", "show", "#6", "--json"))
+        assert shown["held"] == "30.000000"
+        refused = run_montana("account", "close", "node", "--socket", str(node.socket), check=False)
+        assert refused.returncode == 1
+
+
+def test_a_frozen_account_is_cut_within_a_second_or_two(tmp_path: Path) -> None:
+    with metered_node(tmp_path, {"user:carol": 1000}) as node:
+        made = node.credentials("carol")
+        with (
+            UdpClient(node.turn[0], made.username, made.password) as one,
+            UdpClient(node.turn[0], made.username, made.password) as other,
+        ):
+            (here,), (there,) = one.allocate(), other.allocate()
+            assert one.bind(0x4000, there) == 0
+            assert other.bind(0x4000, here) == 0
+            with talking(one):
+                node.command("account", "freeze", "user:carol")
+                deadline_s = time.monotonic() + 10
+                while node.status()["allocations"]:
+                    assert time.monotonic() < deadline_s, "nobody has cut it"
+                    time.sleep(0.2)
+        shown = json.loads(node.command("account", "show", "user:carol", "--json"))
+        assert shown["held"] == "0.000000"

@@ -287,7 +287,7 @@ class ModelLedger:
             return Result.NO_REFERENCE
         column = one.currency
         left = debit.posted[column] - debit.reserved[column] - one.amount
-        if left < -AMOUNT_MAXIMUM - 1:
+        if left < -AMOUNT_MAXIMUM:
             return Result.OVERFLOW
         if credit.posted[column] + credit.incoming[column] + one.amount > AMOUNT_MAXIMUM:
             return Result.OVERFLOW
@@ -320,6 +320,8 @@ class ModelLedger:
             or one.currency != pending.currency
         ):
             return Result.NO_REFERENCE, one
+        if one.kind is Kind.POST_PENDING and self.all[pending.debit].info.frozen:
+            return Result.FROZEN, one
         amount = one.amount or pending.amount
         if one.kind is Kind.POST_PENDING:
             if amount <= 0:
@@ -362,6 +364,9 @@ class ModelLedger:
     def find_transfer(self, identity: bytes) -> Transfer | None:
         done = self.done.get(identity)
         return None if done is None else done.done
+
+    async def balances(self, account: int) -> dict[Currency, Balance]:
+        return {currency: self.balance(account, currency) for currency in CURRENCIES}
 
     async def history(
         self, account: int, before: int | None = None, limit: int = 100

@@ -287,7 +287,7 @@ class World:
                 case JoinSession(allocation, _, payer):
                     assert self.pays is not None
                     assert allocation not in self.joined
-                    if self.pays(payer):
+                    if payer is None or self.pays(payer):
                         self.joined.add(allocation)
                         outcome = self.server.session_joined(allocation, self.now_ns)
                     else:

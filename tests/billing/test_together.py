@@ -1,0 +1,217 @@
+"""Calls of several that land in one commit: none of them feels the others."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from billing.audit import verify
+from billing.book import TRANSFER
+from billing.charging import Charging
+from billing.ledger import ISSUE, NODE, LmdbLedger, open_ledger
+from billing.money import J
+from billing.tariff import Line
+from billing.transfers import Kind, Result, Transfer, derive_id
+from core.clock import VirtualClock
+from core.errors import OperationError
+from core.store import Writing
+from tests.support.small_ledger import open_small
+
+TURN = Line("turn", J.unit, 0, NODE)
+
+
+def identity(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+async def together(ledger: LmdbLedger, *calls: Callable[[], Any]) -> list[Any]:
+    """Have calls land in one commit: the writer waits until all of them have been made."""
+    held, go = threading.Event(), threading.Event()
+
+    def hold(_: Writing) -> None:
+        held.set()
+        go.wait(10)
+
+    future = ledger.store.submit(hold)
+    await trio.to_thread.run_sync(held.wait)
+    results: list[Any] = [None] * len(calls)
+
+    async def run(index: int, call: Callable[[], Any]) -> None:
+        try:
+            results[index] = await call()
+        except OperationError as error:
+            results[index] = error
+
+    async with trio.open_nursery() as nursery:
+        for index, call in enumerate(calls):
+            nursery.start_soon(run, index, call)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        go.set()
+    future.result()
+    return results
+
+
+def test_an_id_is_done_once_whatever_chain_fails_beside_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            alice = await ledger.open_account()
+            await ledger.transfer([Transfer(identity(1), ISSUE, alice, 100)])
+            pay = Transfer(identity(2), alice, NODE, 10)
+            too_much = Transfer(identity(3), alice, NODE, 10_000, linked=True)
+            results = await ledger.transfer([pay, too_much, pay, pay])
+            assert results == [Result.DONE, Result.NO_FUNDS, Result.LINKED_FAILED, Result.EXISTS]
+            again = Transfer(identity(4), alice, NODE, 10)
+            several = await together(
+                ledger,
+                lambda: ledger.transfer([again]),
+                lambda: ledger.transfer([too_much._replace(id=identity(5)), again]),
+                lambda: ledger.transfer([again]),
+            )
+            assert several == [
+                [Result.DONE],
+                [Result.NO_FUNDS, Result.LINKED_FAILED],
+                [Result.EXISTS],
+            ]
+            assert ledger.balance(alice, J).posted == 80
+            assert (await verify(ledger)).ok
+
+    trio.run(run)
+
+
+def test_a_chain_without_its_end_is_its_callers_alone(tmp_path: Path) -> None:
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            alice = await ledger.open_account()
+            open_one = Transfer(identity(1), ISSUE, alice, 1, linked=True)
+            innocent = Transfer(identity(2), ISSUE, alice, 2)
+            results = await together(
+                ledger,
+                lambda: ledger.transfer([open_one]),
+                lambda: ledger.transfer([innocent]),
+            )
+            assert results == [[Result.OPEN_CHAIN], [Result.DONE]]
+            records = np.zeros(2, TRANSFER)
+            records["id"] = np.frombuffer(identity(3) + identity(4), "V16")
+            records["debit"], records["credit"], records["amount"] = ISSUE, alice, 5
+            records[1]["flags"] = 1
+            codes = await ledger.transfer_records(records)
+            assert codes.tolist() == [Result.DONE, Result.OPEN_CHAIN]
+            assert ledger.balance(alice, J).posted == 7
+
+    trio.run(run)
+
+
+def test_what_follows_a_refused_commit_survives_a_kill(tmp_path: Path) -> None:
+    def reopen() -> LmdbLedger:
+        return open_ledger(
+            tmp_path, VirtualClock(), sessions=64, map_bytes=1 << 22, map_maximum_bytes=1 << 22
+        )
+
+    def too_much(writing: Writing) -> None:
+        writing.put("outbox", b"x", bytes(1 << 26))
+
+    async def run() -> None:
+        ledger = reopen()
+        alice = await ledger.open_account()
+        await ledger.transfer([Transfer(identity(1), ISSUE, alice, 100)])
+        # What has changed is stored, so that the next change begins anew.
+        ledger.close()
+        ledger = reopen()
+        refused = await together(
+            ledger,
+            lambda: ledger.open_account(),
+            lambda: ledger.transfer([Transfer(identity(2), alice, NODE, 1)]),
+            lambda: ledger.freeze(alice, True),
+            lambda: ledger.store.write(too_much),
+        )
+        assert all(isinstance(one, OperationError) for one in refused)
+        assert await ledger.transfer([Transfer(identity(3), alice, NODE, 40)]) == [Result.DONE]
+        ledger.store.close()
+        with reopen() as again:
+            assert again.balance(alice, J).posted == 60
+            assert again.balance(NODE, J).posted == 40
+            assert (await verify(again)).ok
+
+    trio.run(run)
+
+
+def test_closing_a_session_and_merging_its_account_at_once(tmp_path: Path) -> None:
+    async def run() -> None:
+        clock = VirtualClock()
+        with open_small(tmp_path, clock) as ledger:
+            charging = Charging(ledger)
+            target = await ledger.open_account(["user:a"])
+            source = await ledger.open_account(["tg:1"])
+            await ledger.transfer([Transfer(identity(1), ISSUE, source, 100 * J.unit)])
+            opened = await charging.open("call", TURN, source)
+            assert opened is not None
+            slots = np.array([opened.info.slot], np.uint32)
+            two = np.array([2], np.uint64)
+            results = await together(
+                ledger,
+                lambda: charging.tick(slots, two, two, {opened.info.slot: "client"}),
+                lambda: ledger.link(target, "tg:1"),
+            )
+            assert results[1] is None, results[1]
+            assert ledger.balance(target, J) == (98 * J.unit, 0, 0, 0)
+            assert (await verify(ledger)).ok
+
+    trio.run(run)
+
+
+def test_pending_money_comes_free_with_a_tick_whatever_id_was_taken(tmp_path: Path) -> None:
+    async def run() -> None:
+        clock = VirtualClock()
+        with open_small(tmp_path, clock) as ledger:
+            charging = Charging(ledger)
+            alice = await ledger.open_account()
+            pending = Transfer(identity(2), alice, NODE, 60, kind=Kind.PENDING, timeout_s=5)
+            squatter = Transfer(derive_id(pending.id, b"expire"), ISSUE, NODE, 1)
+            await ledger.transfer([Transfer(identity(1), ISSUE, alice, 100), pending, squatter])
+            clock.advance_s(6)
+            assert ledger.balance(alice, J).reserved == 60
+            nothing = np.zeros(0, np.uint64)
+            await charging.tick(nothing.astype(np.uint32), nothing, nothing, {})
+            assert ledger.balance(alice, J) == (100, 0, 0, 0)
+            assert (await verify(ledger)).ok
+
+    trio.run(run)
+
+
+def test_nothing_pending_leaves_a_frozen_account(tmp_path: Path) -> None:
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            alice = await ledger.open_account()
+            pending = Transfer(identity(2), alice, NODE, 60, kind=Kind.PENDING)
+            await ledger.transfer([Transfer(identity(1), ISSUE, alice, 100), pending])
+            await ledger.freeze(alice, True)
+            post = Transfer(identity(3), 0, 0, 0, kind=Kind.POST_PENDING, reference=pending.id)
+            assert await ledger.transfer([post]) == [Result.FROZEN]
+            void = post._replace(id=identity(4), kind=Kind.VOID_PENDING)
+            assert await ledger.transfer([void]) == [Result.DONE]
+
+    trio.run(run)
+
+
+@pytest.mark.parametrize("act", ["close", "merge"])
+def test_an_account_that_the_tariff_pays_into_stays(tmp_path: Path, act: str) -> None:
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            shop = await ledger.open_account(["user:shop"])
+            other = await ledger.open_account()
+            ledger.paid_into.add(shop)
+            acts = {
+                "close": lambda: ledger.close_account(shop),
+                "merge": lambda: ledger.link(other, "user:shop"),
+            }
+            with pytest.raises(OperationError, match="tariff"):
+                await acts[act]()
+
+    trio.run(run)
