@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def _measure(
             reports.save(made, LATEST)
             _write_plots(made, LATEST.parent)
     if keep:
-        kept = _with_kept(made)
+        kept = reports.merge(reports.load(KEPT), made) if KEPT.exists() else made
         reports.save(kept, KEPT)
         _write_plots(kept, PLOTS)
     if as_json:
@@ -208,17 +208,6 @@ def _measure(
     else:
         click.echo("\n" + reports.as_text(made))
         click.echo(f"\nWritten: {LATEST} and plots beside it", err=True)
-
-
-def _with_kept(made: Report) -> Report:
-    """A run of the servers leaves what is kept of the ledger, and the other way round; each names
-    the machine it was made on."""
-    if not KEPT.exists():
-        return made
-    kept = reports.load(KEPT)
-    if not (made.cells or made.costs):
-        return replace(kept, ledger=made.ledger)
-    return replace(made, ledger=made.ledger or kept.ledger)
 
 
 def _prepare() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,23 @@ def as_json(report: Report) -> dict[str, Any]:
         "ledger": ledger_report.as_json(report.ledger) if report.ledger else None,
         "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
     }
+
+
+def merge(kept: Report, made: Report) -> Report:
+    """What is kept after another run: it replaces the suites that it has measured. Others stay
+    where they are of the same machine and as thorough; the ledger's figures name their own."""
+    if not (made.cells or made.costs):
+        return replace(kept, ledger=made.ledger)
+    merged = replace(made, ledger=made.ledger or kept.ledger)
+    if (kept.machine.processor, kept.machine.cores, kept.quick) != (
+        made.machine.processor,
+        made.machine.cores,
+        made.quick,
+    ):
+        return merged
+    measured = {cell.suite for cell in made.cells}
+    others = [cell for cell in kept.cells if cell.suite not in measured]
+    return replace(merged, cells=others + made.cells, costs=made.costs or kept.costs)
 
 
 def load(path: Path) -> Report:

@@ -121,6 +121,20 @@ def test_a_report_survives_its_file(report: Report, tmp_path: Path) -> None:
     assert reports.load(file) == report
 
 
+def test_a_run_of_one_suite_leaves_the_others(report: Report) -> None:
+    suite = report.cells[0].suite
+    others = [one for one in report.cells if one.suite != suite]
+    again = [replace(one, measurement=MEASUREMENT) for one in report.cells if one.suite == suite]
+    made = replace(report, cells=again, costs=[])
+    merged = reports.merge(report, made)
+    assert merged.cells == others + again
+    assert merged.costs == report.costs
+    # Of another machine, or of a rougher run, nothing is mixed in.
+    elsewhere = replace(report.machine, processor="another")
+    assert reports.merge(replace(report, machine=elsewhere), made).cells == again
+    assert reports.merge(replace(report, quick=not report.quick), made).cells == again
+
+
 def test_markdown_and_text_say_the_same(report: Report) -> None:
     text, markdown = reports.as_text(report), reports.as_markdown(report)
     for said in (text, markdown):
