@@ -7,6 +7,7 @@ their sockets, a bounded number at a time, with retransmissions (RFC 8489 sectio
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import socket
@@ -66,10 +67,23 @@ def open_socket(remote: Address | None, local_ip: bytes | None = None) -> socket
     udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     enlarge_buffers(udp)
     if remote is not None:
+        _bind_to_own_port(udp)
         udp.connect((remote.host, remote.port))
     else:
         udp.bind((Address(ip, 0).host, 0))
     return udp
+
+
+def _bind_to_own_port(udp: socket.socket) -> None:
+    """A port that none of the last thousands has had: coturn keeps an allocation's five-tuple for a
+    while after its end, and answers 437 to who comes from it."""
+    for _ in range(len(CLIENT_PORTS)):
+        try:
+            udp.bind(("", next(_client_ports)))
+        except OSError:
+            continue
+        return
+    raise ClientError("no port is left for a client")
 
 
 def enlarge_buffers(udp: socket.socket) -> None:
@@ -82,6 +96,11 @@ def enlarge_buffers(udp: socket.socket) -> None:
             udp.setsockopt(socket.SOL_SOCKET, forced, RECEIVE_BUFFER_BYTES)
         except PermissionError:
             udp.setsockopt(socket.SOL_SOCKET, plain, RECEIVE_BUFFER_BYTES)
+
+
+CLIENT_PORTS = range(12_000, 32_000)
+"""Below those that the system gives out, so that nobody else's is taken."""
+_client_ports = itertools.cycle(CLIENT_PORTS)
 
 
 class Client:
