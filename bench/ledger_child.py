@@ -126,7 +126,7 @@ async def metered(
     charging = Charging(ledger)
     gc.collect()
     before = memory_bytes()
-    await open_sessions(charging, sessions)
+    await open_sessions(ledger, charging, sessions)
     gc.collect()
     session_bytes = (memory_bytes() - before) / sessions
     return Metered(ledger, charging, sessions), session_bytes

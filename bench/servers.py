@@ -30,7 +30,7 @@ from relay.node_files import ledger_folder
 
 CREDENTIALS = Credentials("bench", "a password for benchmarks")
 REALM = "bench"
-RELAY_PORTS = (10_000, 32_767)
+RELAY_PORTS = (10_000, 21_999)
 """Below the ports that the generator's own sockets get."""
 ALLOCATIONS_MAXIMUM = RELAY_PORTS[1] - RELAY_PORTS[0]
 START_TIMEOUT_S = 15.0

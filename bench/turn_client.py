@@ -98,8 +98,8 @@ def enlarge_buffers(udp: socket.socket) -> None:
             udp.setsockopt(socket.SOL_SOCKET, plain, RECEIVE_BUFFER_BYTES)
 
 
-CLIENT_PORTS = range(12_000, 32_000)
-"""Below those that the system gives out, so that nobody else's is taken."""
+CLIENT_PORTS = range(22_000, 32_768)
+"""Below those that the system gives out, so that nobody else's is taken, nor a relay's."""
 _client_ports = itertools.cycle(CLIENT_PORTS)
 
 

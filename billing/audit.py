@@ -30,7 +30,7 @@ from billing.ledger import (
 )
 from billing.merkle import tree_root
 from billing.money import CURRENCIES
-from billing.records import RECORD_IDS, Progress, node_reader, tree_size
+from billing.records import RECORD_IDS, Progress, entry_is_indexed, node_reader, tree_size
 from billing.recount import Recount, Seal, info_hash
 from billing.seal import stored_seal
 from core.errors import OperationError
@@ -252,8 +252,14 @@ class _Walk:
                 }
             elif entry[0] == EntryKind.RECORDS:
                 records = journal.decode_records(entry)
-                table, what = RECORD_IDS, "record"
                 first = self._recount.records - len(records)
+                with self._store.read() as tables:
+                    is_indexed = entry_is_indexed(tables, number, records, first)
+                if not is_indexed:
+                    self._recount.problem(
+                        f"the records of entry {number} aren't found by their time"
+                    )
+                table, what = RECORD_IDS, "record"
                 expected = {
                     record.id: (number << 20 | index).to_bytes(8, "big")
                     + (first + index).to_bytes(8, "big")

@@ -11,7 +11,6 @@ All else is made anew from the log, which is verified while that is done.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -52,6 +51,7 @@ from billing.records import Progress, index_records
 from billing.recount import Recount, find_seal
 from billing.seal import store_seal, totals_of
 from core.errors import OperationError
+from core.new_file import new_file, sync_file, sync_folder
 from core.store import DATA_FILE, LockFile, Store, Writing, open_store
 
 MAGIC = b"montana ledger\n\0"
@@ -109,8 +109,6 @@ async def back_up(ledger: LmdbLedger, path: Path, progress: Progress | None = No
     Raises:
         OperationError: the file is there already or can't be written, or the ledger is damaged.
     """
-    if path.exists():
-        raise OperationError(f"{path} is there already; name a new file")
 
     def look(writing: Writing) -> _Tail:
         state = ledger.meter.columns["state"][: ledger.meter.used]
@@ -122,22 +120,19 @@ async def back_up(ledger: LmdbLedger, path: Path, progress: Progress | None = No
             totals=totals_of(ledger, slots).tobytes(),
         )
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with walking(ledger):
         tail = await ledger.store.write(look)
         try:
-            with _create(temporary) as file:
+            with new_file(path) as file:
                 writer = _Writer(file, ledger.store, tail)
                 while await trio.to_thread.run_sync(writer.step):
                     if progress is not None:
                         progress(writer.next - 1, tail.head)
                 size_bytes = await trio.to_thread.run_sync(writer.finish)
-            os.link(temporary, path)
-            _sync_folder(path.parent)
+        except FileExistsError:
+            raise OperationError(f"{path} is there already; name a new file") from None
         except OSError as error:
             raise OperationError(f"the backup {path} can't be written: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
     if progress is not None:
         progress(tail.head, tail.head)
     return BackedUp(path, tail.head, size_bytes, tail.link)
@@ -176,8 +171,7 @@ class _Writer:
         tail = msgspec.msgpack.encode(self._tail)
         self._write(bytes(_LENGTH_BYTES) + len(tail).to_bytes(_LENGTH_BYTES, "big") + tail)
         self._file.write(self._digest.digest())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync_file(self._file)
         return self._file.tell()
 
     def _write(self, data: bytes) -> None:
@@ -200,7 +194,10 @@ def restore(
     Raises:
         OperationError: there is a ledger already, or the backup can't be used.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationError(f"the folder {folder} can't be made: {error.strerror}") from error
     lock = LockFile(folder)
     building = folder / "restoring"
     try:
@@ -215,7 +212,7 @@ def restore(
             with open_store(building, tables=TABLES, schema=SCHEMA, **options) as store:
                 recount = _rebuild(file, path, backup, store, progress)
         os.rename(building / DATA_FILE, folder / DATA_FILE)
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise OperationError(f"{path} can't be restored: {error.strerror}") from error
     finally:
@@ -395,21 +392,6 @@ def _store_columns(
     checkpoint = Checkpoint(what)
     checkpoint.resume(head)
     checkpoint.write_all(writing, head)
-
-
-@contextlib.contextmanager
-def _create(path: Path) -> Iterator[BinaryIO]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        yield file
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _damaged_ledger(reason: str) -> OperationError:

@@ -1,6 +1,6 @@
 """Sessions that are charged while they last: counters in, one durable record a tick, verdicts out.
 
-    session = await charging.open("alice's", "turn", account=alice)
+    opened = await charging.open("alice's", line, account=alice)
     verdicts = await charging.tick(slots, active_seconds, relayed_bytes, closing={})
 
 A session pays for the seconds and bytes that its counters show, never more than its account has.
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from billing import journal
 from billing.journal import CallRecord, SessionInfo
-from billing.ledger import NODE, SESSIONS, LmdbLedger
-from billing.meter import MEGABYTE, ROW, Tick
+from billing.ledger import NODE, SESSIONS, LmdbLedger, session_key
+from billing.meter import NO_MONEY, NO_SLOT, ROW, Tick
 from billing.records import index_records
 from billing.tariff import Line
 from billing.transfers import derive_id
+from core.errors import OperationError
 from core.store import Writing
 from core.units import NS_PER_S
 
@@ -63,19 +64,9 @@ class Charging:
     def __init__(self, ledger: LmdbLedger) -> None:
         self._ledger = ledger
         self._meter = ledger.meter
-        self._infos: dict[int, SessionInfo] = {}
-        self._new: list[SessionInfo] = []
+        self._new: dict[int, SessionInfo] = {}
+        """By slot, those of which the log does not know yet; the others are stored."""
         ledger.pays_for_sessions = self._pass_on
-
-    @property
-    def live(self) -> int:
-        """Sessions that are charged now."""
-        return len(self._infos)
-
-    def durable_sessions(self) -> list[SessionInfo]:
-        """Those that live and stand in the log, as far as it goes; for the writer's thread."""
-        new = {info.slot for info in self._new}
-        return [info for slot, info in self._infos.items() if slot not in new]
 
     async def recover(self) -> int:
         """Close the sessions that a crash has left; returns how many."""
@@ -85,8 +76,6 @@ class Charging:
 
             def write(writing: Writing, part: Sequence[SessionInfo] = part) -> None:
                 self._ledger.begin(writing)
-                for info in part:
-                    self._infos[info.slot] = info
                 self._close(writing, {info.slot: LOST for info in part})
 
             await self._ledger.store.write(write)
@@ -94,7 +83,11 @@ class Charging:
 
     async def open(self, name: str, line: Line, account: int) -> Opened | None:
         """Begin a session at the prices of a line of the tariff; None when the account can't pay
-        for one second of it, or when there are too many sessions."""
+        for one second of it.
+
+        Raises:
+            OperationError: there are too many sessions, or nothing can be stored.
+        """
 
         def write(writing: Writing) -> Opened | None:
             ledger = self._ledger
@@ -102,7 +95,9 @@ class Charging:
             slot = self._meter.open(
                 account, line.into, line.price_second, line.price_megabyte, now_ns // NS_PER_S
             )
-            if slot < 0:
+            if slot == NO_SLOT:
+                raise OperationError(f"{self._meter.capacity} sessions are charged already")
+            if slot == NO_MONEY:
                 return None
             info = SessionInfo(
                 slot=slot,
@@ -116,12 +111,10 @@ class Charging:
                 into=line.into,
                 opened_ns=now_ns,
             )
-            self._infos[slot] = info
-            self._new.append(info)
+            self._new[slot] = info
 
             def undo() -> None:
-                self._new.remove(info)
-                del self._infos[slot]
+                del self._new[slot]
                 self._meter.close(slot)
 
             writing.on_abort(undo)
@@ -168,29 +161,32 @@ class Charging:
         credits = {} if tick is None else tick.credits
         if not (len(rows) or self._new):
             return
-        new = tuple(self._new)
-        for info in new:
-            writing.put(SESSIONS, info.slot.to_bytes(4, "big"), journal.encode_session(info))
-        entry = journal.encode_tick(now_ns, rows, credits, new)
+        new = self._new
+        for info in new.values():
+            writing.put(SESSIONS, session_key(info.slot), journal.encode_session(info))
+        entry = journal.encode_tick(now_ns, rows, credits, tuple(new.values()))
         self._ledger.append(writing, entry)
         # At once: another tick of the same commit must not tell of them again.
-        self._new.clear()
-        writing.on_abort(lambda: self._new.__setitem__(slice(0, 0), new))
+        self._replace_new(writing, {})
+
+    def _replace_new(self, writing: Writing, new: dict[int, SessionInfo]) -> None:
+        before, self._new = self._new, new
+        writing.on_abort(lambda: setattr(self, "_new", before))
 
     def _pass_on(
         self, writing: Writing, source: int, move: Callable[[], None], target: int
     ) -> None:
         """Two accounts are merged: what sessions have cost until now is the record of the one, what
         they will cost is the other's. `move` moves the money, when no session holds it."""
-        slots = [slot for slot, info in self._infos.items() if info.account == source]
-        if not slots:
+        stored = _stored(writing, self._meter.paid_by(source))
+        new = {slot: info for slot, info in self._new.items() if info.account == source}
+        before = stored | new
+        if not before:
             move()
             return
-        ledger, columns = self._ledger, self._meter.columns
+        ledger, columns, slots = self._ledger, self._meter.columns, list(before)
         ledger.begin(writing)
-        new = {info.slot for info in self._new}
-        told = [slot for slot in slots if slot not in new]
-        self._make_records(writing, told, dict.fromkeys(told, MERGED))
+        self._make_records(writing, list(stored), dict.fromkeys(stored, MERGED))
         now_ns = ledger.clock.now_ns()
         # Held by nobody while it moves; then each holds of the target what it can.
         released = self._meter.reassign(slots, NODE, now_ns // NS_PER_S)
@@ -198,17 +194,8 @@ class Charging:
         move()
         held = self._meter.reassign(slots, target, now_ns // NS_PER_S)
         writing.on_abort(lambda: self._meter.undo_reassign(held))
-        before = {slot: self._infos[slot] for slot in slots}
-        all_new = list(self._new)
-
-        def undo() -> None:
-            self._infos.update(before)
-            self._new[:] = all_new
-
-        writing.on_abort(undo)
-        for slot in slots:
-            info = before[slot]
-            self._infos[slot] = msgspec.structs.replace(
+        passed_on = {
+            slot: msgspec.structs.replace(
                 info,
                 id=derive_id(info.id, b"merged %d" % target),
                 account=target,
@@ -216,18 +203,15 @@ class Charging:
                 seconds_before=int(columns["seconds"][slot]),
                 bytes_before=int(columns["bytes"][slot]),
             )
-        self._new[:] = [one for one in self._new if one.slot not in slots]
-        self._new += [self._infos[slot] for slot in slots]
+            for slot, info in before.items()
+        }
+        self._replace_new(writing, self._new | passed_on)
         self._store_tick(writing, None, now_ns)
 
     def _close(self, writing: Writing, closing: Mapping[int, str]) -> tuple[CallRecord, ...]:
         """Make sessions one record each, a few thousand an entry of the log."""
         slots = list(closing)
         closed = self._make_records(writing, slots, closing)
-
-        # At once, so that whoever comes later in the same commit sees what lives then.
-        infos = {slot: self._infos.pop(slot) for slot in slots}
-        writing.on_abort(lambda: self._infos.update(infos))
         released = self._meter.let_go(slots)
         writing.on_abort(lambda: self._meter.undo_let_go(released))
 
@@ -253,8 +237,9 @@ class Charging:
         now_ns = ledger.clock.now_ns()
         entry = ledger.head + 1
         records = []
+        infos = _stored(writing, slots)
         for index, slot in enumerate(slots):
-            info = self._infos[slot]
+            info = infos[slot]
             records.append(
                 CallRecord(
                     id=info.id,
@@ -272,13 +257,16 @@ class Charging:
                     previous=ledger.book.point(info.account, entry << 20 | index),
                 )
             )
-            writing.delete(SESSIONS, slot.to_bytes(4, "big"))
+            writing.delete(SESSIONS, session_key(slot))
         content = journal.encode_records(records)
-        assert ledger.append(writing, content) == entry
+        number = ledger.append(writing, content)
+        assert number == entry
         index_records(writing, entry, content)
         return records
 
 
-def cost_of(line: Line, seconds: int, relayed_bytes: int) -> int:
-    """Micro-J of one segment, as the meter has it: for the model in tests and for estimates."""
-    return seconds * line.price_second + relayed_bytes * line.price_megabyte // MEGABYTE
+def _stored(writing: Writing, slots: Sequence[int]) -> dict[int, SessionInfo]:
+    """By slot, those sessions of them that are stored as living."""
+    found = writing.get_many(SESSIONS, [session_key(slot) for slot in slots])
+    infos = map(journal.decode_session, found.values())
+    return {info.slot: info for info in infos}

@@ -257,22 +257,31 @@ class Desk:
         original = self._ledger.find_transfer(reference)
         if original is None:
             raise OperationError(f"there is no transfer {request.transfer}")
-        currency = CURRENCIES[original.currency]
-        amount = original.amount
-        if request.amount is not None:
-            amount = parse_amount_untrusted(request.amount, currency)
         identity = self._id_untrusted(request.id)
-        transfers = [_undo(identity, reference, original, amount)]
-        fee_reference = derive_id(reference, b"fee")
+        left = original.amount - self._ledger.refunded(reference)
+        # Nothing left: the ledger says so.
+        amount = left or original.amount
+        earlier = self._ledger.find_transfer(identity)
+        if request.amount is not None:
+            amount = parse_amount_untrusted(request.amount, CURRENCIES[original.currency])
+        elif earlier is not None:
+            amount = earlier.amount
+        main = _undo(identity, reference, original, amount)
+        # With the last of it comes what is left of the fee.
+        fee_reference, fee_identity = derive_id(reference, b"fee"), derive_id(identity, b"fee")
         fee = self._ledger.find_transfer(fee_reference) if original.code == Code.USER else None
-        if fee is not None and amount == original.amount:
-            fee_identity = derive_id(identity, b"fee")
-            transfers = [
-                transfers[0]._replace(linked=True),
-                _undo(fee_identity, fee_reference, fee, fee.amount),
-            ]
-        await self._do(transfers)
-        return _transfer_reply(transfers[0], sum(one.amount for one in transfers[1:]))
+        fee_amount = 0
+        if earlier is not None:
+            fee_before = self._ledger.find_transfer(fee_identity)
+            fee_amount = 0 if fee_before is None else fee_before.amount
+        elif fee is not None and amount == left:
+            fee_amount = fee.amount - self._ledger.refunded(fee_reference)
+        if fee is None or not fee_amount:
+            await self._do([main])
+        else:
+            undo_fee = _undo(fee_identity, fee_reference, fee, fee_amount)
+            await self._do([main._replace(linked=True), undo_fee])
+        return _transfer_reply(main, fee_amount)
 
     async def _link(self, request: AccountLinkRequest | AccountUnlinkRequest) -> AccountReply:
         account = self.find_account_untrusted(request.account)

@@ -179,6 +179,7 @@ _SIDE_WRITES = msgspec.msgpack.Decoder(tuple[SideWrite, ...])
 _RECORDS = msgspec.msgpack.Decoder(list[CallRecord])
 _RAW_RECORDS = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _RECORD = msgspec.msgpack.Decoder(CallRecord)
+_SESSION = msgspec.msgpack.Decoder(SessionInfo)
 _ROOT = msgspec.msgpack.Decoder(RootEntry)
 _SEAL = msgspec.msgpack.Decoder(SealEntry)
 _encode = msgspec.msgpack.encode
@@ -234,6 +235,11 @@ def decode_accounts(entry: bytes | memoryview) -> AccountsEntry:
 def encode_session(info: SessionInfo) -> bytes:
     """A session as bytes."""
     return _encode(info)
+
+
+def decode_session(value: bytes) -> SessionInfo:
+    """The reverse."""
+    return _SESSION.decode(value)
 
 
 def encode_tick(

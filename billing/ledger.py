@@ -100,7 +100,6 @@ FLAG_LINKED, FLAG_ALL, FLAG_REFUND = 1, 2, 4
 
 _RESULTS = tuple(Result)
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)
-_session_decoder = msgspec.msgpack.Decoder(SessionInfo)
 
 
 class Balance(NamedTuple):
@@ -137,8 +136,8 @@ class HistoryLine(NamedTuple):
 class Ledger(Protocol):
     """Accounts and transfers. What a method has returned is durable.
 
-    `once` is an id as a transfer's: under it an act on accounts happens once, and is answered as
-    the first time when it is asked for again.
+    `once` is an id as a transfer's, in a room of its own: under it an act on accounts happens once,
+    and is answered as the first time when it is asked for again.
     """
 
     async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
@@ -183,6 +182,10 @@ class Ledger(Protocol):
 
     def find_transfer(self, identity: bytes) -> Transfer | None:
         """The transfer of that id, as it was done."""
+
+    def refunded(self, identity: bytes) -> int:
+        """How much of the transfer of that id was refunded, with what is about to be made
+        durable."""
 
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
@@ -339,6 +342,10 @@ class LmdbLedger:
             return None
         return _transfer(np.frombuffer(found[identity], TRANSFER)[0])
 
+    def refunded(self, identity: bytes) -> int:
+        """See `Ledger`."""
+        return int(self.book.refunded.get(identity, 0))
+
     async def balances(self, account: int) -> dict[Currency, Balance]:
         """See `Ledger`."""
         return await self._store.write(
@@ -442,6 +449,8 @@ class LmdbLedger:
             else:
                 other = _account(writing, other_number)
                 _assert_user(other)
+                if other.frozen:
+                    raise OperationError(f"{wanted} belongs to an account that is frozen")
                 self._assert_not_paid(other_number)
                 added = other.addresses
             if len(info.addresses) + len(added) > ADDRESSES_MAXIMUM:
@@ -805,7 +814,7 @@ class LmdbLedger:
             if not found:
                 return
             for _, value in found:
-                yield _session_decoder.decode(value)
+                yield journal.decode_session(value)
             start = found[-1][0] + b"\0"
 
     def _load_accounts(self) -> None:
@@ -826,7 +835,8 @@ class LmdbLedger:
 
     def _create(self, writing: Writing) -> None:
         for number, name in enumerate(SYSTEM_ACCOUNTS, 1):
-            assert self._open(writing, (name,), SYSTEM) == number
+            made = self._open(writing, (name,), SYSTEM)
+            assert made == number
 
 
 def open_ledger(
@@ -862,6 +872,11 @@ def _assert_user(info: AccountInfo) -> None:
 def account_key(number: int) -> bytes:
     """The key of an account."""
     return number.to_bytes(4, "big")
+
+
+def session_key(slot: int) -> bytes:
+    """The key of a session."""
+    return slot.to_bytes(4, "big")
 
 
 def _find(tables: Tables, address: str) -> int | None:

@@ -17,6 +17,8 @@ FREE: int
 LIVE: int
 WARNED: int
 STOPPED: int
+NO_SLOT: int
+NO_MONEY: int
 
 class Tick:
     rows: NDArray[np.void]
@@ -36,6 +38,7 @@ class Meter:
     def live(self) -> int: ...
     @property
     def used(self) -> int: ...
+    def paid_by(self, account: int) -> list[int]: ...
     @property
     def dirty(self) -> NDArray[np.uint8]: ...
     @property

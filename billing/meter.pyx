@@ -42,6 +42,8 @@ ROW = np.dtype([("slot", "<u4"), ("account", "<u4"), ("charge", "<u4"), ("second
 which it is charged now. A charge that is larger takes several rows."""
 
 FREE, LIVE, WARNED, STOPPED = range(4)
+NO_SLOT, NO_MONEY = -1, -2
+"""Why no session was opened."""
 
 cdef enum:
     STATE_FREE = 0
@@ -193,6 +195,12 @@ cdef class Meter:
         """One more than the highest slot that was ever used."""
         return self._unused
 
+    def paid_by(self, account):
+        """The slots of the sessions that an account pays for."""
+        accounts = self._columns["account"][: self._unused]
+        states = self._columns["state"][: self._unused]
+        return np.flatnonzero((accounts == account) & (states != FREE)).tolist()
+
     def open(
         self,
         uint32_t account,
@@ -201,8 +209,9 @@ cdef class Meter:
         int64_t price_megabyte,
         uint32_t now_s,
     ):
-        """Begin a session and hold its first slice; returns its slot, -1 when there is none left
-        or when the account can't pay for one second. `now_s` is of a clock that goes forward."""
+        """Begin a session and hold its first slice; returns its slot, `NO_SLOT` when there is none
+        left, `NO_MONEY` when the account can't pay for one second. `now_s` is of a clock that goes
+        forward."""
         cdef Py_ssize_t slot
         assert 0 < account < self.book.count and 0 < into < self.book.count
         assert price_second >= 0 and price_megabyte >= 0
@@ -212,7 +221,7 @@ cdef class Meter:
             slot = self._unused
             self._unused += 1
         else:
-            return -1
+            return NO_SLOT
         self.account[slot] = account
         self.into[slot] = into
         self.price_second[slot] = price_second
@@ -228,7 +237,7 @@ cdef class Meter:
             self._release(slot)
             self.state[slot] = STATE_FREE
             self._free.append(slot)
-            return -1
+            return NO_MONEY
         self.live += 1
         return slot
 

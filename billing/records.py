@@ -98,12 +98,17 @@ def index_records(writing: Writing, entry: int, content: bytes) -> None:
             for index, (leaf, record) in enumerate(enumerate(records, first))
         ),
     )
-    closed_ns = records[0].closed_ns.to_bytes(8, "big")
-    writing.put(RECORD_ENTRIES, closed_ns + journal.entry_key(entry), _leaf_bytes(first))
+    writing.put(RECORD_ENTRIES, _time_key(entry, records), _leaf_bytes(first))
     nodes = full_nodes(node_reader(writing), first, [leaf_hash(raw) for raw in raws])
     writing.put_many(
         RECORD_TREE, [(_node_key(level, index), value) for level, index, value in nodes]
     )
+
+
+def entry_is_indexed(tables: Tables, entry: int, records: Sequence[CallRecord], first: int) -> bool:
+    """Whether the records of an entry, of which the first is leaf `first`, are found by time."""
+    key = _time_key(entry, records)
+    return tables.get(RECORD_ENTRIES, key) == _leaf_bytes(first)
 
 
 def parse_record_id_untrusted(text: str) -> bytes:
@@ -279,6 +284,10 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def _time_key(entry: int, records: Sequence[CallRecord]) -> bytes:
+    return records[0].closed_ns.to_bytes(8, "big") + journal.entry_key(entry)
 
 
 def _leaf_bytes(leaf: int) -> bytes:

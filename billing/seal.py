@@ -17,7 +17,6 @@ import trio
 from numpy.typing import NDArray
 
 from billing import journal
-from billing.charging import Charging
 from billing.journal import (
     LOG,
     SEAL_ACCOUNTS,
@@ -25,18 +24,18 @@ from billing.journal import (
     TOTAL,
     EntryKind,
     SealEntry,
-    SessionInfo,
 )
 from billing.ledger import REPLAY_FROM, SESSIONS, STATE, LmdbLedger
 from billing.records import Progress
 from billing.recount import Seal, find_seal
-from core.errors import OperationError
 from core.store import Tables, Writing
 
 _SEALED = b"sealed"
 """The last whole seal: the entry after which it was so, and those in which its parts are."""
 _PRUNED = b"pruned"
 """The entry up to which all is pruned that may be."""
+_NO_TICK = b"no tick"
+"""The entry up to which none after the last seal is a tick."""
 
 
 class Pruned(NamedTuple):
@@ -53,27 +52,33 @@ class Pruned(NamedTuple):
     more: bool
 
 
-async def seal(ledger: LmdbLedger, charging: Charging) -> int:
-    """Seal balances and sessions as they are now; returns the entry after which they are so.
+class _Copy(NamedTuple):
+    """What is to be sealed; `sessions` as they are stored."""
 
-    Raises:
-        OperationError: sessions that a crash has left wait to be closed.
-    """
+    as_of: int
+    time_ns: int
+    posted: NDArray[np.int64]
+    sessions: list[bytes]
+    totals: NDArray[np.void]
 
-    def copy(writing: Writing) -> list[SealEntry]:
-        sessions = charging.durable_sessions()
-        if writing.count(SESSIONS) != len(sessions):
-            raise OperationError("close the sessions that the last run has left, then prune")
-        return _split(
+
+async def seal(ledger: LmdbLedger) -> int:
+    """Seal balances and sessions as they are now; returns the entry after which they are so."""
+
+    def copy(writing: Writing) -> _Copy:
+        stored = writing.items(SESSIONS, limit=writing.count(SESSIONS))
+        slots = np.frombuffer(b"".join(key for key, _ in stored), ">u4")
+        return _Copy(
             ledger.head,
             ledger.clock.now_ns(),
             ledger.book.columns["posted"].copy(),
-            sessions,
-            totals_of(ledger, np.array([info.slot for info in sessions], np.uint32)),
+            [value for _, value in stored],
+            totals_of(ledger, slots.astype(np.uint32)),
         )
 
-    parts = await ledger.store.write(copy)
-    as_of = parts[0].as_of
+    copied = await ledger.store.write(copy)
+    parts = await trio.to_thread.run_sync(_split, copied)
+    as_of = copied.as_of
     numbers: list[int] = []
     for part in parts:
         entry = await trio.to_thread.run_sync(journal.encode_seal, part)
@@ -88,9 +93,7 @@ async def seal(ledger: LmdbLedger, charging: Charging) -> int:
     return as_of
 
 
-async def prune(
-    ledger: LmdbLedger, charging: Charging, before_ns: int, progress: Progress | None = None
-) -> Pruned:
+async def prune(ledger: LmdbLedger, before_ns: int, progress: Progress | None = None) -> Pruned:
     """Prune all ticks before that time (of the ledger's clock), a few at a time, with a new seal
     where one is needed.
 
@@ -98,9 +101,13 @@ async def prune(
         progress: called with entries that were looked at, and of how many.
     """
     entries = freed_bytes = 0
-    # In a thread: where nothing is metered, no tick ends the walk before the log does.
-    if await trio.to_thread.run_sync(_has_old_ticks_after_seal, ledger, before_ns):
-        await seal(ledger, charging)
+    has_old, looked = await trio.to_thread.run_sync(_look_for_old_tick, ledger, before_ns)
+    if has_old:
+        await seal(ledger)
+    elif looked:
+        # Where nothing is metered, no tick ends a walk before the log does: not twice, then.
+        value = looked.to_bytes(8, "big")
+        await ledger.store.write(lambda writing: writing.put(STATE, _NO_TICK, value))
     more = True
     while more:
         some = await prune_some(ledger, before_ns)
@@ -177,13 +184,9 @@ def totals_of(ledger: LmdbLedger, slots: NDArray[np.uint32]) -> NDArray[np.void]
     return totals
 
 
-def _split(
-    as_of: int,
-    time_ns: int,
-    posted: NDArray[np.int64],
-    sessions: list[SessionInfo],
-    totals: NDArray[np.void],
-) -> list[SealEntry]:
+def _split(copied: _Copy) -> list[SealEntry]:
+    posted, totals = copied.posted, copied.totals
+    sessions = list(map(journal.decode_session, copied.sessions))
     parts = max(-(-len(posted) // SEAL_ACCOUNTS), -(-len(sessions) // SEAL_SESSIONS))
     found = []
     for part in range(parts):
@@ -191,10 +194,10 @@ def _split(
         some = slice(part * SEAL_SESSIONS, (part + 1) * SEAL_SESSIONS)
         found.append(
             SealEntry(
-                as_of=as_of,
+                as_of=copied.as_of,
                 part=part,
                 parts=parts,
-                time_ns=time_ns,
+                time_ns=copied.time_ns,
                 posted=posted[accounts].tobytes(),
                 sessions=tuple(sessions[some]),
                 totals=totals[some].tobytes(),
@@ -215,10 +218,14 @@ def _bounds(ledger: LmdbLedger) -> tuple[int, int]:
         return _number(tables, _PRUNED) + 1, last
 
 
-def _has_old_ticks_after_seal(ledger: LmdbLedger, before_ns: int) -> bool:
+def _look_for_old_tick(ledger: LmdbLedger, before_ns: int) -> tuple[bool, int]:
+    """Whether the first tick after the last seal is from before that time; and the last entry after
+    it in which there was none, where some were looked at."""
     with ledger.store.read() as tables:
-        sealed, pruned = _number(tables, _SEALED), _number(tables, _PRUNED)
-    for _, entry in journal.walk(ledger.store, max(sealed, pruned) + 1, ledger.head):
+        first = 1 + max(_number(tables, key) for key in (_SEALED, _PRUNED, _NO_TICK))
+    looked = 0
+    for number, entry in journal.walk(ledger.store, first, ledger.head):
         if entry[0] == EntryKind.TICK:
-            return journal.tick_time_ns(entry) < before_ns
-    return False
+            return journal.tick_time_ns(entry) < before_ns, looked
+        looked = number
+    return False, looked

@@ -7,6 +7,7 @@ file that its owner alone may read, and is made on the first start.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import os
 import stat
@@ -16,6 +17,7 @@ from pathlib import Path
 from nacl.signing import SigningKey
 
 from core.errors import ConfigError
+from core.new_file import new_file
 
 FILE_NAME = "identity.key"
 SEED_BYTES = 32
@@ -69,32 +71,12 @@ def load_or_create(data_dir: Path, random_bytes: Callable[[int], bytes] = os.ura
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            _create(path, random_bytes(SEED_BYTES))
+            # Of two first starts at once, the other one's key is as good.
+            with contextlib.suppress(FileExistsError), new_file(path) as file:
+                file.write(random_bytes(SEED_BYTES).hex().encode() + b"\n")
         return Identity(_read(path))
     except OSError as error:
         raise ConfigError(f"the node's key {path} can't be used: {error.strerror}") from error
-
-
-def _create(path: Path, seed: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(seed.hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # Unlike a rename, a link never takes the place of a key that came to be meanwhile.
-        os.link(temporary, path)
-    except FileExistsError:
-        return
-    finally:
-        temporary.unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _read(path: Path) -> bytes:

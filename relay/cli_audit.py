@@ -8,7 +8,6 @@ proof needs neither a node nor a ledger.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +46,7 @@ from core.api.messages import (
 from core.clock import SystemClock
 from core.errors import OperationError
 from core.identity import load_or_create
+from core.new_file import new_file
 from relay import cli_shared
 from relay.cli_shared import (
     NoAnswer,
@@ -261,7 +261,11 @@ def prove_of_ledger(
             click.echo(document, nl=False)
         return
     path = Path(_file_path("--output", output))
-    _write_new(path, document.encode())
+    try:
+        with new_file(path) as file:
+            file.write(document.encode())
+    except OSError as error:
+        raise OperationError(text("cant_write", path=path, reason=error.strerror)) from error
     if as_json:
         _print_document({"record": record.lower(), "path": str(path)})
     else:
@@ -502,16 +506,6 @@ def _hand_out(path: Path) -> None:
         path.unlink(missing_ok=True)
         while some := file.read(_COPY_BYTES):
             click.echo(some, nl=False)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Write a file for its owner alone, which must not be there yet."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise OperationError(text("cant_write", path=path, reason=error.strerror)) from error
 
 
 def _print_proof(record: Mapping[str, str | int], origin: str, leaf: int, size: int) -> None:

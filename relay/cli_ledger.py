@@ -473,6 +473,8 @@ def _answer(
     # As a node would read it, so that the same bounds hold.
     decode_client_message_untrusted(message)
     billing = load(config).billing if config is not None else BillingConfig()
+    if config is None and isinstance(request, AccountCreateRequest):
+        click.echo(text("created_without_config"), err=True)
     return expect(trio.run(_answer_from_files, folder, request, billing), expected)
 
 

@@ -11,12 +11,9 @@ itself (`carry_out`) on the files of a node that doesn't run.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import trio
@@ -43,6 +40,7 @@ from core.api.messages import (
     VerifyResult,
 )
 from core.errors import OperationError
+from core.new_file import new_file, sync_file
 from relay.log import log_event
 
 LEASE_S = 30
@@ -197,10 +195,17 @@ async def _carry_out(
             )
         case ExportJob():
             assert job.path is not None
-            async with _new_file(Path(job.path)) as file:
-                records = await export(
-                    ledger, job, source, lambda text: file.write(text.encode()), progress
-                )
+            path = Path(job.path)
+            try:
+                with new_file(path) as file:
+                    records = await export(
+                        ledger, job, source, lambda text: file.write(text.encode()), progress
+                    )
+                    await trio.to_thread.run_sync(sync_file, file)
+            except FileExistsError:
+                raise OperationError(f"{path} is there already; name a new file") from None
+            except OSError as error:
+                raise OperationError(f"{path} can't be written: {error.strerror}") from error
             return ExportResult(records=records, path=job.path)
 
 
@@ -242,33 +247,6 @@ def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
     except _UNREADABLE as error:
         raise OperationError(_unreadable(error)) from error
     return ProofReply(encode_proof(proof).decode())
-
-
-@contextlib.asynccontextmanager
-async def _new_file(path: Path) -> AsyncIterator[BinaryIO]:
-    """A file for its owner alone, which is there only once it is whole and on the disk.
-
-    Raises:
-        OperationError: it is there already, or can't be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.exists():
-            raise FileExistsError
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            await trio.to_thread.run_sync(os.fsync, file.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
-        raise OperationError(f"{path} is there already; name a new file") from None
-    except OSError as error:
-        raise OperationError(f"{path} can't be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _unreadable(error: Exception) -> str:

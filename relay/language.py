@@ -46,6 +46,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "За {path} узла нет, и в {folder} нет книги. Запустите узел или укажите, где он: --config "
         "или --socket.",
     ),
+    "created_without_config": (
+        "No node is running and no --config is named: the account has no welcome grant, and "
+        "telephone numbers have to begin with +.",
+        "Узел не запущен, и --config не указан: приветственного начисления нет, и номера телефонов "
+        "должны начинаться с +.",
+    ),
     "bad_text": ("What was typed is no UTF-8 text.", "Набранное - не текст в UTF-8."),
     "bad_number": ("a whole number.", "целое число."),
     "bad_limit": ("a whole number from 1 to 1000.", "целое число от 1 до 1000."),

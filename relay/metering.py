@@ -28,7 +28,7 @@ from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError
 from core.units import NS_PER_S
-from relay.dataplane.interface import UNLIMITED_SECONDS, DataPlane
+from relay.dataplane.interface import UNLIMITED_SECONDS, DataPlane, RelayUnavailable
 from relay.log import log_event
 
 BEFORE_SECOND_NS = 100_000_000
@@ -44,7 +44,7 @@ _log = logging.getLogger("montana.metering")
 class _Session:
     """A session by its name, and the allocations that have joined it."""
 
-    __slots__ = ("account", "begun", "ended", "handle", "name", "references", "slot")
+    __slots__ = ("account", "begun", "ended", "handle", "is_cut", "name", "references", "slot")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,6 +54,7 @@ class _Session:
         self.slot = -1
         self.handle = 0
         self.ended = ""
+        self.is_cut = False
 
 
 class Metering:
@@ -107,23 +108,22 @@ class Metering:
         """Have an allocation join its session, which is begun with the first; returns 0, or the
         STUN error code that tells why nobody pays."""
         session = self._sessions.get(name)
+        while session is not None and not session.begun.is_set():
+            await session.begun.wait()
+            session = self._sessions.get(name)
         if session is None:
             session = self._sessions[name] = _Session(name)
-            session.references += 1
+            code = 403
             try:
                 code = await self._begin(session, payer)
             finally:
                 session.begun.set()
-                session.references -= 1
-        else:
-            session.references += 1
-            await session.begun.wait()
-            session.references -= 1
-            code = 0 if self._sessions.get(name) is session else 403
-        if code:
-            if self._sessions.get(name) is session:
-                del self._sessions[name]
-            return code
+                if code:
+                    del self._sessions[name]
+            if code:
+                return code
+        elif session.is_cut:
+            return 403
         session.references += 1
         self._joined[allocation] = session
         return 0
@@ -146,7 +146,7 @@ class Metering:
         try:
             opened = await self._charging.open(session.name, self._line, account)
         except OperationError as error:
-            log_event(_log, logging.ERROR, "refused: nothing can be stored", reason=error)
+            log_event(_log, logging.ERROR, "refused: no session can be opened", reason=error)
             return 508
         if opened is None:
             log_event(_log, logging.INFO, "refused: no balance for a second", account=payer)
@@ -160,10 +160,12 @@ class Metering:
         """The engine's handle of the session that an allocation has joined.
 
         Raises:
-            RelayUnavailable: no slot is left.
+            RelayUnavailable: no slot is left, or the session was cut meanwhile.
         """
         session = self._joined[allocation]
         assert session.name == name
+        if session.is_cut:
+            raise RelayUnavailable(NO_MONEY)
         if not session.handle:
             granted_s = UNLIMITED_SECONDS
             if session.slot >= 0:
@@ -314,6 +316,7 @@ class Metering:
         for session in sessions:
             if session.ended:
                 continue
+            session.is_cut = True
             log_event(
                 _log,
                 logging.WARNING,

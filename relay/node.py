@@ -99,7 +99,7 @@ class Node:
         self._announcer = announcer
         self._desk = Desk(ledger, clock, config.billing)
         self._jobs = Jobs(ledger, config.data_dir, f"/{origin_of(node_key)}")
-        self._upkeep = Upkeep(ledger, charging, node_key, config.billing.keep_ticks_s)
+        self._upkeep = Upkeep(ledger, node_key, config.billing.keep_ticks_s)
         self._read_config = read_config
         self._draining = False
         self._drain_scope: trio.CancelScope | None = None

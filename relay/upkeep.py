@@ -8,7 +8,6 @@ import logging
 
 import trio
 
-from billing.charging import Charging
 from billing.ledger import LmdbLedger
 from billing.receipts import Signer, SigningUnavailable, origin_of, sign_root
 from billing.seal import prune
@@ -30,11 +29,8 @@ class Upkeep:
         keep_ticks_s: see `core.config.BillingConfig`.
     """
 
-    def __init__(
-        self, ledger: LmdbLedger, charging: Charging, node_key: Identity, keep_ticks_s: int
-    ) -> None:
+    def __init__(self, ledger: LmdbLedger, node_key: Identity, keep_ticks_s: int) -> None:
         self._ledger = ledger
-        self._charging = charging
         self._keep_ticks_s = keep_ticks_s
         self._origin = origin_of(node_key)
         self._signer: Signer | None = None
@@ -83,7 +79,7 @@ class Upkeep:
         """Leave of ticks that are older than they are kept their hash alone."""
         before_ns = self._ledger.clock.now_ns() - self._keep_ticks_s * NS_PER_S
         try:
-            pruned = await prune(self._ledger, self._charging, before_ns)
+            pruned = await prune(self._ledger, before_ns)
         except Exception as error:
             log_event(_log, logging.ERROR, "old ticks were not pruned", reason=error)
             return

@@ -25,7 +25,7 @@ from billing.ledger import (
     account_key,
 )
 from billing.receipts import format_checkpoint, sign_root
-from billing.records import RECORD_IDS, RECORD_TREE
+from billing.records import RECORD_ENTRIES, RECORD_IDS, RECORD_TREE
 from core.clock import VirtualClock
 from core.store import Writing
 from tests.support.small_ledger import Life, open_small
@@ -206,6 +206,14 @@ def lose_a_record_id(writing: Writing) -> None:
     writing.delete(RECORD_IDS, writing.items(RECORD_IDS, limit=1)[0][0])
 
 
+def lose_a_time(writing: Writing) -> None:
+    writing.delete(RECORD_ENTRIES, writing.items(RECORD_ENTRIES, limit=1)[0][0])
+
+
+def number_records_anew(writing: Writing) -> None:
+    writing.put(RECORD_ENTRIES, writing.items(RECORD_ENTRIES, limit=2)[1][0], bytes(8))
+
+
 def change_the_tree(writing: Writing) -> None:
     writing.put(RECORD_TREE, b"\4" + bytes(8), bytes(32))
 
@@ -253,6 +261,8 @@ def chain_anew(writing: Writing) -> None:
         (prune_a_transfer, "is of no kind that is known"),
         (lose_an_id, "isn't found under its id"),
         (lose_a_record_id, "isn't found under its id"),
+        (lose_a_time, "aren't found by their time"),
+        (number_records_anew, "aren't found by their time"),
         (change_the_tree, "the tree of call records"),
         (change_an_account, "account #8 is stored otherwise"),
         (give_an_address_away, "account #8 isn't found under user:c"),

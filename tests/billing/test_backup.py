@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from billing.seal import Pruned, prune, prune_some, seal
 from billing.transfers import Transfer
 from core.clock import VirtualClock
 from core.errors import OperationError
+from core.store import Store
 from tests.support.small_ledger import MAP_BYTES, Life, open_small
 
 # Beside what is stored at leave: blocks as of different entries, and where the pruning stands.
@@ -175,6 +176,8 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         before = (tmp_path / "a" / "data.mdb").read_bytes()
         with pytest.raises(OperationError, match="there is a ledger in"):
             restore(path, tmp_path / "a")
+        with pytest.raises(OperationError, match="can't be made: Not a directory"):
+            restore(path, path / "c")
         assert (tmp_path / "a" / "data.mdb").read_bytes() == before
         ledger = open_small(tmp_path / "a", clock)
         with pytest.raises(OperationError, match="can't be written"):
@@ -274,7 +277,7 @@ def test_pruned_ticks(tmp_path: Path) -> None:
         clock.advance_s(10)
         await life.tick()
         told: list[tuple[int, int]] = []
-        done = await prune(ledger, life.charging, before_ns, lambda now, of: told.append((now, of)))
+        done = await prune(ledger, before_ns, lambda now, of: told.append((now, of)))
         assert done.entries == entries.count(EntryKind.TICK) == 10
         assert told
         now = kinds(ledger)
@@ -286,7 +289,7 @@ def test_pruned_ticks(tmp_path: Path) -> None:
         assert report.sealed > head
         # Nothing is left to do, so nothing is sealed again.
         head = ledger.head
-        assert await prune(ledger, life.charging, before_ns) == Pruned(0, 0, False)
+        assert await prune(ledger, before_ns) == Pruned(0, 0, False)
         assert ledger.head == head
 
         # It lives on, and is backed up.
@@ -304,7 +307,7 @@ def test_pruned_ticks(tmp_path: Path) -> None:
         # Once more, with a newer seal: the older one goes as well.
         await without_replay(ledger, life)
         clock.advance_s(10)
-        done = await prune(ledger, life.charging, ledger.clock.now_ns())
+        done = await prune(ledger, ledger.clock.now_ns())
         assert done.entries > 2
         assert kinds(ledger).count(EntryKind.SEAL) == 1
         assert (await verify(ledger)).problems == []
@@ -326,6 +329,35 @@ def test_pruned_ticks(tmp_path: Path) -> None:
     trio.run(run)
 
 
+def test_a_log_without_ticks_is_walked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked: list[int] = []
+    walk = journal.walk
+
+    def counting(store: Store, first: int, last: int) -> Iterator[tuple[int, bytes]]:
+        for number, entry in walk(store, first, last):
+            walked.append(number)
+            yield number, entry
+
+    monkeypatch.setattr("billing.seal.journal.walk", counting)
+
+    async def run() -> None:
+        clock = VirtualClock()
+        with open_small(tmp_path, clock) as ledger:
+            life = Life(ledger, clock)
+            await life.begin()
+            before_ns = ledger.clock.now_ns() + 1
+            head = ledger.head
+            assert await prune(ledger, before_ns) == Pruned(0, 0, False)
+            assert walked == list(range(1, head + 1))
+            await life.transfer(ISSUE, life.accounts[0], 1)
+            assert await prune(ledger, before_ns) == Pruned(0, 0, False)
+            assert walked == list(range(1, head + 2))
+
+    trio.run(run)
+
+
 def test_a_seal_of_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written one after the other, with other entries between them."""
     monkeypatch.setattr("billing.seal.SEAL_ACCOUNTS", 5)
@@ -336,7 +368,7 @@ def test_a_seal_of_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ledger, life = await lived(tmp_path / "a", clock)
         await without_replay(ledger, life)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(seal, ledger, life.charging)
+            nursery.start_soon(seal, ledger)
             for _ in range(5):
                 await life.tick()
                 await life.transfer(ISSUE, life.accounts[1], 7)
@@ -351,7 +383,7 @@ def test_a_seal_of_many_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert (await verify(other)).problems == []
         # A seal that was cut short counts for nothing.
         last = ledger.head
-        await seal(ledger, life.charging)
+        await seal(ledger)
         await ledger.store.write(lambda writing: writing.delete(LOG, journal.entry_key(last + 1)))
         problems = (await verify(ledger)).problems
         assert any("no sealed checkpoint follows it" in problem for problem in problems)
@@ -366,7 +398,7 @@ def test_nothing_is_pruned_while_somebody_walks(tmp_path: Path) -> None:
         clock = VirtualClock()
         ledger, life = await lived(tmp_path, clock)
         await without_replay(ledger, life)
-        await seal(ledger, life.charging)
+        await seal(ledger)
         with walking(ledger):
             assert await prune_some(ledger, 1 << 62) == Pruned(0, 0, False)
         assert (await prune_some(ledger, 1 << 62)).entries == 10
@@ -378,16 +410,19 @@ def test_nothing_is_pruned_while_somebody_walks(tmp_path: Path) -> None:
 def test_what_a_start_replays_is_not_pruned(tmp_path: Path) -> None:
     async def run() -> None:
         clock = VirtualClock()
-        ledger, life = await lived(tmp_path, clock)
-        await seal(ledger, life.charging)
+        ledger, _ = await lived(tmp_path, clock)
+        await seal(ledger)
         await prune_some(ledger, 1 << 62)
         ledger.store.close()
         again = open_small(tmp_path, clock)
         for name in ("posted", "last"):
             assert np.array_equal(again.book.columns[name], ledger.book.columns[name])
         assert (await verify(again)).problems == []
-        with pytest.raises(OperationError, match="the last run has left"):
-            await seal(again, Life(again, clock).charging)
+        # What the last run has left is sealed as it stands, and closed later.
+        assert await seal(again) == again.head - 1
+        assert (await verify(again)).problems == []
+        assert await Life(again, clock).charging.recover() > 0
+        assert (await verify(again)).problems == []
         again.close()
 
     trio.run(run)
@@ -399,7 +434,7 @@ def test_a_changed_seal_is_named(tmp_path: Path) -> None:
         ledger, life = await lived(tmp_path, clock)
         await without_replay(ledger, life)
         clock.advance_s(10)
-        await prune(ledger, life.charging, ledger.clock.now_ns())
+        await prune(ledger, ledger.clock.now_ns())
         number = ledger.head
         with ledger.store.read() as tables:
             entry = tables.get(LOG, journal.entry_key(number))

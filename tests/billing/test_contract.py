@@ -353,6 +353,7 @@ async def test_refunds_give_back_what_was_paid_and_no_more(ledger: Ledger) -> No
     assert await refused(ledger, refund(6, 31)) is Result.EXCEEDS
     assert await ledger.transfer([refund(7, 30)]) == [Result.DONE]
     assert await refused(ledger, refund(8, 1)) is Result.EXCEEDS
+    assert (ledger.refunded(identity(3)), ledger.refunded(identity(1))) == (50, 0)
     assert await ledger.transfer([refund(5, 20), refund(7, 30)]) == [Result.EXISTS] * 2
     assert (has(ledger, ALICE), has(ledger, BOB)) == (100, 100)
 
@@ -481,8 +482,11 @@ async def test_an_account_with_pending_transfers_is_not_merged(ledger: Ledger) -
     assert has(ledger, ALICE) == 200
 
 
-async def test_a_frozen_account_is_not_emptied_by_merging_it(ledger: Ledger) -> None:
+@pytest.mark.parametrize("left", [0, 100])
+async def test_a_frozen_account_is_not_merged(ledger: Ledger, left: int) -> None:
     await begin(ledger)
+    if not left:
+        await ledger.transfer([pay(3, BOB, ALICE, 100)])
     await ledger.freeze(BOB, True)
     before = everything(ledger)
     with pytest.raises(OperationError):

@@ -482,21 +482,45 @@ async def test_a_whole_refund_brings_the_fee_back(desk: Desk, ledger: Ledger) ->
     assert everything(ledger) == before
 
 
-async def test_a_part_refund_keeps_the_fee(desk: Desk, ledger: Ledger) -> None:
+@pytest.mark.parametrize("last", [None, "2"])
+async def test_the_fee_comes_back_with_the_last_part(
+    desk: Desk, ledger: Ledger, last: str | None
+) -> None:
     await begin(desk)
+    at_first = everything(ledger)
     paid = await desk.user_transfer(ALICE, BOB, 10 * J.unit, J, bytes.fromhex(ID))
     for _ in range(2):
         part = await move(desk, AccountRefundRequest(paid.id, "4"))
         assert (part.amount, part.fee) == ("4.000000", "0.000000")
     before = everything(ledger)
-    for amount in ("2.000001", None):
-        with pytest.raises(TransferRefused) as caught:
-            await desk.answer(AccountRefundRequest(paid.id, amount))
-        assert caught.value.result is Result.EXCEEDS
+    with pytest.raises(TransferRefused) as caught:
+        await desk.answer(AccountRefundRequest(paid.id, "2.000001"))
+    assert caught.value.result is Result.EXCEEDS
     assert everything(ledger) == before
-    await desk.answer(AccountRefundRequest(paid.id, "2"))
-    assert ledger.balance(BOB, J).posted == 0
-    assert ledger.balance(FEES, J).posted == J.unit
+    rest = await move(desk, AccountRefundRequest(paid.id, last, id=OTHER_ID))
+    assert (rest.amount, rest.fee) == ("2.000000", "1.000000")
+    assert everything(ledger) == at_first
+    for amount in (last, "2"):
+        assert await move(desk, AccountRefundRequest(paid.id, amount, id=OTHER_ID)) == rest
+    for amount in (None, "1"):
+        with pytest.raises(TransferRefused) as all_of_it:
+            await desk.answer(AccountRefundRequest(paid.id, amount))
+        assert all_of_it.value.result is Result.EXCEEDS
+    assert everything(ledger) == at_first
+
+
+async def test_a_fee_that_came_back_already_comes_no_second_time(
+    desk: Desk, ledger: Ledger
+) -> None:
+    await begin(desk)
+    before = everything(ledger)
+    paid = await desk.user_transfer(ALICE, BOB, 10 * J.unit, J, bytes.fromhex(ID))
+    charged = (await history(desk, "6", limit=1)).lines[0]
+    assert charged.purpose == "fee"
+    await desk.answer(AccountRefundRequest(charged.id, "0.4"))
+    reply = await move(desk, AccountRefundRequest(paid.id))
+    assert (reply.amount, reply.fee) == ("10.000000", "0.600000")
+    assert everything(ledger) == before
 
 
 async def test_a_refund_that_cannot_be_paid_leaves_the_fee_too(desk: Desk, ledger: Ledger) -> None:

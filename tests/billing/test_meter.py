@@ -15,6 +15,8 @@ from billing.meter import (
     IDLE_SLICE_S,
     LIVE,
     MEGABYTE,
+    NO_MONEY,
+    NO_SLOT,
     SLICE_S,
     STOPPED,
     UNLIMITED_S,
@@ -109,6 +111,14 @@ def test_ten_pay_for_ten_seconds_with_a_warning_before_the_end() -> None:
     assert posted(book, FIRST) == held(book, FIRST) == 0
 
 
+def test_there_are_no_more_sessions_than_slots() -> None:
+    meter = Meter(book_with(100 * J), 1)
+    slot = meter.open(FIRST, NODE, J, 0, 0)
+    assert meter.open(FIRST, NODE, J, 0, 0) == NO_SLOT
+    meter.close(slot)
+    assert meter.open(FIRST, NODE, J, 0, 0) == slot
+
+
 def test_what_one_session_holds_another_cannot_spend() -> None:
     book = book_with(40 * J)
     meter = Meter(book, 10)
@@ -116,7 +126,7 @@ def test_what_one_session_holds_another_cannot_spend() -> None:
     second = meter.open(FIRST, NODE, J, 0, 0)
     assert (granted(meter, first), granted(meter, second)) == (30, 10)
     assert held(book, FIRST) == 40 * J
-    assert meter.open(FIRST, NODE, J, 0, 0) == -1
+    assert meter.open(FIRST, NODE, J, 0, 0) == NO_MONEY
     record = np.zeros(1, TRANSFER)
     record["id"] = np.void(b"\1" * 16)
     record["debit"], record["credit"], record["amount"] = FIRST, NODE, 1
@@ -174,7 +184,7 @@ def test_a_frozen_account_pays_for_what_was_relayed_and_no_more() -> None:
     assert result.stopped.tolist() == [slot]
     assert [part.tolist() for part in result.granted] == [[slot], [2]]
     assert (posted(book, FIRST), held(book, FIRST)) == (98 * J, 0)
-    assert meter.open(FIRST, NODE, J, 0, 3) == -1
+    assert meter.open(FIRST, NODE, J, 0, 3) == NO_MONEY
 
 
 def test_bytes_are_charged_without_drift() -> None:

@@ -521,7 +521,7 @@ def test_old_ticks_are_pruned_and_roots_signed(
     async def use() -> None:
         with small_ledger(data) as (ledger, life):
             await life.live()
-            keeper = Upkeep(ledger, life.charging, node_key, keep_ticks_s=60)
+            keeper = Upkeep(ledger, node_key, keep_ticks_s=60)
             head = ledger.head
             await keeper.prune()
             assert ledger.head == head, "nothing is that old"
@@ -548,7 +548,7 @@ def test_upkeep_goes_on_as_time_passes(tmp_path: Path) -> None:
     async def use() -> None:
         with small_ledger(tmp_path) as (ledger, life):
             await life.live()
-            keeper = Upkeep(ledger, life.charging, load_or_create(tmp_path), keep_ticks_s=1)
+            keeper = Upkeep(ledger, load_or_create(tmp_path), keep_ticks_s=1)
             head = ledger.head
             life.clock.advance_s(60)
             async with trio.open_nursery() as nursery:
@@ -577,7 +577,7 @@ def test_without_ml_dsa_roots_are_unsigned_and_errors_end_nothing(
     async def use() -> None:
         with small_ledger(tmp_path) as (ledger, life):
             await life.live()
-            keeper = Upkeep(ledger, life.charging, load_or_create(tmp_path), keep_ticks_s=1)
+            keeper = Upkeep(ledger, load_or_create(tmp_path), keep_ticks_s=1)
             head = ledger.head
             await keeper.sign()
             assert ledger.head == head + 1

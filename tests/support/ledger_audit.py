@@ -11,9 +11,10 @@ import trio
 from billing import journal
 from billing.accounts import FIRST_USER_ACCOUNT
 from billing.book import TRANSFER
-from billing.charging import Charging, cost_of
+from billing.charging import Charging
 from billing.journal import CallRecord, EntryKind
 from billing.ledger import LmdbLedger
+from billing.meter import MEGABYTE
 from billing.money import CURRENCIES
 from billing.transfers import Kind, Result
 from tests.support.ledger_process import LINES, id_of, transfer_of
@@ -134,7 +135,9 @@ class Told:
         if message.get("ask") == "tick":
             for identity, kind, seconds, relayed_bytes in message["sessions"]:
                 # Rounded down once a segment.
-                most = cost_of(LINES[kind], seconds, relayed_bytes)
+                line = LINES[kind]
+                most = seconds * line.price_second
+                most += relayed_bytes * line.price_megabyte // MEGABYTE
                 self.most[bytes.fromhex(identity)] = most
         elif message.get("ack") == "transfers":
             for number in message["done"]:

@@ -47,7 +47,7 @@ class ModelLedger:
         self.all: dict[int, _Account] = {}
         self.done: dict[bytes, _Done] = {}
         self.pending: dict[bytes, tuple[Transfer, int]] = {}
-        self.refunded: dict[bytes, int] = {}
+        self.refunds: dict[bytes, int] = {}
         self.side: dict[tuple[str, bytes], bytes] = {}
         self.once: dict[bytes, tuple[tuple[object, ...], int]] = {}
         for name in SYSTEM_ACCOUNTS:
@@ -137,6 +137,8 @@ class ModelLedger:
         added: tuple[str, ...] = (wanted,)
         if other_number is not None:
             other = self._user(other_number)
+            if other.info.frozen:
+                raise OperationError("frozen")
             added = other.info.addresses
         if len(one.info.addresses) + len(added) > ADDRESSES_MAXIMUM:
             raise OperationError("too many")
@@ -226,7 +228,7 @@ class ModelLedger:
             {number: _copy(account) for number, account in self.all.items()},
             dict(self.done),
             dict(self.pending),
-            dict(self.refunded),
+            dict(self.refunds),
         )
         results = []
         for one in chain:
@@ -236,7 +238,7 @@ class ModelLedger:
         failed = not results[-1].is_done
         mixed = Result.EXISTS in results and Result.DONE in results
         if len(chain) > 1 and (failed or mixed):
-            self.all, self.done, self.pending, self.refunded = before
+            self.all, self.done, self.pending, self.refunds = before
             blamed = {Result.DONE: Result.LINKED_FAILED, Result.EXISTS: Result.ID_REUSED}
             results = [blamed.get(result, result) for result in results]
             results += [Result.LINKED_FAILED] * (len(chain) - len(results))
@@ -281,7 +283,7 @@ class ModelLedger:
                 or original.currency != one.currency
             ):
                 return Result.NO_REFERENCE
-            if self.refunded.get(one.reference, 0) + one.amount > original.amount:
+            if self.refunds.get(one.reference, 0) + one.amount > original.amount:
                 return Result.EXCEEDS
         elif one.reference != NO_ID:
             return Result.NO_REFERENCE
@@ -294,7 +296,7 @@ class ModelLedger:
         if left < 0 and one.debit >= FIRST_USER_ACCOUNT:
             return Result.NO_FUNDS
         if one.refund:
-            self.refunded[one.reference] = self.refunded.get(one.reference, 0) + one.amount
+            self.refunds[one.reference] = self.refunds.get(one.reference, 0) + one.amount
         if one.kind is Kind.PENDING:
             debit.reserved[column] += one.amount
             credit.incoming[column] += one.amount
@@ -364,6 +366,9 @@ class ModelLedger:
     def find_transfer(self, identity: bytes) -> Transfer | None:
         done = self.done.get(identity)
         return None if done is None else done.done
+
+    def refunded(self, identity: bytes) -> int:
+        return self.refunds.get(identity, 0)
 
     async def balances(self, account: int) -> dict[Currency, Balance]:
         return {currency: self.balance(account, currency) for currency in CURRENCIES}
