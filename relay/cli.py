@@ -31,7 +31,9 @@ from core.api.messages import (
     StatusReply,
     StatusRequest,
 )
-from core.config import NodeConfig, describe, development_config, lan_addresses, load
+from core.config import NodeConfig
+from core.config_file import load
+from core.development import development_config, lan_addresses
 from core.errors import ConfigError, MontanaError, OperationError
 from relay.cli_audit import ledger_group
 from relay.cli_ledger import account_group, voucher_group
@@ -47,6 +49,7 @@ from relay.cli_shared import (
     socket_options,
 )
 from relay.command_line import LocalisedCommand, LocalisedGroup, describe_usage_error
+from relay.config_summary import describe
 from relay.language import text
 from relay.node_files import DEFAULT_DATA_DIR
 from relay.version import VERSION

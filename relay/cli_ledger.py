@@ -44,7 +44,8 @@ from core.api.messages import (
     encode_message,
 )
 from core.clock import SystemClock
-from core.config import BillingConfig, load
+from core.config import BillingConfig
+from core.config_file import load
 from core.errors import ApiError, OperationError
 from relay.cli_shared import (
     NoAnswer,

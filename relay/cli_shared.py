@@ -13,7 +13,7 @@ import trio
 
 from core.api.client import connect
 from core.api.messages import JobResult, ReplyBody, RequestBody
-from core.config import load
+from core.config_file import load
 from core.errors import OperationError
 from relay.language import text
 from relay.node_files import DEFAULT_DATA_DIR, socket_path

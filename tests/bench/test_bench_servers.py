@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.servers import ALLOCATIONS_MAXIMUM, CREDENTIALS, node_configuration
-from core.config import load
+from core.config_file import load
 from core.stun.address import Address
 
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from core.clock import SystemClock
-from core.config import load
+from core.config_file import load
 from core.identity import load_or_create
 from relay.web.check import KEY_LABEL, make_link
 from tests.support.browser import ARGUMENTS, browser, take_picture

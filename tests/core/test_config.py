@@ -24,13 +24,9 @@ from core.config import (
     PeerRules,
     TurnConfig,
     TurnLimits,
-    describe,
-    development_config,
-    has_ipv6_loopback,
-    lan_addresses,
-    load,
-    validate_untrusted,
 )
+from core.config_file import load, validate_untrusted
+from core.development import development_config, has_ipv6_loopback, lan_addresses
 from core.errors import ConfigError
 from core.stun.address import Address
 
@@ -362,7 +358,7 @@ def test_a_file_without_end_is_not_read_to_its_end() -> None:
 
 def test_no_secret_is_shown() -> None:
     config = validate_untrusted(tomllib.loads(EXAMPLE), Path())
-    for shown in (repr(config), str(config.turn), describe(config)):
+    for shown in (repr(config), str(config.turn)):
         assert "a long secret" not in shown
         assert "password" not in shown
         assert "alice" not in shown
@@ -375,13 +371,6 @@ def test_no_complaint_shows_a_secret() -> None:
     assert "hush" not in said
     assert "1234567" not in said
     assert "hidden" not in said
-
-
-def test_describe_tells_what_is_served() -> None:
-    said = describe(validate_untrusted(tomllib.loads(EXAMPLE), Path("/etc/montana")))
-    for part in ("udp://[::1]:3478", "49152-65535", "1 secret and 1 user", "allow ::1/128"):
-        assert part in said
-    assert "http://127.0.0.1:8790" in said
 
 
 def test_development_is_on_loopback_alone(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core.config import has_ipv6_loopback
+from core.development import has_ipv6_loopback
 from core.stun.address import Address
 
 ROOT = Path(__file__).parents[2]

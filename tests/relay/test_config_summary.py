@@ -1,0 +1,65 @@
+"""What `montana config check` says of a configuration."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from core.config_file import validate_untrusted
+from relay.config_summary import describe
+
+EXAMPLE = """
+[turn]
+listen = ["udp://127.0.0.1:3478", "udp://[::1]:3478"]
+secrets = ["a long secret"]
+[turn.users]
+alice = "password"
+[turn.peers]
+allow = ["::1/128"]
+[http]
+listen = "127.0.0.1:8790"
+"""
+
+
+def summary(more: str = "") -> dict[str, str]:
+    """Each line by its name."""
+    said = describe(validate_untrusted(tomllib.loads(EXAMPLE + more), Path("/etc/montana")))
+    return {name: value.strip() for name, _, value in (s.partition(":") for s in said.splitlines())}
+
+
+def test_it_tells_what_is_served() -> None:
+    said = summary()
+    assert said["TURN"] == "udp://127.0.0.1:3478, udp://[::1]:3478"
+    assert said["relays"] == "127.0.0.1, ::1, ports 49152-65535"
+    assert said["authentication"] == "1 secret and 1 user, realm montana"
+    assert said["peers"] == "allow ::1/128"
+    assert said["pages"] == "http://127.0.0.1:8790"
+
+
+def test_it_shows_no_secret() -> None:
+    said = str(summary())
+    for secret in ("a long secret", "password", "alice"):
+        assert secret not in said
+
+
+@pytest.mark.parametrize(
+    ("billing", "told"),
+    [
+        ("", "free"),
+        (
+            'turn = "metered"',
+            "metered, 1 Ɉ a second and 0 Ɉ a megabyte into node; those without an account are "
+            "refused",
+        ),
+        (
+            'turn = "metered"\nunknown_account = "free"\n'
+            'tariff.turn = {second = "0", megabyte = "0.05", into = "burn"}',
+            "metered, 0 Ɉ a second and 0.05 Ɉ a megabyte into burn; those without an account "
+            "relay for nothing",
+        ),
+    ],
+)
+def test_it_says_whether_relaying_is_paid_for(billing: str, told: str) -> None:
+    assert summary(f"[billing]\n{billing}")["relaying"] == told
