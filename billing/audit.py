@@ -20,18 +20,21 @@ from numpy.typing import NDArray
 from billing import journal
 from billing.accounts import AccountInfo
 from billing.book import CLOSED, FROZEN
-from billing.journal import CHAIN, FIRST_LINK, EntryKind
+from billing.journal import CHAIN, FIRST_LINK, EntryKind, encode_session
 from billing.ledger import (
     ACCOUNTS,
     ADDRESSES,
+    GUARD_TABLES,
     IDS,
+    SESSIONS,
     LmdbLedger,
     account_key,
+    session_key,
 )
 from billing.merkle import tree_root
 from billing.money import CURRENCIES
 from billing.records import RECORD_IDS, Progress, entry_is_indexed, node_reader, tree_size
-from billing.recount import Recount, Seal, info_hash
+from billing.recount import Recount, Seal, short_hash, side_hash
 from billing.seal import stored_seal
 from core.errors import OperationError
 from core.store import Store, Writing
@@ -50,6 +53,8 @@ class Report(NamedTuple):
         problem_count: how many there are.
         sealed: the entry up to which balances were taken from a sealed checkpoint, since ticks
             before it were pruned; 0 for none.
+        signers: the nodes whose roots stand in the log, by their names.
+        unsigned_roots: of those that no node could sign.
         unchecked_signatures: of roots, because ML-DSA-65 is missing here.
         link: the chain's last link, to be kept elsewhere.
     """
@@ -62,6 +67,8 @@ class Report(NamedTuple):
     problems: list[str]
     problem_count: int
     sealed: int
+    signers: list[str]
+    unsigned_roots: int
     unchecked_signatures: int
     link: bytes
 
@@ -79,9 +86,9 @@ class Snapshot(NamedTuple):
         link: the chain's.
         columns: copies of the book's, held left out.
         pending, refunded: copies of the book's.
-        cost, seconds, relayed_bytes: copies of the meter's, by slot.
-        clock_ns: the ledger's time.
-        addresses: how many there are.
+        cost: a copy of the meter's, by slot.
+        sessions: as they are stored, by slot.
+        ids: how many transfers are found by id.
         seal: the last one.
         tree_size, root: of the stored tree of call records; the root is empty where it is broken.
     """
@@ -92,10 +99,8 @@ class Snapshot(NamedTuple):
     pending: dict[bytes, tuple[int, int, int, int, int]]
     refunded: dict[bytes, int]
     cost: NDArray[np.int64]
-    seconds: NDArray[np.uint32]
-    relayed_bytes: NDArray[np.uint64]
-    clock_ns: int
-    addresses: int
+    sessions: dict[bytes, bytes]
+    ids: int
     seal: Seal | None
     tree_size: int
     root: bytes
@@ -133,10 +138,8 @@ async def take_snapshot(ledger: LmdbLedger) -> Snapshot:
             pending=dict(ledger.book.pending),
             refunded=dict(ledger.book.refunded),
             cost=columns["cost"][:used].copy(),
-            seconds=columns["seconds"][:used].copy(),
-            relayed_bytes=columns["bytes"][:used].copy(),
-            clock_ns=ledger.clock.now_ns(),
-            addresses=writing.count(ADDRESSES),
+            ids=writing.count(IDS),
+            sessions=dict(writing.items(SESSIONS, limit=writing.count(SESSIONS))),
             seal=stored_seal(writing),
             tree_size=size,
             root=root,
@@ -145,25 +148,36 @@ async def take_snapshot(ledger: LmdbLedger) -> Snapshot:
     return await ledger.store.write(copy)
 
 
-async def verify(ledger: LmdbLedger, progress: Progress | None = None) -> Report:
+async def verify(
+    ledger: LmdbLedger, progress: Progress | None = None, link: bytes | None = None
+) -> Report:
     """Make all anew from the log, and compare.
 
     Args:
+        link: one that was kept of an earlier time: what was written until then has to be the same.
         progress: called with how many entries are done, and of how many.
     """
     with walking(ledger):
         snapshot = await take_snapshot(ledger)
         recount = Recount(snapshot.seal)
-        walk = _Walk(ledger.store, snapshot, recount)
+        walk = _Walk(ledger.store, snapshot, recount, link)
         while await trio.to_thread.run_sync(walk.step):
             if progress is not None:
                 progress(walk.next - 1, snapshot.head)
+        if link is not None and not walk.has_met_link:
+            recount.problem(
+                f"the link {link.hex()} is none of the chain's: what was written before it was "
+                "kept has been changed, or it is another ledger's"
+            )
         await trio.to_thread.run_sync(_compare, snapshot, recount)
         accounts = 1
         while accounts < recount.accounts:
             accounts = await trio.to_thread.run_sync(
                 _compare_accounts, ledger.store, snapshot.head, recount, accounts
             )
+        for compare in (_Addresses(ledger.store), _Guards(ledger.store, snapshot.head)):
+            while await trio.to_thread.run_sync(compare.step, recount):
+                pass
         if progress is not None:
             progress(snapshot.head, snapshot.head)
     return Report(
@@ -175,6 +189,8 @@ async def verify(ledger: LmdbLedger, progress: Progress | None = None) -> Report
         problems=recount.problems,
         problem_count=recount.problem_count,
         sealed=recount.adopted,
+        signers=list(recount.signers),
+        unsigned_roots=recount.unsigned_roots,
         unchecked_signatures=recount.unchecked_signatures,
         link=snapshot.link,
     )
@@ -185,13 +201,18 @@ class _Walk:
 
     Attributes:
         next: the entry that comes next.
+        has_met_link: the link that was looked for is one of the chain's.
     """
 
-    def __init__(self, store: Store, snapshot: Snapshot, recount: Recount) -> None:
+    def __init__(
+        self, store: Store, snapshot: Snapshot, recount: Recount, link: bytes | None
+    ) -> None:
         self._store = store
         self._head = snapshot.head
         self._recount = recount
         self._link = FIRST_LINK
+        self._wanted = link
+        self.has_met_link = False
         self.next = 1
 
     def step(self) -> bool:
@@ -212,6 +233,7 @@ class _Walk:
         for number, entry in found:
             self._missing(self.next, number, links)
             stored = links.get(journal.entry_key(number))
+            self.has_met_link |= stored == self._wanted
             if not entry:
                 self._recount.problem(f"entry {number} is empty")
             elif stored is None:
@@ -306,7 +328,14 @@ def _compare(snapshot: Snapshot, recount: Recount) -> None:
         recount.problem("other transfers are pending than the log says")
     if snapshot.refunded != recount.refunded:
         recount.problem("other refunds are known than the log says")
+    if snapshot.ids != recount.transfers:
+        recount.problem(
+            f"{snapshot.ids} transfers are found by their ids, and the log has {recount.transfers}"
+        )
     slots = list(recount.sessions)
+    expected = {session_key(slot): encode_session(recount.sessions[slot]) for slot in slots}
+    if snapshot.sessions != expected:
+        recount.problem("other sessions are stored as living than the log says")
     if slots and (
         max(slots) >= len(snapshot.cost) or (snapshot.cost[slots] != recount.cost[slots]).any()
     ):
@@ -325,9 +354,9 @@ def _compare_accounts(store: Store, head: int, recount: Recount, first: int) -> 
         differing = []
         for number in range(first, stop):
             value = found.get(account_key(number), b"")
-            if info_hash(value) != recount.info_hashes[number]:
+            if short_hash(value) != recount.info_hashes[number]:
                 differing.append(number)
-            with contextlib.suppress(msgspec.MsgspecError):
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
                 info = _info_decoder.decode(value)
                 wanted |= {address.encode(): number for address in info.addresses}
         owners = tables.get_many(ADDRESSES, sorted(wanted))
@@ -347,3 +376,75 @@ def _compare_accounts(store: Store, head: int, recount: Recount, first: int) -> 
             if number not in changed:
                 recount.problem(f"account #{number} is stored otherwise than the log says")
     return stop
+
+
+class _Addresses:
+    """Goes through the addresses, some a step: each has to be one of its account's own. Accounts
+    themselves were compared with the log."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._next = b""
+
+    def step(self, recount: Recount) -> bool:
+        """Look at some; whether there are more."""
+        with self._store.read() as tables:
+            found = tables.items(ADDRESSES, self._next, limit=_ACCOUNTS_AT_A_TIME)
+            accounts = tables.get_many(ACCOUNTS, sorted({number for _, number in found}))
+        for address, number in found:
+            owned: tuple[str, ...] = ()
+            with contextlib.suppress(msgspec.MsgspecError, ValueError):
+                owned = _info_decoder.decode(accounts.get(number, b"")).addresses
+            if address not in [one.encode() for one in owned]:
+                account = int.from_bytes(number, "big")
+                recount.problem(
+                    f"{address.decode(errors='replace')} leads to account #{account}, which "
+                    "hasn't this address"
+                )
+        if found:
+            self._next = found[-1][0] + b"\0"
+        return bool(found)
+
+
+class _Guards:
+    """Goes through the tables that keep money from coming twice, some rows a step: each has to be
+    as the log's last side-write to its place, and of those none may be missing."""
+
+    def __init__(self, store: Store, head: int) -> None:
+        self._store = store
+        self._head = head
+        self._tables = list(GUARD_TABLES)
+        self._next = b""
+
+    def step(self, recount: Recount) -> bool:
+        """Look at some; whether there are more. Takes what was found out of `recount.side`."""
+        table = self._tables[0]
+        with self._store.read() as tables:
+            found = tables.items(table, self._next, limit=_ACCOUNTS_AT_A_TIME)
+            end = int.from_bytes(tables.items_back(CHAIN, limit=1)[0][0], "big")
+        differing = [
+            side_hash(table, key)
+            for key, value in found
+            if recount.side.pop(side_hash(table, key), None) != short_hash(value)
+        ]
+        if differing:
+            self._tell(recount, table, differing, end)
+        if found:
+            self._next = found[-1][0] + b"\0"
+            return True
+        self._next = b""
+        del self._tables[0]
+        if not self._tables and recount.side:
+            self._tell(recount, "the tables", list(recount.side), end)
+        return bool(self._tables)
+
+    def _tell(self, recount: Recount, where: str, places: list[int], end: int) -> None:
+        changed = {
+            side_hash(write.table, write.key)
+            for _, entry in journal.walk(self._store, self._head + 1, end)
+            if entry[0] == EntryKind.TRANSFERS
+            for write in journal.decode_transfers(entry).side_writes
+        }
+        wrong = len(set(places) - changed)
+        if wrong:
+            recount.problem(f"{where}: {wrong} rows aren't what the log has written there")

@@ -121,6 +121,7 @@ class RootEntry(msgspec.Struct, frozen=True, kw_only=True):
         size: how many records there are.
         checkpoint: origin, size and root, as C2SP's tlog-checkpoint has them.
         signature, public_key: ML-DSA-65's, over `checkpoint`; empty where nobody could sign.
+        endorsement: of the key by the node, see `billing.receipts.Signer`.
     """
 
     time_ns: int
@@ -128,6 +129,7 @@ class RootEntry(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str
     signature: bytes
     public_key: bytes
+    endorsement: bytes
 
 
 class SealEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -328,8 +330,10 @@ def entry_hash(entry: bytes | memoryview) -> bytes:
 
 
 def next_link(link: bytes, entry: bytes | memoryview) -> bytes:
-    """The chain's link after `link`."""
-    return sha256(link + entry_hash(entry)).digest()
+    """The chain's link after `link`: over the entry's kind besides, or one that is kept for ever
+    could be passed off as a tick that was pruned."""
+    kind = entry[1] if entry[0] == EntryKind.PRUNED else entry[0]
+    return sha256(link + bytes([kind]) + entry_hash(entry)).digest()
 
 
 class Journal:

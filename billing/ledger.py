@@ -75,6 +75,8 @@ SESSIONS = "sessions"
 _DEDUPLICATION = "deduplication"
 SIDE_TABLES = (_DEDUPLICATION, "outbox", "calls", "vouchers")
 """What side-writes may be to."""
+GUARD_TABLES = (_DEDUPLICATION, "vouchers")
+"""Those that keep money from coming twice; nothing but side-writes changes them."""
 TABLES = (
     *journal.TABLES,
     ACCOUNTS,

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from nacl.exceptions import CryptoError
+from nacl.signing import VerifyKey
 
 from billing import journal
 from billing.journal import RootEntry
@@ -21,18 +23,21 @@ from billing.ledger import STATE, LmdbLedger
 from billing.merkle import HASH_BYTES, inclusion_path, leaf_hash, root_of_path_untrusted, tree_root
 from billing.records import find_record, node_reader, record_row, tree_size
 from core.errors import OperationError
-from core.identity import Identity
+from core.identity import Identity, node_key_untrusted
 from core.store import Tables, Writing
 
 SIGNATURE_BYTES: Final = 3309
 PUBLIC_KEY_BYTES: Final = 1952
 SIGNING_CONTEXT: Final = b"montana checkpoint 1"
 """What signatures are for: none for another purpose passes as one of these."""
+ENDORSEMENT: Final = b"montana checkpoint key 1\0"
+"""What a node signs of the key that its checkpoints are signed with, before the key."""
 PROOF_FORMAT: Final = "montana-proof-1"
 PROOF_MAXIMUM_BYTES: Final = 65_536
 LAST_ROOT: Final = b"last root"
 """The key in the ledger's state under which the last root's entry is found."""
 
+_ORIGIN = "montana/"
 _MODULE = "cryptography.hazmat.primitives.asymmetric.mldsa"
 _CHECKPOINT = re.compile(r"([!-*,-~]{1,200})\n(0|[1-9][0-9]{0,18})\n([A-Za-z0-9+/]{43}=)\n")
 
@@ -53,11 +58,15 @@ class ProofError(OperationError):
 
 def origin_of(identity: Identity) -> str:
     """What a node's checkpoints begin with."""
-    return f"montana/{identity.node_id}"
+    return _ORIGIN + identity.node_id
 
 
 class Signer:
     """Signs checkpoints with a key that is derived from the node's.
+
+    Attributes:
+        public_key: ML-DSA-65's.
+        endorsement: the node's own signature (Ed25519) over it: it signs for this node.
 
     Raises:
         SigningUnavailable: ML-DSA-65 is missing here; go on without a signer.
@@ -70,6 +79,7 @@ class Signer:
         except UnsupportedAlgorithm as error:
             raise SigningUnavailable from error
         self._key = key
+        self.endorsement = identity.sign(ENDORSEMENT + self.public_key)
 
     def sign(self, checkpoint: str) -> bytes:
         """The signature of a checkpoint's text."""
@@ -93,6 +103,16 @@ def is_signed_untrusted(checkpoint: str, signature: bytes, public_key: bytes) ->
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def is_endorsed_untrusted(origin: str, public_key: bytes, endorsement: bytes) -> bool:
+    """Whether the node that an origin names has said that the key signs for it."""
+    try:
+        node_key = node_key_untrusted(origin.removeprefix(_ORIGIN))
+        VerifyKey(node_key).verify(ENDORSEMENT + public_key, endorsement)
+    except (ValueError, CryptoError):
+        return False
+    return origin.startswith(_ORIGIN)
 
 
 def format_checkpoint(origin: str, size: int, root: bytes) -> str:
@@ -138,6 +158,7 @@ async def sign_root(ledger: LmdbLedger, origin: str, signer: Signer | None) -> R
             checkpoint=text,
             signature=signer.sign(text) if signer else b"",
             public_key=signer.public_key if signer else b"",
+            endorsement=signer.endorsement if signer else b"",
         )
         store_last_root(writing, ledger.append(writing, journal.encode_root(entry)))
         return entry
@@ -167,6 +188,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         audit_path: from the leaf to the root.
         checkpoint: origin, size and root.
         signature, public_key: ML-DSA-65's, over the checkpoint; empty where the node can't sign.
+        endorsement: of the key by the node that the checkpoint names, see `Signer`.
     """
 
     format: str
@@ -178,6 +200,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     checkpoint: str
     signature: bytes
     public_key: bytes
+    endorsement: bytes
 
 
 class CheckedProof(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,10 +208,11 @@ class CheckedProof(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         record: the record, as in an export.
-        origin: the node that says so.
+        origin: the node that says so: its name is its key (Ed25519), which stands behind
+            `public_key`.
         leaf_index, tree_size: see `Proof`.
         is_signed: False: it holds together, and yet anybody could have made it.
-        is_key_known: it was signed with the key that the caller named; else compare `public_key`.
+        is_key_known: it was signed with the key that the caller named.
         public_key: whose signature it is.
     """
 
@@ -223,6 +247,7 @@ def prove(tables: Tables, record_id: bytes) -> Proof:
         checkpoint=root.checkpoint,
         signature=root.signature,
         public_key=root.public_key,
+        endorsement=root.endorsement,
     )
 
 
@@ -276,6 +301,8 @@ def check_proof_untrusted(document: bytes, public_key: bytes | None = None) -> C
     is_signed = bool(proof.signature or proof.public_key)
     if is_signed and not is_signed_untrusted(proof.checkpoint, proof.signature, proof.public_key):
         raise ProofError("the signature isn't the key's over this checkpoint")
+    if is_signed and not is_endorsed_untrusted(origin, proof.public_key, proof.endorsement):
+        raise ProofError(f"the key that it is signed with isn't one of {origin}")
     return CheckedProof(
         record=record,
         origin=origin,

@@ -25,13 +25,15 @@ from billing.journal import (
     RootEntry,
     SealEntry,
     SessionInfo,
+    SideWrite,
     TickEntry,
 )
-from billing.ledger import FLAG_REFUND
+from billing.ledger import FLAG_REFUND, GUARD_TABLES
 from billing.merkle import Frontier, leaf_hash
 from billing.money import CURRENCIES, J
 from billing.receipts import (
     SigningUnavailable,
+    is_endorsed_untrusted,
     is_signed_untrusted,
     parse_checkpoint_untrusted,
 )
@@ -99,8 +101,10 @@ class Recount:
         accounts: how many there are, account 0 included.
         pending, refunded: as the book has them.
         sessions: slot -> those that live.
-        root: the last one.
+        side: of what was written into `GUARD_TABLES`, place -> value, each as a short hash.
         adopted: the entry after which balances were taken from the seal, 0 for none.
+        signers: whose roots there are, by the names of nodes.
+        unsigned_roots: that nobody could sign.
         unchecked_signatures: of roots, because ML-DSA-65 is missing here.
         last_root: its entry, 0 for none.
         problems: what is wrong, in words; `problem_count` may be more.
@@ -129,9 +133,10 @@ class Recount:
         self._ticks_unknown = False
         self.adopted = 0
         self._tree = Frontier()
-        self.root: RootEntry | None = None
+        self.side: dict[int, int] = {}
         self.last_root = 0
-        self.unchecked_signatures = 0
+        self.signers: dict[str, None] = {}
+        self.unsigned_roots = self.unchecked_signatures = 0
         self.problems: list[str] = []
         self.problem_count = 0
 
@@ -166,7 +171,7 @@ class Recount:
 
     @property
     def info_hashes(self) -> NDArray[np.uint64]:
-        """Of each account, `info_hash` of its `AccountInfo`."""
+        """Of each account, `short_hash` of its `AccountInfo`."""
         return self._info_hashes[: self.accounts]
 
     @property
@@ -200,7 +205,10 @@ class Recount:
     def _add(self, number: int, entry: bytes) -> None:
         kind = entry[0]
         if kind == EntryKind.TRANSFERS:
-            self._add_transfers(number, journal.decode_transfers(entry).records)
+            transfers = journal.decode_transfers(entry)
+            self._add_transfers(number, transfers.records)
+            for write in transfers.side_writes:
+                self._add_side_write(write)
         elif kind == EntryKind.TICK:
             self._add_tick(number, journal.decode_tick(entry))
         elif kind == EntryKind.RECORDS:
@@ -230,7 +238,7 @@ class Recount:
             self._flags[info.number] = (
                 system | (FROZEN if info.frozen else 0) | (CLOSED if info.closed else 0)
             )
-            self._info_hashes[info.number] = info_hash(msgspec.msgpack.encode(info))
+            self._info_hashes[info.number] = short_hash(msgspec.msgpack.encode(info))
 
     def _add_transfers(self, number: int, records: NDArray[np.void]) -> None:
         sides = np.stack([records["debit"], records["credit"]], axis=1)
@@ -258,6 +266,15 @@ class Recount:
         unusual = np.flatnonzero((kind != Kind.POST) | (records["flags"] & FLAG_REFUND != 0))
         for index in unusual.tolist():
             self._add_unusual(number, records[index])
+
+    def _add_side_write(self, write: SideWrite) -> None:
+        if write.table not in GUARD_TABLES:
+            return
+        key = side_hash(write.table, write.key)
+        if write.value is None:
+            self.side.pop(key, None)
+        else:
+            self.side[key] = short_hash(write.value)
 
     def _add_unusual(self, number: int, record: np.void) -> None:
         identity, reference = record["id"].tobytes(), record["reference"].tobytes()
@@ -333,9 +350,9 @@ class Recount:
             )
 
     def _add_root(self, number: int, root: RootEntry) -> None:
-        self.root, self.last_root = root, number
+        self.last_root = number
         try:
-            _, size, value = parse_checkpoint_untrusted(root.checkpoint)
+            origin, size, value = parse_checkpoint_untrusted(root.checkpoint)
         except OperationError as error:
             self.problem(f"entry {number}: {error}")
             return
@@ -344,7 +361,12 @@ class Recount:
         elif value != self._tree.root():
             self.problem(f"entry {number} is a root of other records than those in the log")
         if not root.signature:
+            self.unsigned_roots += 1
             return
+        if len(self.signers) < SIGNERS_MAXIMUM:
+            self.signers[origin] = None
+        if not is_endorsed_untrusted(origin, root.public_key, root.endorsement):
+            self.problem(f"the key in entry {number} isn't one of {origin}")
         try:
             if not is_signed_untrusted(root.checkpoint, root.signature, root.public_key):
                 self.problem(f"the signature in entry {number} isn't the key's over this root")
@@ -452,9 +474,17 @@ SLOTS_MAXIMUM = 1 << 26
 """Far more than a node has: a changed number must not take all memory."""
 
 
-def info_hash(encoded: bytes) -> int:
-    """A short hash of an account as it is stored: ten million of them fit into memory."""
-    return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "big")
+SIGNERS_MAXIMUM = 10
+
+
+def short_hash(value: bytes) -> int:
+    """A short hash of what is stored: ten million of them fit into memory."""
+    return int.from_bytes(blake2b(value, digest_size=8).digest(), "big")
+
+
+def side_hash(table: str, key: bytes) -> int:
+    """The same of a side-write's place."""
+    return short_hash(table.encode() + b"\0" + key)
 
 
 def _longer(column: NDArray[_T], capacity: int) -> NDArray[_T]:

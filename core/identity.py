@@ -58,6 +58,18 @@ class Identity:
         return f"Identity({self.node_id})"
 
 
+def node_key_untrusted(node_id: str) -> bytes:
+    """The 32 bytes of the public key that a node's id stands for.
+
+    Raises:
+        ValueError: it is no id.
+    """
+    key = base64.b32decode(node_id.upper() + "=" * (-len(node_id) % 8))
+    if len(key) != SEED_BYTES or base64.b32encode(key).decode().rstrip("=").lower() != node_id:
+        raise ValueError("this is no node's id")
+    return key
+
+
 def load_or_create(data_dir: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> Identity:
     """Read the key in `data_dir`; on the first start make it, and the directory.
 

@@ -21,7 +21,7 @@ import trio
 from billing.audit import verify
 from billing.backup import back_up
 from billing.ledger import LmdbLedger
-from billing.receipts import encode_proof, prove
+from billing.receipts import encode_proof, last_root, parse_checkpoint_untrusted, prove
 from billing.records import Format, Progress, export_records, parse_record_id_untrusted
 from core.api.messages import (
     AuditReply,
@@ -36,6 +36,9 @@ from core.api.messages import (
     JobResult,
     JobStartRequest,
     ProofReply,
+    ProveRequest,
+    SigningKeyReply,
+    SigningKeyRequest,
     VerifyJob,
     VerifyResult,
 )
@@ -130,8 +133,10 @@ class Jobs:
                 return self._start(request.job)
             case JobAskRequest():
                 return self._ask(request.number)
-            case _:
+            case ProveRequest():
                 return prove_record(self._ledger, request.record)
+            case SigningKeyRequest():
+                return signing_key(self._ledger)
 
     def _start(self, job: Job) -> JobReply:
         if self._running is not None and not self._running.told.is_set():
@@ -183,7 +188,8 @@ async def _carry_out(
 ) -> JobResult:
     match job:
         case VerifyJob():
-            report = await verify(ledger, progress)
+            link = None if job.link is None else bytes.fromhex(job.link)
+            report = await verify(ledger, progress, link)
             return VerifyResult(**report.as_json())
         case BackupJob():
             made = await back_up(ledger, Path(job.path), progress)
@@ -247,6 +253,23 @@ def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
     except _UNREADABLE as error:
         raise OperationError(_unreadable(error)) from error
     return ProofReply(encode_proof(proof).decode())
+
+
+def signing_key(ledger: LmdbLedger) -> SigningKeyReply:
+    """The key that the last root was signed with.
+
+    Raises:
+        OperationError: there is no root yet, or it isn't signed.
+    """
+    with ledger.store.read() as tables:
+        root = last_root(tables)
+    if root is None or not root.public_key:
+        raise OperationError(
+            "no root over records has been signed yet; a running node signs one within a minute of "
+            "a session's end"
+        )
+    origin, _, _ = parse_checkpoint_untrusted(root.checkpoint)
+    return SigningKeyReply(origin, root.public_key.hex())
 
 
 def _unreadable(error: Exception) -> str:

@@ -24,6 +24,7 @@ AccountName = Annotated[
 username."""
 CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
 CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
+ChainLink = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 EffectId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 FilePath = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")]
 """A file of the machine that the node runs on, from its root on."""
@@ -185,7 +186,10 @@ LedgerRequest = (
 
 
 class VerifyJob(msgspec.Struct, frozen=True, tag="verify", tag_field="type"):
-    """Make the ledger anew from its log, and compare."""
+    """Make the ledger anew from its log, and compare; with a link of the chain that was kept, also
+    whether it is still one of them."""
+
+    link: ChainLink | None = None
 
 
 class BackupJob(msgspec.Struct, frozen=True, tag="backup", tag_field="type"):
@@ -224,7 +228,11 @@ class ProveRequest(msgspec.Struct, frozen=True, tag="prove", tag_field="type"):
     record: ShortText
 
 
-AuditRequest = JobStartRequest | JobAskRequest | ProveRequest
+class SigningKeyRequest(msgspec.Struct, frozen=True, tag="signing-key", tag_field="type"):
+    """The key that the last root over the records was signed with."""
+
+
+AuditRequest = JobStartRequest | JobAskRequest | ProveRequest | SigningKeyRequest
 RequestBody = (
     StatusRequest
     | CredentialsRequest
@@ -418,6 +426,8 @@ class VerifyResult(msgspec.Struct, frozen=True, tag="verify", tag_field="type", 
         entries, accounts, transfers, records: how many were looked at.
         problems: what is wrong, a sentence each; the first ones of `problem_count`.
         sealed: the entry up to which balances were taken from a sealed checkpoint; 0 for none.
+        signers: the nodes whose roots stand in the log.
+        unsigned_roots: how many nobody could sign.
         unchecked_signatures: of roots, because ML-DSA-65 is missing here.
         link: the chain's last link, hexadecimal, to be kept elsewhere.
     """
@@ -430,6 +440,8 @@ class VerifyResult(msgspec.Struct, frozen=True, tag="verify", tag_field="type", 
     problems: list[str]
     problem_count: int
     sealed: int
+    signers: list[str]
+    unsigned_roots: int
     unchecked_signatures: int
     link: str
 
@@ -475,6 +487,18 @@ class ProofReply(msgspec.Struct, frozen=True, tag="proof", tag_field="type"):
     document: str
 
 
+class SigningKeyReply(msgspec.Struct, frozen=True, tag="signing-key", tag_field="type"):
+    """The key that roots over the records are signed with.
+
+    Attributes:
+        origin: the node.
+        public_key: ML-DSA-65's, hexadecimal.
+    """
+
+    origin: str
+    public_key: str
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
     """The request can't be carried out; `message` is a sentence for people."""
 
@@ -482,7 +506,7 @@ class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
 
 
 LedgerReply = AccountReply | AccountListReply | TransferReply | HistoryReply | VouchersReply
-AuditReply = JobReply | ProofReply
+AuditReply = JobReply | ProofReply | SigningKeyReply
 ReplyBody = (
     StatusReply | CredentialsReply | CheckLinkReply | EndReply | LedgerReply | AuditReply | Failure
 )

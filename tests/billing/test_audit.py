@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 from billing import journal
-from billing.audit import Report, verify
+from billing.audit import Report, Snapshot, take_snapshot, verify
 from billing.journal import CHAIN, LOG, EntryKind, entry_key
 from billing.ledger import (
     ACCOUNTS,
@@ -21,12 +22,16 @@ from billing.ledger import (
     ISSUE,
     PENDING,
     REFUNDED,
+    SESSIONS,
     LmdbLedger,
     account_key,
 )
-from billing.receipts import format_checkpoint, sign_root
+from billing.money import J
+from billing.receipts import Signer, format_checkpoint, origin_of, sign_root
 from billing.records import RECORD_ENTRIES, RECORD_IDS, RECORD_TREE
+from billing.vouchers import Vouchers
 from core.clock import VirtualClock
+from core.identity import Identity
 from core.store import Writing
 from tests.support.small_ledger import Life, open_small
 
@@ -36,6 +41,8 @@ async def lived(folder: Path) -> tuple[LmdbLedger, VirtualClock, Life]:
     ledger = open_small(folder, clock)
     life = Life(ledger, clock)
     await life.live()
+    await Vouchers(ledger, clock).create(5, J, 3, once=b"v" * 16)
+    await ledger.freeze(life.accounts[1], False, once=b"f" * 16)
     assert await sign_root(ledger, "montana/test", None) is not None
     await life.tick()
     return ledger, clock, life
@@ -62,6 +69,48 @@ def test_a_ledger_that_has_lived_is_clean(tmp_path: Path) -> None:
         assert again_report.problems == []
         assert again_report.records == 20
         again.close()
+
+    trio.run(run)
+
+
+def test_a_link_that_was_kept_is_still_one_of_the_chains(tmp_path: Path) -> None:
+    async def run() -> None:
+        ledger, _, life = await lived(tmp_path)
+        kept = (await verify(ledger)).link
+        await life.tick()
+        report = await verify(ledger, link=kept)
+        assert report.problems == []
+        assert report.link != kept
+        # Whoever can write the log can make the chain anew, and yet not with the same links.
+        await ledger.store.write(change_a_record)
+        assert not any("none of the chain's" in one for one in (await verify(ledger)).problems)
+        problems = (await verify(ledger, link=kept)).problems
+        assert any(f"the link {kept.hex()} is none of the chain's" in one for one in problems)
+        ledger.store.close()
+
+    trio.run(run)
+
+
+def test_what_changes_while_it_is_compared_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        ledger, clock, life = await lived(tmp_path)
+        copied = take_snapshot
+
+        async def live_on(of: LmdbLedger) -> Snapshot:
+            snapshot = await copied(of)
+            await Vouchers(ledger, clock).create(5, J, 2)
+            await ledger.open_account(["user:new"], once=b"n" * 16)
+            await ledger.link(life.accounts[0], "tg:99")
+            await ledger.unlink(life.accounts[1], "tg:17")
+            await life.open_sessions(2)
+            await life.tick(1, {next(iter(life.slots)): "ended"})
+            return snapshot
+
+        monkeypatch.setattr("billing.audit.take_snapshot", live_on)
+        assert (await verify(ledger)).problems == []
+        ledger.close()
 
     trio.run(run)
 
@@ -198,6 +247,60 @@ def prune_a_transfer(writing: Writing) -> None:
     writing.put(LOG, key, pruned)
 
 
+def pass_off_a_transfer_as_a_tick(writing: Writing) -> None:
+    """One that does nothing but by its side-writes, before a seal."""
+    key, entry = next(
+        (key, entry)
+        for key, entry in entries_of(writing, EntryKind.TRANSFERS)
+        if not len(journal.decode_transfers(entry).records)
+    )
+    pruned = bytes([EntryKind.PRUNED, EntryKind.TICK]) + journal.entry_hash(entry)
+    writing.put(LOG, key, pruned)
+
+
+def sign_by_another_node(writing: Writing) -> None:
+    """In its name, and in a chain that is made anew."""
+    ((key, entry),) = entries_of(writing, EntryKind.ROOT)
+    root = journal.decode_root(entry)
+    signer, named = Signer(Identity(bytes(32))), origin_of(Identity(bytes(range(32))))
+    checkpoint = root.checkpoint.replace("montana/test", named)
+    changed = msgspec.structs.replace(
+        root,
+        checkpoint=checkpoint,
+        signature=signer.sign(checkpoint),
+        public_key=signer.public_key,
+        endorsement=signer.endorsement,
+    )
+    writing.put(LOG, key, journal.encode_root(changed))
+    chain_anew(writing)
+
+
+def forge_a_voucher(writing: Writing) -> None:
+    writing.put("vouchers", sha256(b"A" * 20).digest(), msgspec.msgpack.encode([10**12, 0, 1]))
+
+
+def raise_a_voucher(writing: Writing) -> None:
+    key, value = writing.items("vouchers", limit=1)[0]
+    amount, *rest = msgspec.msgpack.decode(value)
+    writing.put("vouchers", key, msgspec.msgpack.encode([amount * 2, *rest]))
+
+
+def forget_an_act(writing: Writing) -> None:
+    writing.delete("deduplication", writing.items("deduplication", limit=1)[0][0])
+
+
+def give_somebody_an_address(writing: Writing) -> None:
+    writing.put(ADDRESSES, b"user:mallory", account_key(6))
+
+
+def have_an_id_too_many(writing: Writing) -> None:
+    writing.put(IDS, b"\1" * 16, writing.items(IDS, limit=1)[0][1])
+
+
+def lose_a_session(writing: Writing) -> None:
+    writing.delete(SESSIONS, writing.items(SESSIONS, limit=1)[0][0])
+
+
 def lose_an_id(writing: Writing) -> None:
     writing.delete(IDS, writing.items(IDS, limit=3)[2][0])
 
@@ -259,6 +362,14 @@ def chain_anew(writing: Writing) -> None:
         (mint, "add up to"),
         (prune_without_a_seal, "no sealed checkpoint follows it"),
         (prune_a_transfer, "is of no kind that is known"),
+        (pass_off_a_transfer_as_a_tick, "isn't what the chain of hashes was made of"),
+        (sign_by_another_node, "isn't one of montana/"),
+        (forge_a_voucher, "vouchers: 1 rows aren't what the log has written there"),
+        (raise_a_voucher, "vouchers: 1 rows aren't what the log has written there"),
+        (forget_an_act, "the tables: 1 rows aren't what the log has written there"),
+        (give_somebody_an_address, "user:mallory leads to account #6, which hasn't this address"),
+        (have_an_id_too_many, "transfers are found by their ids, and the log has"),
+        (lose_a_session, "other sessions are stored as living"),
         (lose_an_id, "isn't found under its id"),
         (lose_a_record_id, "isn't found under its id"),
         (lose_a_time, "aren't found by their time"),

@@ -8,26 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings
 
-from billing import receipts
+from billing import journal, receipts
 from billing.audit import verify
+from billing.journal import CallRecord
+from billing.merkle import leaf_hash
 from billing.receipts import (
+    Proof,
     ProofError,
     Signer,
     SigningUnavailable,
     check_proof_untrusted,
     encode_proof,
     format_checkpoint,
+    is_endorsed_untrusted,
     last_root,
     origin_of,
     parse_checkpoint_untrusted,
     prove,
     sign_root,
 )
-from billing.records import read_records
+from billing.records import read_records, record_row
 from core.clock import VirtualClock
 from core.errors import OperationError
 from core.identity import Identity
@@ -77,7 +82,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> list[
                 made.append(encode_proof(prove(tables, newest.id)))
             report = await verify(ledger)
             assert report.problems == []
-            assert report.unchecked_signatures == 0
+            assert (report.unsigned_roots, report.unchecked_signatures) == (0, 0)
+            assert report.signers == [ORIGIN]
 
     trio.run(run)
     return made
@@ -106,6 +112,57 @@ def test_another_key(documents: list[bytes]) -> None:
         check_proof_untrusted(json.dumps(document).encode())
 
 
+def forged(signer: Signer, **more: bytes) -> bytes:
+    """A proof of a record that never was, under the name of another's node."""
+    leaf = msgspec.msgpack.encode(
+        CallRecord(
+            id=bytes(16),
+            name="never was",
+            kind="turn",
+            account=6,
+            into=4,
+            opened_ns=1,
+            closed_ns=2,
+            seconds=1,
+            relayed_bytes=0,
+            cost=10**12,
+            reason="client",
+            previous=0,
+        )
+    )
+    checkpoint = format_checkpoint(ORIGIN, 1, leaf_hash(leaf))
+    made = Proof(
+        format=receipts.PROOF_FORMAT,
+        record=record_row(journal.decode_record_untrusted(leaf)),
+        leaf=leaf,
+        leaf_index=0,
+        tree_size=1,
+        audit_path=[],
+        checkpoint=checkpoint,
+        signature=signer.sign(checkpoint),
+        public_key=signer.public_key,
+        endorsement=signer.endorsement,
+    )
+    return encode_proof(msgspec.structs.replace(made, **more))
+
+
+def test_nobody_proves_anything_under_another_nodes_name(signer: Signer) -> None:
+    assert check_proof_untrusted(forged(signer)).is_signed
+    other = Signer(Identity(bytes(32)))
+    for endorsement in (other.endorsement, signer.endorsement, b"", bytes(64)):
+        with pytest.raises(ProofError, match=f"isn't one of {ORIGIN}"):
+            check_proof_untrusted(forged(other, endorsement=endorsement))
+
+
+@pytest.mark.parametrize("origin", ["montana/", "montana/aaaa", "montana/a1", "other/", "x" * 60])
+def test_an_origin_that_is_no_nodes_endorses_nothing(signer: Signer, origin: str) -> None:
+    assert not is_endorsed_untrusted(origin, signer.public_key, signer.endorsement)
+    upper = ORIGIN.removeprefix("montana/").upper()
+    for name in (f"montana/{upper}", f"{ORIGIN}=", ORIGIN.removeprefix("montana/")):
+        assert not is_endorsed_untrusted(name, signer.public_key, signer.endorsement)
+    assert is_endorsed_untrusted(ORIGIN, signer.public_key, signer.endorsement)
+
+
 def test_what_is_changed_proves_nothing(documents: list[bytes], signer: Signer) -> None:
     document, other = json.loads(documents[3]), json.loads(documents[4])
     changes: list[tuple[str, Any, str]] = [
@@ -127,6 +184,7 @@ def test_what_is_changed_proves_nothing(documents: list[bytes], signer: Signer) 
         ("signature", "", "signature"),
         ("signature", other["signature"][:-8] + "AAAAAAA=", "signature"),
         ("public_key", "", "another|at all"),
+        ("endorsement", "", "isn't one of"),
         ("more", 1, "no proof"),
     ]
     for key, value, said in changes:
@@ -226,6 +284,7 @@ def test_where_nothing_can_be_signed(
                 check_proof_untrusted(documents[0])
             report = await verify(ledger)
             assert (report.ok, report.unchecked_signatures) == (True, 1)
+            assert report.unsigned_roots == 1
 
     trio.run(run)
 
