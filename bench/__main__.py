@@ -12,7 +12,7 @@ import click
 
 from bench import report as reports
 from bench import suites
-from bench.ledger import FULL, QUICK, measure_ledger, new_report
+from bench.ledger import FULL, QUICK, check_disk, measure_ledger, new_report
 from bench.ledger_plot import ledger_plots
 from bench.machine import this_machine
 from bench.plot import plots
@@ -182,6 +182,11 @@ def _measure(
             raise click.ClickException("turnserver is missing; run: sudo apt install coturn")
         _say("turnserver is missing, so montana is measured alone; sudo apt install coturn")
         names.remove(COTURN)
+    if ledger and MONTANA in names:
+        try:
+            check_disk()
+        except MontanaError as error:
+            raise click.ClickException(str(error)) from error
     _prepare()
     plan = suites.Plan(servers=names, quick=quick, say=_say)
     made = Report(machine=this_machine(names), quick=quick)

@@ -8,8 +8,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -17,13 +15,19 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from bench import postgres
-from bench.comparison import in_turn
 from bench.ledger_load import Say
-from bench.machine import Machine, this_machine
+from bench.machine import Machine, is_in_memory, this_machine
 from bench.postgres import POSTGRESQL
 from bench.scenario import Load as Traffic
 from bench.scenario import Measurement, Mode, traffic
-from bench.servers import MONTANA, MONTANA_METERED, Server
+from bench.servers import (
+    MONTANA,
+    MONTANA_METERED,
+    USERS,
+    bench_folder,
+    charged_s,
+    running_in,
+)
 from core.errors import OperationError
 
 _T = TypeVar("_T")
@@ -165,12 +169,16 @@ class MeteringCost:
     """The relay's CPU a packet with metering off and on, of rounds in turn.
 
     Attributes:
+        sessions: how many relayed, each of a user of its own.
         off_ns, on_ns: of each round.
+        charged_s: seconds that all sessions together were charged for, of each round with it on.
         disturbed: whether the relay had to share its core in any of them.
     """
 
+    sessions: int
     off_ns: list[float]
     on_ns: list[float]
+    charged_s: list[int]
     disturbed: bool
 
 
@@ -215,6 +223,7 @@ class Sizes:
     hour_ticks: int = 3_600
     hour_samples: int = 60
     relay_rounds: int = 9
+    relay_rate: float = 80_000.0
     relay_s: float = 3.0
 
 
@@ -235,8 +244,6 @@ QUICK = Sizes(
     relay_rounds=3,
     relay_s=0.5,
 )
-RELAY_RATE = 80_000.0
-RELAY_ALLOCATIONS = 20
 
 
 def new_report(*, quick: bool, say: Say) -> LedgerReport:
@@ -260,7 +267,7 @@ def measure_ledger(report: LedgerReport, sizes: Sizes, say: Say) -> None:
     say(f"meter       {report.meter.session_bytes:,.0f} bytes a session")
     for sessions in sizes.sessions:
         is_last = sessions == sizes.sessions[-1]
-        with _folder() as folder:
+        with bench_folder() as folder:
             ticks = _ticks(folder, sessions, sizes.ticks)
             report.ticks.append(ticks)
             say(
@@ -274,7 +281,7 @@ def measure_ledger(report: LedgerReport, sizes: Sizes, say: Say) -> None:
                     f"start       {sessions:9,} sessions after kill -9: opened in "
                     f"{start.open_s:.2f} s, closed in {start.recover_s:.2f} s"
                 )
-    with _folder() as folder:
+    with bench_folder() as folder:
         report.transfers = _measure(
             list[Transfers],
             "transfers",
@@ -288,12 +295,12 @@ def measure_ledger(report: LedgerReport, sizes: Sizes, say: Say) -> None:
         )
     for one in report.transfers:
         say(f"transfers   {one.system:10} {one.a_second:9,.0f}/s in batches, {one.way}")
-    with _folder() as folder:
+    with bench_folder() as folder:
         report.singles = _measure(
             Singles, "singles", folder=str(folder), tasks=sizes.tasks, seconds=sizes.single_s
         )
     say(f"singles     {sizes.tasks:,} tasks: {report.singles.a_second:9,.0f}/s")
-    with _folder() as folder:
+    with bench_folder() as folder:
         report.open_loop = loop = _measure(
             OpenLoop,
             "open_loop",
@@ -304,9 +311,10 @@ def measure_ledger(report: LedgerReport, sizes: Sizes, say: Say) -> None:
         )
     say(
         f"open loop   {loop.rate:,.0f}/s with {loop.sessions:,} sessions: p50 {loop.p50_ms:.2f}, "
-        f"p99 {loop.p99_ms:.2f}, p99.9 {loop.p999_ms:.2f} ms"
+        f"p99 {loop.p99_ms:.2f}, p99.9 {loop.p999_ms:.2f} ms; {loop.ticks} ticks of "
+        f"{loop.tick_ms:.2f} ms"
     )
-    with _folder() as folder:
+    with bench_folder() as folder:
         report.hour = _measure(
             Hour,
             "hour",
@@ -321,33 +329,50 @@ def measure_ledger(report: LedgerReport, sizes: Sizes, say: Say) -> None:
         f"{last.tick_ms:.2f} ms, {last.memory_bytes / 2**20:,.0f} MiB of memory, "
         f"{last.file_bytes / 2**20:,.0f} MiB on disk"
     )
-    if sizes.relay_rounds:
-        report.metering = _metering(sizes, say)
+    report.metering = _metering(sizes, say)
 
 
 def _metering(sizes: Sizes, say: Say) -> MeteringCost:
-    """A call through the relay, metered and not, in turn."""
-    load = Traffic(mode=Mode.CALL, allocations=RELAY_ALLOCATIONS, rate=RELAY_RATE)
-
-    def work(server: Server) -> dict[str, Measurement]:
-        with traffic(server, load.mode, load.allocations) as opened:
-            measured = opened.measure(load, sizes.relay_s)
-        say(f"relay       {server.name:18} {measured.cpu_ns:7,.0f} ns a packet")
-        return {server.name: measured}
-
-    results = in_turn([MONTANA, MONTANA_METERED], sizes.relay_rounds, work)
-    off, on = results[MONTANA][MONTANA], results[MONTANA_METERED][MONTANA_METERED]
+    """A call through the relay, metered and not, in turn; every allocation is another user's."""
+    load = Traffic(mode=Mode.CALL, allocations=len(USERS), rate=sizes.relay_rate)
+    measured: dict[str, list[Measurement]] = {MONTANA: [], MONTANA_METERED: []}
+    charged: list[int] = []
+    for _ in range(sizes.relay_rounds):
+        for name, found in measured.items():
+            with bench_folder() as folder:
+                with (
+                    running_in(folder, name) as server,
+                    traffic(server, load.mode, load.allocations, USERS) as opened,
+                ):
+                    found.append(opened.measure(load, sizes.relay_s))
+                say(f"relay       {name:18} {found[-1].cpu_ns:7,.0f} ns a packet")
+                if name == MONTANA_METERED:
+                    seconds = charged_s(folder)
+                    # All have relayed in each of its seconds.
+                    assert min(seconds) >= max(1, int(sizes.relay_s)), seconds
+                    charged.append(sum(seconds))
+    off, on = measured[MONTANA], measured[MONTANA_METERED]
     return MeteringCost(
+        sessions=len(USERS),
         off_ns=[one.cpu_ns for one in off],
         on_ns=[one.cpu_ns for one in on],
+        charged_s=charged,
         disturbed=any(one.disturbed for one in [*off, *on]),
     )
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="montana-bench-") as folder:
-        yield Path(folder)
+def check_disk() -> None:
+    """See that temporary folders, where the ledgers go, are on a disk.
+
+    Raises:
+        OperationError: they are in memory, where a figure of what is durable means nothing.
+    """
+    folder = Path(tempfile.gettempdir())
+    if is_in_memory(folder):
+        raise OperationError(
+            f"{folder} is in memory, so nothing there is durable; name a folder on a disk, such as "
+            "TMPDIR=/var/tmp, before the command"
+        )
 
 
 def _ticks(folder: Path, sessions: int, ticks: int) -> Ticks:

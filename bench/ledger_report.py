@@ -29,8 +29,8 @@ class LedgerRow:
         name: what is measured.
         unit: of the two figures.
         beside: whose figure the other one is: what is required, or another system's.
-        other, montana: the figures.
-        ratio: how many times better Montana is, above 1 where it is.
+        other, montana: the figures; the other one is None where it was not measured.
+        ratio: how many times better Montana is, above 1 where it is; None where nobody knows.
         bound: what `ratio` must reach.
         sync_us: how long the disk took to make 4 KiB durable in the same run; None where no disk
             has a part in it.
@@ -40,9 +40,9 @@ class LedgerRow:
     name: str
     unit: str
     beside: str
-    other: float
+    other: float | None
     montana: float
-    ratio: float
+    ratio: float | None
     bound: float
     sync_us: float | None = None
     note: str = ""
@@ -50,7 +50,7 @@ class LedgerRow:
     @property
     def met(self) -> bool:
         """Whether the bound is reached."""
-        return self.ratio >= self.bound
+        return self.ratio is not None and self.ratio >= self.bound
 
 
 def _at_most(
@@ -114,19 +114,19 @@ def _start_rows(report: LedgerReport) -> list[LedgerRow]:
 
 def _transfer_rows(report: LedgerReport) -> list[LedgerRow]:
     ours, theirs = report.transfers_of(MONTANA), report.transfers_of(POSTGRESQL)
-    if ours is None or theirs is None:
+    if ours is None:
         return []
     return [
         LedgerRow(
             name=f"transfers a second, by {ours.batch:,}, over {ours.earlier:,} earlier ids",
             unit="k",
             beside=POSTGRESQL,
-            other=theirs.a_second / 1000,
+            other=theirs.a_second / 1000 if theirs else None,
             montana=ours.a_second / 1000,
-            ratio=ours.a_second / theirs.a_second,
+            ratio=ours.a_second / theirs.a_second if theirs else None,
             bound=TRANSFERS_BOUND,
             sync_us=ours.sync_us,
-            note=f"PostgreSQL by {theirs.way}",
+            note=f"PostgreSQL by {theirs.way}" if theirs else "PostgreSQL is not installed",
         )
     ]
 
@@ -155,7 +155,8 @@ def _single_rows(report: LedgerReport) -> list[LedgerRow]:
                 LATENCY_BOUND_MS,
                 loop.p99_ms,
                 loop.sync_us,
-                f"p50 {loop.p50_ms:.1f}, p99.9 {loop.p999_ms:.1f} ms",
+                f"p50 {loop.p50_ms:.1f}, p99.9 {loop.p999_ms:.1f} ms; {loop.ticks} ticks of "
+                f"{loop.tick_ms:.1f} ms",
             )
         )
     return found
@@ -187,7 +188,8 @@ def _metering_rows(report: LedgerReport) -> list[LedgerRow]:
             montana=on,
             ratio=off / on,
             bound=METERING_BOUND,
-            note=f"{len(cost.on_ns)} rounds each"
+            note=f"{len(cost.on_ns)} rounds each, {cost.sessions} sessions, "
+            f"{sum(cost.charged_s):,} s charged"
             + (", the core was shared" if cost.disturbed else ""),
         )
     ]
@@ -203,12 +205,12 @@ def _bounds_table(report: LedgerReport) -> Table:
     lines = [
         (
             row.name,
-            f"{row.other:,.1f} {row.unit}" + ("" if row.beside == REQUIRED else f" {row.beside}"),
+            _other(row),
             f"{row.montana:,.1f} {row.unit}",
-            f"{row.ratio:.2f}",
+            "" if row.ratio is None else f"{row.ratio:.2f}",
             f"{row.bound:.2f}",
             "" if row.sync_us is None else f"{row.sync_us / 1000:.2f} ms",
-            ("yes" if row.met else "NO") + (f" ({row.note})" if row.note else ""),
+            _verdict(row) + (f" ({row.note})" if row.note else ""),
         )
         for row in rows(report)
     ]
@@ -222,6 +224,18 @@ def _bounds_table(report: LedgerReport) -> Table:
         "met",
     )
     return Table(title="The ledger", headings=headings, lines=lines)
+
+
+def _other(row: LedgerRow) -> str:
+    if row.other is None:
+        return f"{row.beside} not measured"
+    return f"{row.other:,.1f} {row.unit}" + ("" if row.beside == REQUIRED else f" {row.beside}")
+
+
+def _verdict(row: LedgerRow) -> str:
+    if row.ratio is None:
+        return "not measured"
+    return "yes" if row.met else "NO"
 
 
 def _growth_table(report: LedgerReport) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Sequence
@@ -10,6 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.servers import version_of
+
+_TMPFS, _RAMFS = 0x01021994, 0x858458F6
+"""The kernel's numbers of file systems, of linux/magic.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,17 @@ def this_machine(servers: Sequence[str]) -> Machine:
         receive_buffer_maximum_bytes=int(Path("/proc/sys/net/core/rmem_max").read_text()),
         date=datetime.now(UTC).date().isoformat(),
     )
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether a folder is on a file system without a disk: tmpfs or ramfs."""
+    # f_type is the first word of struct statfs, of which 120 bytes are used; os.statvfs lacks it.
+    buffer = ctypes.create_string_buffer(256)
+    if ctypes.CDLL(None, use_errno=True).statfs(os.fsencode(folder), buffer):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(folder))
+    kind = ctypes.c_ulong.from_buffer(buffer).value
+    return kind in (_TMPFS, _RAMFS)
 
 
 def _processor() -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import cycle, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from bench.generator import Generator, bucket_starts_ns
 from bench.path import Path
 from bench.process import cpu_time_ns, dropped_datagrams, waited_ns
 from bench.servers import CREDENTIALS, Server
-from bench.turn_client import Client, open_socket, run_all
+from bench.turn_client import Client, Credentials, open_socket, run_all
 from core.stun.address import Address
 
 CHANNEL = 0x4001
@@ -119,10 +120,21 @@ class Measurement:
 
 
 class Traffic:
-    """Open allocations of one mode, ready to carry any load."""
+    """Open allocations of one mode, ready to carry any load.
 
-    def __init__(self, server: Server, mode: Mode, allocations: int) -> None:
+    Args:
+        users: who opens them, in turn.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        mode: Mode,
+        allocations: int,
+        users: Sequence[Credentials] = (CREDENTIALS,),
+    ) -> None:
         self._server = server
+        self._users = users
         self.mode = mode
         self._clients: list[Client] = []
         self._peers: list[socket.socket] = []
@@ -148,7 +160,7 @@ class Traffic:
         run_all((client, client.refresh(0)) for client in self._clients)
 
     def _open_calls(self, allocations: int) -> None:
-        clients = open_clients(self._server.address, allocations + allocations % 2)
+        clients = open_clients(self._server.address, allocations + allocations % 2, self._users)
         self._clients = clients
         pairs = list(zip(clients[::2], clients[1::2], strict=True))
         run_all(
@@ -162,7 +174,7 @@ class Traffic:
                 self.paths[-1] = self.paths[-1]._replace(answers=len(self.paths) - 2)
 
     def _open_peers(self, allocations: int) -> None:
-        self._clients = open_clients(self._server.address, allocations)
+        self._clients = open_clients(self._server.address, allocations, self._users)
         binds = []
         for client in self._clients:
             peer = open_socket(client.relayed_address())
@@ -228,9 +240,14 @@ class Traffic:
 
 
 @contextmanager
-def traffic(server: Server, mode: Mode, allocations: int) -> Iterator[Traffic]:
-    """Allocations of this mode on a running server, released in the end."""
-    opened = Traffic(server, mode, allocations)
+def traffic(
+    server: Server,
+    mode: Mode,
+    allocations: int,
+    users: Sequence[Credentials] = (CREDENTIALS,),
+) -> Iterator[Traffic]:
+    """Allocations of this mode on a running server, released in the end; see `Traffic`."""
+    opened = Traffic(server, mode, allocations, users)
     try:
         yield opened
         opened.release()
@@ -238,9 +255,11 @@ def traffic(server: Server, mode: Mode, allocations: int) -> Iterator[Traffic]:
         opened.close()
 
 
-def open_clients(server: Address, count: int) -> list[Client]:
-    """So many clients, each with its allocation."""
-    clients = [Client(server, CREDENTIALS) for _ in range(count)]
+def open_clients(
+    server: Address, count: int, users: Sequence[Credentials] = (CREDENTIALS,)
+) -> list[Client]:
+    """So many clients, each with its allocation; `users` open them in turn."""
+    clients = [Client(server, user) for user in islice(cycle(users), count)]
     try:
         run_all((client, client.allocate()) for client in clients)
     except BaseException:

@@ -20,7 +20,7 @@ import trio
 
 from bench.process import SERVER_CORE, use_core
 from bench.turn_client import ClientError, Credentials, wait_until_answering
-from billing.ledger import ISSUE, LmdbLedger, open_ledger
+from billing.ledger import ISSUE, NODE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.transfers import Transfer, new_id
 from core.clock import SystemClock
@@ -29,6 +29,11 @@ from core.stun.address import Address
 from relay.node_files import ledger_folder
 
 CREDENTIALS = Credentials("bench", "a password for benchmarks")
+USERS = (
+    CREDENTIALS,
+    *(Credentials(f"bench{number}", f"password {number}") for number in range(2, 21)),
+)
+"""Whom the node knows: each has a session of its own. Coturn knows the first alone."""
 REALM = "bench"
 RELAY_PORTS = (10_000, 21_999)
 """Below the ports that the generator's own sockets get."""
@@ -40,7 +45,9 @@ MONTANA = "montana"
 MONTANA_LOW_LATENCY = "montana, low latency"
 MONTANA_METERED = "montana, metered"
 FUNDS = 1_000_000 * J.unit
-"""What the account has that pays for a metered server's sessions."""
+"""What each user's account has that pays for a metered server's sessions."""
+PRICE = J.unit
+"""Of a second, as the node has it by default."""
 
 
 class Server(NamedTuple):
@@ -52,32 +59,47 @@ class Server(NamedTuple):
 
 
 @contextmanager
+def bench_folder() -> Iterator[Path]:
+    """A temporary folder, removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="montana-bench-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def running(name: str) -> Iterator[Server]:
     """Start the server of this name, and stop it in the end.
 
     Raises:
         OperationError: it can't be started; says why.
     """
-    with tempfile.TemporaryDirectory(prefix="montana-bench-") as folder:
-        process, address = (
-            _start_coturn(Path(folder))
-            if name == COTURN
-            else _start_montana(
-                Path(folder),
-                low_latency=name == MONTANA_LOW_LATENCY,
-                metered=name == MONTANA_METERED,
-            )
+    with bench_folder() as folder, running_in(folder, name) as server:
+        yield server
+
+
+@contextmanager
+def running_in(folder: Path, name: str) -> Iterator[Server]:
+    """As `running`, with what the server keeps in `folder`, which stays.
+
+    Raises:
+        OperationError: as `running`.
+    """
+    process, address = (
+        _start_coturn(folder)
+        if name == COTURN
+        else _start_montana(
+            folder, low_latency=name == MONTANA_LOW_LATENCY, metered=name == MONTANA_METERED
         )
-        try:
-            _wait(process, name, address, Path(folder))
-            yield Server(name, address, process.pid)
-            if process.poll() is not None:
-                raise OperationError(
-                    f"{name} has ended by itself with status {process.returncode}:\n"
-                    f"{_last_words(Path(folder))}"
-                )
-        finally:
-            _stop(process)
+    )
+    try:
+        _wait(process, name, address, folder)
+        yield Server(name, address, process.pid)
+        if process.poll() is not None:
+            raise OperationError(
+                f"{name} has ended by itself with status {process.returncode}:\n"
+                f"{_last_words(folder)}"
+            )
+    finally:
+        _stop(process)
 
 
 def coturn_is_installed() -> bool:
@@ -110,6 +132,7 @@ def free_port() -> int:
 def node_configuration(address: Address, *, low_latency: bool, metered: bool = False) -> str:
     """The node's configuration file: one worker, coturn's freedom toward loopback peers, no cap
     on what a single source address asks for."""
+    users = "\n".join(f'{user.username} = "{user.password}"' for user in USERS)
     return f"""\
 [node]
 data_dir = "data"
@@ -122,7 +145,7 @@ workers = 1
 low_latency = {str(low_latency).lower()}
 drain_timeout_s = 0
 [turn.users]
-{CREDENTIALS.username} = "{CREDENTIALS.password}"
+{users}
 [turn.peers]
 allow = ["127.0.0.0/8"]
 [turn.limits]
@@ -181,15 +204,31 @@ def _start_montana(
 
 
 def _fund(folder: Path) -> None:
-    """Give the account of the user who relays what it takes."""
+    """Give the accounts of the users who relay what it takes."""
     clock = SystemClock()
 
     async def fund(ledger: LmdbLedger) -> None:
-        number = await ledger.open_account([f"user:{CREDENTIALS.username}"])
-        await ledger.transfer([Transfer(new_id(clock), ISSUE, number, FUNDS)])
+        for user in USERS:
+            number = await ledger.open_account([f"user:{user.username}"])
+            await ledger.transfer([Transfer(new_id(clock), ISSUE, number, FUNDS)])
 
     with open_ledger(folder, clock) as ledger:
         trio.run(fund, ledger)
+
+
+def charged_s(folder: Path) -> list[int]:
+    """The seconds that each user of a metered server was charged for, read from what it has kept
+    in `folder` when it has stopped."""
+    with open_ledger(ledger_folder(folder / "data"), SystemClock()) as ledger:
+        posted = ledger.book.columns["posted"][:, J.number]
+        paid = []
+        for user in USERS:
+            number = ledger.find(f"user:{user.username}")
+            assert number is not None
+            paid.append(FUNDS - int(posted[number]))
+        assert sum(paid) == posted[NODE]
+    assert all(one % PRICE == 0 for one in paid), paid
+    return [one // PRICE for one in paid]
 
 
 def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from core.errors import MontanaError, StunError
@@ -198,16 +199,10 @@ class Client:
             self._key = _key(self._credentials, realm.decode())
 
 
-_keys: dict[tuple[Credentials, str], bytes] = {}
-
-
+@lru_cache(maxsize=64)
 def _key(credentials: Credentials, realm: str) -> bytes:
-    """The key, made once: preparing strings is slow and a benchmark has one user."""
-    name = (credentials, realm)
-    if name not in _keys:
-        _keys.clear()
-        _keys[name] = long_term_key(credentials.username, realm, credentials.password)
-    return _keys[name]
+    """The key, made once: preparing strings is slow and a benchmark has few users."""
+    return long_term_key(credentials.username, realm, credentials.password)
 
 
 @dataclass(slots=True)

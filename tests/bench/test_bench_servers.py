@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.servers import ALLOCATIONS_MAXIMUM, CREDENTIALS, node_configuration
+from bench.servers import ALLOCATIONS_MAXIMUM, USERS, node_configuration
 from core.config_file import load
 from core.stun.address import Address
 
@@ -18,7 +18,7 @@ def test_the_node_accepts_the_configuration(tmp_path: Path, low_latency: bool) -
     file.write_text(node_configuration(address, low_latency=low_latency))
     turn = load(file).turn
     assert [endpoint.address for endpoint in turn.listen] == [address]
-    assert turn.users == dict([CREDENTIALS])
+    assert turn.users == dict(USERS)
     assert (turn.workers, turn.low_latency) == (1, low_latency)
     assert turn.limits.allocations == turn.limits.allocations_per_user == ALLOCATIONS_MAXIMUM
     assert ALLOCATIONS_MAXIMUM >= 10_050

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from click.testing import CliRunner
 
 from bench import ledger_report, postgres
 from bench import report as reports
+from bench.__main__ import main
 from bench.ledger import (
     Hour,
     HourSample,
@@ -29,13 +32,20 @@ from bench.ledger import (
     measure_ledger,
     new_report,
 )
-from bench.ledger_child import FUNDS, assert_charged, measure_transfers, metered
+from bench.ledger_child import (
+    FUNDS,
+    Metered,
+    assert_charged,
+    measure_open_loop,
+    measure_transfers,
+    metered,
+)
 from bench.ledger_load import AMOUNT_MAXIMUM, Load, sync_us
 from bench.ledger_plot import ledger_plots
-from bench.machine import this_machine
+from bench.machine import is_in_memory, this_machine
 from bench.postgres import POSTGRESQL, Postgres, Way, running_postgres
 from bench.report import Report
-from bench.servers import MONTANA
+from bench.servers import MONTANA, USERS
 from billing.accounts import FIRST_USER_ACCOUNT
 from billing.ledger import LmdbLedger, open_ledger
 from core.clock import VirtualClock
@@ -58,7 +68,9 @@ TINY = Sizes(
     hour_sessions=20,
     hour_ticks=40,
     hour_samples=4,
-    relay_rounds=0,
+    relay_rounds=1,
+    relay_rate=400.0,
+    relay_s=0.2,
 )
 needs_postgres = pytest.mark.skipif(
     not postgres.is_installed(), reason="Debian's postgresql is not installed"
@@ -94,12 +106,22 @@ def test_everything_is_measured_and_accounted_for(measured: LedgerReport) -> Non
     assert measured.open_loop is not None
     assert measured.open_loop.done == 150
     assert measured.open_loop.p50_ms <= measured.open_loop.p99_ms <= measured.open_loop.worst_ms
+    assert measured.open_loop.ticks >= 1
     assert measured.meter is not None
     # Its columns have 81 bytes a session.
     assert 75 < measured.meter.session_bytes < 200
     assert measured.hour is not None
     assert [sample.ticks for sample in measured.hour.samples] == [10, 20, 30, 40]
-    assert measured.metering is None
+
+
+def test_the_relay_is_measured_while_each_of_20_users_pays(measured: LedgerReport) -> None:
+    cost = measured.metering
+    assert cost is not None
+    assert cost.sessions == len(set(USERS)) == 20
+    assert len(cost.off_ns) == len(cost.on_ns) == 1
+    assert min(*cost.off_ns, *cost.on_ns) > 0
+    (charged_s,) = cost.charged_s
+    assert charged_s >= 20
 
 
 @needs_postgres
@@ -161,6 +183,47 @@ def test_a_second_that_is_missing_is_noticed(tmp_path: Path) -> None:
 
     with open_ledger(tmp_path / "ledger", clock) as ledger:
         trio.run(run, ledger)
+
+
+def test_an_open_loop_whose_seconds_are_not_charged_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Metered, "relay", lambda _: None)
+    with pytest.raises(AssertionError):
+        measure_open_loop(tmp_path, 100.0, 10, 0.1)
+
+
+def test_an_open_loop_that_ticks_too_seldom_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Metered.relay
+
+    def skip_seconds(sessions: Metered) -> None:
+        relay(sessions)
+        sessions.seconds += 10
+
+    monkeypatch.setattr(Metered, "relay", skip_seconds)
+    with pytest.raises(AssertionError):
+        measure_open_loop(tmp_path, 100.0, 10, 2.1)
+
+
+def test_memory_is_told_from_a_disk() -> None:
+    assert is_in_memory(Path("/dev/shm"))
+    assert not is_in_memory(Path("/proc"))
+    with pytest.raises(FileNotFoundError):
+        is_in_memory(Path("/nowhere"))
+
+
+def test_what_is_durable_is_not_measured_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin() -> None:
+        raise AssertionError("nothing is to begin")
+
+    monkeypatch.setattr("bench.__main__._prepare", begin)
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
+    result = CliRunner().invoke(main, ["ledger", "--quick"])
+    assert result.exit_code == 1
+    assert "/dev/shm is in memory" in result.output
+    assert "TMPDIR=/var/tmp" in result.output
 
 
 def test_sync_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -281,13 +344,19 @@ def told() -> LedgerReport:
                 for tick in range(60, 3_601, 60)
             ],
         ),
-        metering=MeteringCost(off_ns=[5_000.0, 5_100.0], on_ns=[5_100.0, 5_200.0], disturbed=False),
+        metering=MeteringCost(
+            sessions=20,
+            off_ns=[5_000.0, 5_100.0],
+            on_ns=[5_100.0, 5_200.0],
+            charged_s=[80, 81],
+            disturbed=False,
+        ),
     )
 
 
 def test_rows_hold_the_bounds() -> None:
     rows = ledger_report.rows(told())
-    assert {row.name: (round(row.ratio, 2), round(row.bound, 2), row.met) for row in rows} == {
+    assert {row.name: (round(row.ratio or 0, 2), round(row.bound, 2), row.met) for row in rows} == {
         "a tick of 100,000 sessions: median": (2.0, 1.0, True),
         "a tick of 100,000 sessions: the slowest with renewals": (0.75, 1.0, False),
         "a tick of 1,000,000 sessions: median": (1.25, 1.0, True),
@@ -303,6 +372,17 @@ def test_rows_hold_the_bounds() -> None:
     assert [row.sync_us for row in rows].count(None) == 2
 
 
+def test_what_was_not_measured_for_want_of_postgresql_is_told() -> None:
+    report = told()
+    report.transfers = [one for one in report.transfers if one.system == MONTANA]
+    (row,) = [row for row in ledger_report.rows(report) if row.beside == POSTGRESQL]
+    assert (row.other, row.ratio, row.met) == (None, None, False)
+    said = reports.as_text(Report(machine=report.machine, quick=False, ledger=report))
+    (line,) = [line for line in said.splitlines() if line.startswith(row.name)]
+    assert "postgresql not measured" in line
+    assert line.endswith("not measured (PostgreSQL is not installed)")
+
+
 def test_a_report_with_a_ledger_survives_its_file(tmp_path: Path) -> None:
     report = Report(machine=this_machine([MONTANA]), quick=False, ledger=told())
     file = tmp_path / "run.json"
@@ -315,6 +395,8 @@ def test_markdown_and_text_say_the_same() -> None:
     for said in (reports.as_text(report), reports.as_markdown(report)):
         assert "start after kill -9 with 1,000,000 live sessions" in said
         assert "0.25 ms" in said
+        assert "30 ticks of 16.0 ms" in said
+        assert "20 sessions, 161 s charged" in said
         assert "NO" in said
 
 
