@@ -18,8 +18,9 @@ from billing import journal
 from billing.accounts import FIRST_USER_ACCOUNT, AccountInfo
 from billing.charging import Charging
 from billing.journal import AccountsEntry
-from billing.ledger import BATCH_TRANSFERS, ISSUE, NODE, LmdbLedger, store_accounts
+from billing.ledger import BATCH_TRANSFERS, ISSUE, NODE, LmdbLedger
 from billing.money import J
+from billing.tables import store_accounts
 from billing.tariff import Line
 from billing.transfers import Result, Transfer, new_id
 from core.clock import Clock

@@ -21,21 +21,21 @@ from billing import journal
 from billing.accounts import AccountInfo
 from billing.book import CLOSED, FROZEN
 from billing.journal import CHAIN, FIRST_LINK, EntryKind, encode_session
-from billing.ledger import (
-    ACCOUNTS,
-    ADDRESSES,
-    GUARD_TABLES,
-    IDS,
-    SESSIONS,
-    LmdbLedger,
-    account_key,
-    session_key,
-)
+from billing.ledger import LmdbLedger
 from billing.merkle import tree_root
 from billing.money import CURRENCIES
 from billing.records import RECORD_IDS, Progress, entry_is_indexed, node_reader, tree_size
 from billing.recount import Recount, Seal, short_hash, side_hash
 from billing.seal import stored_seal
+from billing.tables import (
+    ACCOUNTS,
+    ADDRESSES,
+    GUARD_TABLES,
+    IDS,
+    SESSIONS,
+    account_key,
+    session_key,
+)
 from core.errors import OperationError
 from core.store import Store, Writing
 

@@ -28,7 +28,13 @@ from billing.audit import walking
 from billing.book import BLOCK
 from billing.checkpoint import Checkpoint, Columns
 from billing.journal import CHAIN, FIRST_LINK, LOG, TOTAL, EntryKind, SealEntry
-from billing.ledger import (
+from billing.ledger import LmdbLedger
+from billing.meter import FREE, SESSION_BLOCK
+from billing.receipts import store_last_root
+from billing.records import Progress, index_records
+from billing.recount import Recount, find_seal
+from billing.seal import store_seal, totals_of
+from billing.tables import (
     BALANCES,
     CHARGED,
     CLOCK,
@@ -40,16 +46,10 @@ from billing.ledger import (
     SESSIONS,
     STATE,
     TABLES,
-    LmdbLedger,
     store_accounts,
     store_ids,
     store_side_writes,
 )
-from billing.meter import FREE, SESSION_BLOCK
-from billing.receipts import store_last_root
-from billing.records import Progress, index_records
-from billing.recount import Recount, find_seal
-from billing.seal import store_seal, totals_of
 from core.errors import OperationError
 from core.new_file import new_file, sync_file, sync_folder
 from core.store import DATA_FILE, LockFile, Store, Writing, open_store

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from billing import journal
 from billing.journal import CallRecord, SessionInfo
-from billing.ledger import NODE, SESSIONS, LmdbLedger, session_key
+from billing.ledger import NODE, LmdbLedger
 from billing.meter import NO_MONEY, NO_SLOT, ROW, Tick
 from billing.records import index_records
+from billing.tables import SESSIONS, session_key
 from billing.tariff import Line
 from billing.transfers import derive_id
 from core.errors import OperationError

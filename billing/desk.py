@@ -18,7 +18,8 @@ from billing.accounts import (
     account_number_untrusted,
     normalise_address_untrusted,
 )
-from billing.ledger import FEES, ISSUE, HistoryLine, Ledger
+from billing.history import HistoryLine
+from billing.ledger import FEES, ISSUE, Ledger
 from billing.money import (
     CURRENCIES,
     Currency,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -36,11 +36,11 @@ from billing.accounts import (
     account_number_untrusted,
     normalise_address_untrusted,
 )
-from billing.book import BLOCK, CLOSED, FROZEN, SYSTEM, TRANSFER, Book
+from billing.book import BLOCK, CLOSED, SYSTEM, TRANSFER, Book
 from billing.checkpoint import Checkpoint, Columns
+from billing.history import HistoryLine, is_line_untrusted, line_at
 from billing.journal import (
     AccountsEntry,
-    CallRecord,
     EntryKind,
     Journal,
     SessionInfo,
@@ -48,11 +48,37 @@ from billing.journal import (
 )
 from billing.meter import SESSION_BLOCK, Meter
 from billing.money import CURRENCIES, Currency
-from billing.records import TABLES as RECORD_TABLES
+from billing.packing import FLAG_LINKED, FLAG_REFUND, Batch, batch_of, chained, cut, unpack
+from billing.tables import (
+    ACCOUNTS,
+    BALANCES,
+    CHARGED,
+    CLOCK,
+    DEDUPLICATION,
+    IDS,
+    PENDING,
+    PENDING_VALUE,
+    REFUNDED,
+    REPLAY_FROM,
+    SCHEMA,
+    SESSIONS,
+    SIDE_TABLES,
+    STATE,
+    TABLES,
+    account_key,
+    decode_info,
+    find_account,
+    flags_of,
+    read_account,
+    read_record,
+    store_accounts,
+    store_ids,
+    store_side_writes,
+)
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
 from core.clock import Clock
 from core.errors import OperationError
-from core.store import Schema, Store, Tables, Write, Writing, open_store
+from core.store import Store, Tables, Write, Writing, open_store
 from core.units import NS_PER_S
 
 ISSUE, BURN, FEES, NODE, ESCROW = range(1, FIRST_USER_ACCOUNT)
@@ -63,45 +89,10 @@ HISTORY_LINES = 1000
 SESSIONS_MAXIMUM = 1 << 20
 """Sessions that are charged at a time; memory is taken for those that were used."""
 
-ACCOUNTS = "accounts"
-ADDRESSES = "addresses"
-IDS = "transfer_ids"
-PENDING = "pending"
-REFUNDED = "refunded"
-BALANCES = "balances"
-CHARGED = "charged"
-STATE = "state"
-SESSIONS = "sessions"
-_DEDUPLICATION = "deduplication"
-SIDE_TABLES = (_DEDUPLICATION, "outbox", "calls", "vouchers")
-"""What side-writes may be to."""
-GUARD_TABLES = (_DEDUPLICATION, "vouchers")
-"""Those that keep money from coming twice; nothing but side-writes changes them."""
-TABLES = (
-    *journal.TABLES,
-    ACCOUNTS,
-    ADDRESSES,
-    IDS,
-    PENDING,
-    REFUNDED,
-    BALANCES,
-    CHARGED,
-    STATE,
-    SESSIONS,
-    *RECORD_TABLES,
-    *SIDE_TABLES,
-)
-SCHEMA = Schema(1)
-REPLAY_FROM = b"replay from"
-CLOCK = b"clock"
 
 _PACK = struct.Struct("<16s16sqqqQQIIIHHBB6x")
-assert _PACK.size == TRANSFER.itemsize
-PENDING_VALUE = struct.Struct("<IIIqq")
-FLAG_LINKED, FLAG_ALL, FLAG_REFUND = 1, 2, 4
 
 _RESULTS = tuple(Result)
-_info_decoder = msgspec.msgpack.Decoder(AccountInfo)
 
 
 class Balance(NamedTuple):
@@ -123,16 +114,6 @@ class Balance(NamedTuple):
     def available(self) -> int:
         """What can be spent."""
         return self.posted - self.reserved - self.held
-
-
-class HistoryLine(NamedTuple):
-    """A transfer as it was done, or a session as it ended; `place` leads to the line before it, see
-    `Ledger.history`."""
-
-    place: int
-    time_ns: int
-    transfer: Transfer | None
-    record: CallRecord | None = None
 
 
 class Ledger(Protocol):
@@ -197,31 +178,6 @@ class Ledger(Protocol):
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """What a side-write has left."""
-
-
-class _Batch(NamedTuple):
-    """A call's transfers as they are to be stored, and what they name of what is stored."""
-
-    records: bytes
-    ids: list[bytes]
-    side_writes: Sequence[SideWrite]
-
-    @property
-    def transfers(self) -> int:
-        return len(self.records) // _PACK.size
-
-
-def _batch(transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()) -> _Batch:
-    ids = [one.id for one in transfers]
-    for identity in ids:
-        if len(identity) != ID_BYTES or identity == NO_ID:
-            raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
-    ids += [one.reference for one in transfers if one.reference != NO_ID]
-    return _Batch(b"".join(map(_pack, transfers)), ids, side_writes)
-
-
-def _cut(ids: bytes) -> list[bytes]:
-    return [ids[start : start + ID_BYTES] for start in range(0, len(ids), ID_BYTES)]
 
 
 PassOn = Callable[[Writing, int, Callable[[], None], int], None]
@@ -315,7 +271,7 @@ class LmdbLedger:
         if number is not None:
             return number if 0 < number < self.book.count else None
         with self._store.read() as tables:
-            return _find(tables, address)
+            return find_account(tables, address)
 
     def account(self, number: int) -> AccountInfo:
         """See `Ledger`.
@@ -324,13 +280,13 @@ class LmdbLedger:
             OperationError: there is none of that number.
         """
         with self._store.read() as tables:
-            return _account(tables, number)
+            return read_account(tables, number)
 
     def accounts(self, first: int, limit: int) -> list[AccountInfo]:
         """See `Ledger`."""
         with self._store.read() as tables:
             found = tables.items(ACCOUNTS, account_key(first), limit=limit)
-        return [_info_decoder.decode(value) for _, value in found]
+        return [decode_info(value) for _, value in found]
 
     def balance(self, account: int, currency: Currency) -> Balance:
         """See `Ledger`."""
@@ -342,7 +298,7 @@ class LmdbLedger:
             found = self._existing(tables, [identity])
         if identity not in found:
             return None
-        return _transfer(np.frombuffer(found[identity], TRANSFER)[0])
+        return unpack(np.frombuffer(found[identity], TRANSFER)[0])
 
     def refunded(self, identity: bytes) -> int:
         """See `Ledger`."""
@@ -369,11 +325,11 @@ class LmdbLedger:
             place = await self._store.write(lambda _: int(self.book.columns["last"][account]))
         with self._store.read() as tables:
             if before is not None:
-                if not _is_line_untrusted(tables, before, account):
+                if not is_line_untrusted(tables, before, account):
                     raise OperationError("the account's history has no line at this place")
-                _, place = _line_at(tables, before, account)
+                _, place = line_at(tables, before, account)
             while place and len(lines) < min(limit, HISTORY_LINES):
-                line, place = _line_at(tables, place, account)
+                line, place = line_at(tables, place, account)
                 lines.append(line)
         return lines
 
@@ -395,7 +351,7 @@ class LmdbLedger:
 
         def write(writing: Writing) -> int:
             for address in wanted:
-                if _find(writing, address) is not None:
+                if find_account(writing, address) is not None:
                     raise AddressError(f"{address} belongs to an account already")
             return self._open(writing, tuple(dict.fromkeys(wanted)))
 
@@ -405,7 +361,7 @@ class LmdbLedger:
         """See `Ledger`."""
 
         def write(writing: Writing) -> int:
-            info = _account(writing, account)
+            info = read_account(writing, account)
             _assert_user(info)
             self._set(writing, [msgspec.structs.replace(info, frozen=frozen)], {})
             return account
@@ -420,7 +376,7 @@ class LmdbLedger:
         """
 
         def write(writing: Writing) -> int:
-            info = _account(writing, account)
+            info = read_account(writing, account)
             _assert_user(info)
             self._assert_not_paid(account)
             for currency in CURRENCIES:
@@ -441,15 +397,15 @@ class LmdbLedger:
         wanted = _own_address(address)
 
         def write(writing: Writing) -> int:
-            info = _account(writing, account)
+            info = read_account(writing, account)
             _assert_user(info)
-            other_number = _find(writing, wanted)
+            other_number = find_account(writing, wanted)
             if other_number == account:
                 return account
             if other_number is None:
                 added: tuple[str, ...] = (wanted,)
             else:
-                other = _account(writing, other_number)
+                other = read_account(writing, other_number)
                 _assert_user(other)
                 if other.frozen:
                     raise OperationError(f"{wanted} belongs to an account that is frozen")
@@ -478,7 +434,7 @@ class LmdbLedger:
         wanted = _own_address(address)
 
         def write(writing: Writing) -> int:
-            info = _account(writing, account)
+            info = read_account(writing, account)
             if wanted not in info.addresses:
                 raise OperationError(f"{wanted} is no address of this account")
             left = tuple(one for one in info.addresses if one != wanted)
@@ -499,7 +455,7 @@ class LmdbLedger:
         content = sha256(msgspec.msgpack.encode(act)).digest()
 
         def write_once(writing: Writing) -> int:
-            stored = writing.get(_DEDUPLICATION, key)
+            stored = writing.get(DEDUPLICATION, key)
             if stored is not None:
                 if stored[4:] != content:
                     raise OperationError(
@@ -508,7 +464,7 @@ class LmdbLedger:
                 return int.from_bytes(stored[:4], "big")
             number = write(writing)
             self.begin(writing)
-            done = SideWrite(_DEDUPLICATION, key, account_key(number) + content)
+            done = SideWrite(DEDUPLICATION, key, account_key(number) + content)
             store_side_writes(writing, [done])
             self.append(writing, journal.encode_transfers(np.empty(0, TRANSFER), (done,)))
             return number
@@ -535,9 +491,7 @@ class LmdbLedger:
         """Store accounts as they are from now on, with what the log has to know."""
         self.begin(writing)
         for info in accounts:
-            kept = int(self.book.columns["flags"][info.number]) & SYSTEM
-            flags = kept | (FROZEN if info.frozen else 0) | (CLOSED if info.closed else 0)
-            self.book.set_flags(info.number, flags)
+            self.book.set_flags(info.number, flags_of(info))
         entry = AccountsEntry(accounts=tuple(accounts), addresses=addresses)
         store_accounts(writing, entry)
         self.append(writing, journal.encode_accounts(entry))
@@ -562,7 +516,7 @@ class LmdbLedger:
                     )
                 )
         if transfers:
-            (codes,) = self._do(writing, [_batch(_chained(transfers))])
+            (codes,) = self._do(writing, [batch_of(chained(transfers))])
             for code in codes.tolist():
                 if not _RESULTS[code].is_done:
                     raise OperationError(f"the accounts can't be merged: {_RESULTS[code].name}")
@@ -582,12 +536,12 @@ class LmdbLedger:
         for side_write in side_writes:
             assert side_write.table in SIDE_TABLES
         if side_writes:
-            transfers = _chained(transfers)
+            transfers = chained(transfers)
         closed = len(transfers)
         while closed and transfers[closed - 1].linked:
             closed -= 1
         # A chain without its end is nobody's but this caller's.
-        batch = _batch(transfers[:closed], side_writes)
+        batch = batch_of(transfers[:closed], side_writes)
         results: list[Result] = await self._store.write_together(self._transfer_together, batch)
         return results + [Result.OPEN_CHAIN] * (len(transfers) - closed)
 
@@ -605,29 +559,29 @@ class LmdbLedger:
         """
         if len(records) > BATCH_TRANSFERS:
             raise OperationError(f"a call has {BATCH_TRANSFERS} transfers at most")
-        ids = _cut(records["id"].tobytes())
+        ids = cut(records["id"].tobytes())
         if NO_ID in ids:
             raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
-        ids += [one for one in set(_cut(records["reference"].tobytes())) if one != NO_ID]
+        ids += [one for one in set(cut(records["reference"].tobytes())) if one != NO_ID]
         closed = len(records)
         while closed and records[closed - 1]["flags"] & FLAG_LINKED:
             closed -= 1
-        batch = _Batch(records[:closed].tobytes(), ids, ())
+        batch = Batch(records[:closed].tobytes(), ids, ())
         codes: NDArray[np.uint8] = await self._store.write_together(self._records_together, batch)
         open_chain = np.full(len(records) - closed, Result.OPEN_CHAIN, np.uint8)
         return np.concatenate([codes, open_chain])
 
     def _transfer_together(
-        self, writing: Writing, batches: list[_Batch]
+        self, writing: Writing, batches: list[Batch]
     ) -> list[outcome.Outcome[list[Result]]]:
         done = self._records_together(writing, batches)
         return [outcome.Value([_RESULTS[code] for code in one.unwrap().tolist()]) for one in done]
 
     def _records_together(
-        self, writing: Writing, batches: list[_Batch]
+        self, writing: Writing, batches: list[Batch]
     ) -> list[outcome.Outcome[NDArray[np.uint8]]]:
         codes: list[NDArray[np.uint8]] = []
-        part: list[_Batch] = []
+        part: list[Batch] = []
         size = 0
         for batch in batches:
             if part and size + batch.transfers > ENTRY_TRANSFERS:
@@ -638,11 +592,11 @@ class LmdbLedger:
         codes += self._do(writing, part)
         return [outcome.Value(one) for one in codes]
 
-    def _do(self, writing: Writing, batches: Sequence[_Batch]) -> list[NDArray[np.uint8]]:
+    def _do(self, writing: Writing, batches: Sequence[Batch]) -> list[NDArray[np.uint8]]:
         """Do the transfers of many calls as one entry of the log; returns results as numbers."""
         self.begin(writing)
         now_ns = self.clock.now_ns()
-        expired = _batch(self._due(writing, now_ns))
+        expired = batch_of(self._due(writing, now_ns))
         records = np.frombuffer(
             bytearray().join([expired.records, *(batch.records for batch in batches)]), TRANSFER
         )
@@ -713,7 +667,7 @@ class LmdbLedger:
         found: dict[bytes, bytes] = {}
         for identity, value in places.items():
             place = int.from_bytes(value, "big")
-            found[identity] = _record_at(tables, place).tobytes()
+            found[identity] = read_record(tables, place).tobytes()
         return found
 
     def _store_pending(self, writing: Writing, stored: NDArray[np.void]) -> None:
@@ -827,11 +781,8 @@ class LmdbLedger:
             if not found:
                 return
             for _, value in found:
-                info = _info_decoder.decode(value)
-                system = SYSTEM if info.number < FIRST_USER_ACCOUNT else 0
-                number = self.book.open(
-                    system | (FROZEN if info.frozen else 0) | (CLOSED if info.closed else 0)
-                )
+                info = decode_info(value)
+                number = self.book.open(flags_of(info))
                 assert number == info.number
                 first = number + 1
 
@@ -869,143 +820,3 @@ def _assert_user(info: AccountInfo) -> None:
         raise OperationError("this is one of the ledger's own accounts")
     if info.closed:
         raise OperationError("the account is closed")
-
-
-def account_key(number: int) -> bytes:
-    """The key of an account."""
-    return number.to_bytes(4, "big")
-
-
-def session_key(slot: int) -> bytes:
-    """The key of a session."""
-    return slot.to_bytes(4, "big")
-
-
-def _find(tables: Tables, address: str) -> int | None:
-    value = tables.get(ADDRESSES, address.encode())
-    return None if value is None else int.from_bytes(value, "big")
-
-
-def _account(tables: Tables, number: int) -> AccountInfo:
-    value = tables.get(ACCOUNTS, account_key(number)) if 0 < number < 2**32 else None
-    if value is None:
-        raise OperationError(f"there is no account #{number}")
-    return _info_decoder.decode(value)
-
-
-def store_accounts(writing: Writing, entry: AccountsEntry) -> None:
-    """What an entry has to say of accounts and addresses."""
-    for info in entry.accounts:
-        writing.put(ACCOUNTS, account_key(info.number), msgspec.msgpack.encode(info))
-    for address, number in entry.addresses.items():
-        if number is None:
-            writing.delete(ADDRESSES, address.encode())
-        else:
-            writing.put(ADDRESSES, address.encode(), account_key(number))
-
-
-def store_ids(writing: Writing, stored: NDArray[np.void], entry: int) -> None:
-    """Where an entry's transfers are."""
-    first = entry << 20
-    places = np.arange(first, first + len(stored), dtype=">u8").tobytes()
-    ids = _cut(stored["id"].tobytes())
-    items = zip(ids, [places[start : start + 8] for start in range(0, len(places), 8)], strict=True)
-    writing.put_many(IDS, sorted(items))
-
-
-def store_side_writes(writing: Writing, side_writes: Iterable[SideWrite]) -> None:
-    """What is written beside an entry's transfers."""
-    for side_write in side_writes:
-        if side_write.value is None:
-            writing.delete(side_write.table, side_write.key)
-        else:
-            writing.put(side_write.table, side_write.key, side_write.value)
-
-
-def _chained(transfers: Sequence[Transfer]) -> list[Transfer]:
-    last = len(transfers) - 1
-    return [one._replace(linked=index < last) for index, one in enumerate(transfers)]
-
-
-def _pack(one: Transfer) -> bytes:
-    flags = FLAG_LINKED if one.linked else 0
-    if one.kind == Kind.POST_PENDING and not one.amount:
-        flags |= FLAG_ALL
-    if one.refund:
-        flags |= FLAG_REFUND
-    try:
-        return _PACK.pack(
-            one.id,
-            one.reference,
-            one.amount,
-            0,
-            0,
-            0,
-            0,
-            one.debit,
-            one.credit,
-            one.timeout_s,
-            one.code,
-            flags,
-            one.kind,
-            one.currency,
-        )
-    except struct.error as error:
-        raise OperationError(f"a transfer has a number out of range: {error}") from error
-
-
-def _record_at(tables: Tables, place: int) -> np.void:
-    raw = journal.read_transfer(tables, place >> 20, place & 0xFFFFF)
-    record: np.void = np.frombuffer(raw, TRANSFER)[0]
-    return record
-
-
-def _is_line_untrusted(tables: Tables, place: int, account: int) -> bool:
-    """Whether the account's history has a line at `place`."""
-    entry = tables.get(journal.LOG, journal.entry_key(place >> 20)) if 0 < place < 2**63 else None
-    index = place & 0xFFFFF
-    if entry is None:
-        return False
-    if entry[0] == EntryKind.RECORDS:
-        records = journal.decode_records(entry)
-        return index < len(records) and records[index].account == account
-    if entry[0] != EntryKind.TRANSFERS:
-        return False
-    stored = journal.decode_transfers(entry).records
-    return index < len(stored) and account in (stored[index]["debit"], stored[index]["credit"])
-
-
-def _line_at(tables: Tables, place: int, account: int) -> tuple[HistoryLine, int]:
-    """The line at `place` of an account's history, and the place of the one before it."""
-    key = journal.entry_key(place >> 20)
-    if tables.part(journal.LOG, key, 0, 1) == bytes([EntryKind.RECORDS]):
-        entry = tables.get(journal.LOG, key)
-        assert entry is not None
-        record = journal.decode_records(entry)[place & 0xFFFFF]
-        return HistoryLine(place, record.closed_ns, None, record), record.previous
-    stored = _record_at(tables, place)
-    line = HistoryLine(place, int(stored["time_ns"]), _transfer(stored))
-    return line, _previous(stored, account)
-
-
-def _previous(record: np.void, account: int) -> int:
-    if record["debit"] == account:
-        return int(record["previous_debit"])
-    assert record["credit"] == account
-    return int(record["previous_credit"])
-
-
-def _transfer(record: np.void) -> Transfer:
-    return Transfer(
-        record["id"].tobytes(),
-        int(record["debit"]),
-        int(record["credit"]),
-        int(record["amount"]),
-        int(record["currency"]),
-        Kind(int(record["kind"])),
-        Code(int(record["code"])),
-        record["reference"].tobytes(),
-        int(record["timeout_s"]),
-        bool(record["flags"] & FLAG_LINKED),
-        bool(record["flags"] & FLAG_REFUND),
-    )

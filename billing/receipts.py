@@ -19,9 +19,10 @@ from nacl.signing import VerifyKey
 
 from billing import journal
 from billing.journal import RootEntry
-from billing.ledger import STATE, LmdbLedger
+from billing.ledger import LmdbLedger
 from billing.merkle import HASH_BYTES, inclusion_path, leaf_hash, root_of_path_untrusted, tree_root
 from billing.records import find_record, node_reader, record_row, tree_size
+from billing.tables import STATE
 from core.errors import OperationError
 from core.identity import Identity, node_key_untrusted
 from core.store import Tables, Writing

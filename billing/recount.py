@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from billing import journal
-from billing.accounts import FIRST_USER_ACCOUNT
-from billing.book import CLOSED, FROZEN, SYSTEM
+from billing.book import CLOSED, SYSTEM
 from billing.journal import (
     TOTAL,
     AccountsEntry,
@@ -28,15 +27,16 @@ from billing.journal import (
     SideWrite,
     TickEntry,
 )
-from billing.ledger import FLAG_REFUND, GUARD_TABLES
 from billing.merkle import Frontier, leaf_hash
 from billing.money import CURRENCIES, J
+from billing.packing import FLAG_REFUND
 from billing.receipts import (
     SigningUnavailable,
     is_endorsed_untrusted,
     is_signed_untrusted,
     parse_checkpoint_untrusted,
 )
+from billing.tables import GUARD_TABLES, flags_of
 from billing.transfers import Kind
 from core.errors import OperationError
 from core.units import NS_PER_S
@@ -234,10 +234,7 @@ class Recount:
             if not 0 < info.number < self.accounts:
                 self.problem(f"entry {number} names account #{info.number} before its time")
                 continue
-            system = SYSTEM if info.number < FIRST_USER_ACCOUNT else 0
-            self._flags[info.number] = (
-                system | (FROZEN if info.frozen else 0) | (CLOSED if info.closed else 0)
-            )
+            self._flags[info.number] = flags_of(info)
             self._info_hashes[info.number] = short_hash(msgspec.msgpack.encode(info))
 
     def _add_transfers(self, number: int, records: NDArray[np.void]) -> None:

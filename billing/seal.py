@@ -25,9 +25,10 @@ from billing.journal import (
     EntryKind,
     SealEntry,
 )
-from billing.ledger import REPLAY_FROM, SESSIONS, STATE, LmdbLedger
+from billing.ledger import LmdbLedger
 from billing.records import Progress
 from billing.recount import Seal, find_seal
+from billing.tables import REPLAY_FROM, SESSIONS, STATE
 from core.store import Tables, Writing
 
 _SEALED = b"sealed"

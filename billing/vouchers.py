@@ -18,6 +18,7 @@ import trio
 from billing.journal import SideWrite
 from billing.ledger import ISSUE, Ledger
 from billing.money import Currency
+from billing.tables import DEDUPLICATION, VOUCHERS
 from billing.transfers import Code, Result, Transfer, TransferRefused, derive_id
 from core.clock import Clock
 from core.errors import OperationError
@@ -28,8 +29,6 @@ VOUCHERS_MAXIMUM: Final = 1000
 """Of one batch."""
 
 _CODE = re.compile(rf"[A-Z2-7]{{{CODE_CHARACTERS}}}")
-_TABLE = "vouchers"
-_DEDUPLICATION = "deduplication"
 
 
 class _Voucher(msgspec.Struct, frozen=True, array_like=True):
@@ -68,16 +67,16 @@ class Vouchers:
         voucher = _Voucher(amount, currency.number, int(self._clock.unix_s() * 1000))
         value = msgspec.msgpack.encode(voucher)
         codes = [_new_code(self._clock) for _ in range(count)]
-        writes = [SideWrite(_TABLE, _hash(code), value) for code in codes]
+        writes = [SideWrite(VOUCHERS, _hash(code), value) for code in codes]
         async with self._creating:
             if once is not None:
                 key = b"vouchers " + once
-                if self._ledger.read_side(_DEDUPLICATION, key) is not None:
+                if self._ledger.read_side(DEDUPLICATION, key) is not None:
                     raise OperationError(
                         "vouchers were made under this id already; their codes were shown then "
                         "and are not kept"
                     )
-                writes.append(SideWrite(_DEDUPLICATION, key, b""))
+                writes.append(SideWrite(DEDUPLICATION, key, b""))
             await self._ledger.transfer([], writes)
         return [_grouped(code) for code in codes]
 
@@ -95,7 +94,7 @@ class Vouchers:
                 f"a voucher's code has {CODE_CHARACTERS} letters and digits: {_grouped('A' * 20)}"
             )
         hashed = _hash(plain)
-        stored = self._ledger.read_side(_TABLE, hashed)
+        stored = self._ledger.read_side(VOUCHERS, hashed)
         if stored is None:
             raise OperationError("there is no voucher with this code")
         voucher = _decoder.decode(stored)

@@ -14,21 +14,20 @@ import trio
 from billing import journal
 from billing.audit import Report, Snapshot, take_snapshot, verify
 from billing.journal import CHAIN, LOG, EntryKind, entry_key
-from billing.ledger import (
+from billing.ledger import ISSUE, LmdbLedger
+from billing.money import J
+from billing.receipts import Signer, format_checkpoint, origin_of, sign_root
+from billing.records import RECORD_ENTRIES, RECORD_IDS, RECORD_TREE
+from billing.tables import (
     ACCOUNTS,
     ADDRESSES,
     BALANCES,
     IDS,
-    ISSUE,
     PENDING,
     REFUNDED,
     SESSIONS,
-    LmdbLedger,
     account_key,
 )
-from billing.money import J
-from billing.receipts import Signer, format_checkpoint, origin_of, sign_root
-from billing.records import RECORD_ENTRIES, RECORD_IDS, RECORD_TREE
 from billing.vouchers import Vouchers
 from core.clock import VirtualClock
 from core.identity import Identity

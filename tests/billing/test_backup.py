@@ -14,19 +14,12 @@ from billing import journal
 from billing.audit import verify, walking
 from billing.backup import MAGIC, back_up, restore
 from billing.journal import LOG, EntryKind
-from billing.ledger import (
-    BALANCES,
-    CHARGED,
-    ISSUE,
-    SESSIONS,
-    STATE,
-    TABLES,
-    LmdbLedger,
-)
+from billing.ledger import ISSUE, LmdbLedger
 from billing.money import CURRENCIES
 from billing.receipts import prove, sign_root
 from billing.records import find_record, read_records
 from billing.seal import Pruned, prune, prune_some, seal
+from billing.tables import BALANCES, CHARGED, SESSIONS, STATE, TABLES
 from billing.transfers import Transfer
 from core.clock import VirtualClock
 from core.errors import OperationError

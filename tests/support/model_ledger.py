@@ -15,8 +15,9 @@ from billing.accounts import (
     account_number_untrusted,
     normalise_address_untrusted,
 )
+from billing.history import HistoryLine
 from billing.journal import SideWrite
-from billing.ledger import Balance, HistoryLine
+from billing.ledger import Balance
 from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
 from core.clock import Clock
