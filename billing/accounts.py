@@ -21,6 +21,9 @@ _TELEGRAM = re.compile(r"tg:([1-9][0-9]{0,18})")
 _USER = re.compile(r"user:([A-Za-z0-9._@-]{1,64})")
 _KEY = re.compile(r"key:([a-z2-7]{52})")
 _NUMBER = re.compile(r"#([1-9][0-9]{0,9})")
+_TELEPHONE = re.compile(r"[+(0-9][0-9 ()./-]{1,39}")
+"""What is parsed as a telephone number. The parser itself looks for one anywhere in a text, and
+would find somebody's in `tg:0301234567`."""
 
 
 class AddressError(OperationError):
@@ -48,7 +51,7 @@ class AccountInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 def normalise_address_untrusted(text: str, default_region: str | None = None) -> str:
     """The one spelling of an address: `tg:123`, `+79991234567`, `user:alice`, `key:...`; or the
-    name of a system account.
+    name of a system account. A telephone number is of ASCII digits, blanks and `+ ( ) . / -`.
 
     Args:
         default_region: the country of telephone numbers that are written without theirs.
@@ -60,7 +63,7 @@ def normalise_address_untrusted(text: str, default_region: str | None = None) ->
         pattern.fullmatch(text) for pattern in (_TELEGRAM, _USER, _KEY)
     ):
         return text
-    if len(text) <= 40 and (text.startswith("+") or default_region is not None):
+    if _TELEPHONE.fullmatch(text) and (text.startswith("+") or default_region is not None):
         try:
             number = phonenumbers.parse(text, default_region)
         except phonenumbers.NumberParseException:

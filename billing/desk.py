@@ -9,8 +9,10 @@ carried out raises `OperationError` with a sentence, and has no effect.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+import msgspec
 
 from billing.accounts import (
     FIRST_USER_ACCOUNT,
@@ -19,7 +21,8 @@ from billing.accounts import (
     normalise_address_untrusted,
 )
 from billing.history import HistoryLine
-from billing.ledger import FEES, ISSUE, Ledger
+from billing.journal import SideWrite
+from billing.ledger import FEES, ISSUE, Balance, Ledger
 from billing.money import (
     CURRENCIES,
     Currency,
@@ -29,8 +32,9 @@ from billing.money import (
     parse_amount_untrusted,
     transfer_fee,
 )
+from billing.records import format_time
+from billing.tables import DEDUPLICATION
 from billing.transfers import (
-    ID_BYTES,
     NO_ID,
     Code,
     Kind,
@@ -39,6 +43,7 @@ from billing.transfers import (
     TransferRefused,
     derive_id,
     new_id,
+    parse_id_untrusted,
 )
 from billing.vouchers import Vouchers
 from core.api.messages import (
@@ -69,7 +74,6 @@ from core.api.messages import (
 from core.clock import Clock
 from core.config import BillingConfig
 from core.errors import OperationError
-from core.units import NS_PER_S
 
 BARE_NUMBER_DIGITS = 9
 """As many digits alone are an account's number; more of them are a telephone number."""
@@ -116,13 +120,11 @@ class Desk:
             case AccountLinkRequest() | AccountUnlinkRequest():
                 return await self._link(request)
             case AccountFreezeRequest():
-                account = self.find_account_untrusted(request.account)
-                await self._ledger.freeze(account, request.frozen, _once_untrusted(request.id))
-                return await self._show(account)
+                account, once = self._name_untrusted(request.account), _once_untrusted(request.id)
+                return await self._show(await self._ledger.freeze(account, request.frozen, once))
             case AccountCloseRequest():
-                account = self.find_account_untrusted(request.account)
-                await self._ledger.close_account(account, _once_untrusted(request.id))
-                return await self._show(account)
+                account, once = self._name_untrusted(request.account), _once_untrusted(request.id)
+                return await self._show(await self._ledger.close_account(account, once))
             case AccountHistoryRequest():
                 return await self._history(request)
             case VoucherCreateRequest():
@@ -139,14 +141,7 @@ class Desk:
             AddressError: this is no address.
             OperationError: nobody has it.
         """
-        is_bare = text.isascii() and text.isdigit() and len(text) <= BARE_NUMBER_DIGITS
-        address = f"#{text}" if is_bare else text
-        if account_number_untrusted(address) is None:
-            address = normalise_address_untrusted(text, self._region)
-        number = self._ledger.find(address)
-        if number is None:
-            raise OperationError(f"there is no account {address}")
-        return number
+        return self._find(self._name_untrusted(text))
 
     async def user_transfer(
         self, debit: int, credit: int, amount: int, currency: Currency, identity: bytes
@@ -176,24 +171,15 @@ class Desk:
 
     async def _create(self, request: AccountCreateRequest) -> AccountReply:
         addresses = [self._normal(address) for address in request.addresses]
-        account = await self._ledger.open_account(addresses, _once_untrusted(request.id))
-        if self._welcome:
-            await self._welcome_once(self._ledger.account(account))
-        return await self._show(account)
-
-    async def _welcome_once(self, info: AccountInfo) -> None:
-        """The grant's id follows from the account, so that asking again gives it nothing more."""
-        base = (info.opened_ns // 1_000_000).to_bytes(6, "big") + bytes(10)
-        identity = derive_id(base, b"welcome %d" % info.number)
-        grant = Transfer(identity, ISSUE, info.number, self._welcome, J.number, code=Code.WELCOME)
-        (result,) = await self._ledger.transfer([grant])
-        # Another amount was granted, in times of another configuration: that was the one.
-        if not result.is_done and result is not Result.ID_REUSED:
-            raise TransferRefused(result)
+        once = _once_untrusted(request.id)
+        return await self._show(await self._ledger.open_account(addresses, once, self._welcome))
 
     async def _show(self, account: int) -> AccountReply:
         info = self._ledger.account(account)
-        settled = await self._ledger.balances(account)
+        (settled,) = await self._ledger.balances([account])
+        return self._reply(info, settled)
+
+    def _reply(self, info: AccountInfo, settled: Mapping[Currency, Balance]) -> AccountReply:
         balances = []
         for currency in CURRENCIES:
             balance = settled[currency]
@@ -208,7 +194,7 @@ class Desk:
             )
         first = balances[J.number]
         return AccountReply(
-            account=str(account),
+            account=str(info.number),
             addresses=list(info.addresses),
             currency=first.currency,
             balance=first.balance,
@@ -218,43 +204,48 @@ class Desk:
             frozen=info.frozen,
             closed=info.closed,
             merged_into=None if info.merged_into is None else str(info.merged_into),
-            opened=_time(info.opened_ns),
+            opened=format_time(info.opened_ns, 3),
         )
 
     async def _list(self, request: AccountListRequest) -> AccountListReply:
         found = self._ledger.accounts(request.first, request.limit + 1)
         following = found[request.limit].number if len(found) > request.limit else None
-        shown = [await self._show(info.number) for info in found[: request.limit]]
-        return AccountListReply(shown, following)
+        shown = found[: request.limit]
+        settled = await self._ledger.balances([info.number for info in shown])
+        return AccountListReply(list(map(self._reply, shown, settled)), following)
 
     async def _credit(self, request: AccountCreditRequest) -> TransferReply:
         currency = find_currency(request.currency)
+        identity = self._id_untrusted(request.id)
+        (account,), named = self._names_untrusted(identity, request.account)
         transfer = Transfer(
-            self._id_untrusted(request.id),
+            identity,
             ISSUE,
-            self.find_account_untrusted(request.account),
+            account,
             parse_amount_untrusted(request.amount, currency),
             currency.number,
             code=Code.CREDIT,
         )
-        await self._do([transfer])
+        await self._do([transfer], named)
         return _transfer_reply(transfer)
 
     async def _transfer(self, request: AccountTransferRequest) -> TransferReply:
         currency = find_currency(request.currency)
+        identity = self._id_untrusted(request.id)
+        (debit, credit), named = self._names_untrusted(identity, request.debit, request.credit)
         transfer = Transfer(
-            self._id_untrusted(request.id),
-            self.find_account_untrusted(request.debit),
-            self.find_account_untrusted(request.credit),
+            identity,
+            debit,
+            credit,
             parse_amount_untrusted(request.amount, currency),
             currency.number,
             code=Code.OPERATOR,
         )
-        await self._do([transfer])
+        await self._do([transfer], named)
         return _transfer_reply(transfer)
 
     async def _refund(self, request: AccountRefundRequest) -> TransferReply:
-        reference = _parse_id_untrusted(request.transfer)
+        reference = parse_id_untrusted(request.transfer)
         original = self._ledger.find_transfer(reference)
         if original is None:
             raise OperationError(f"there is no transfer {request.transfer}")
@@ -285,14 +276,11 @@ class Desk:
         return _transfer_reply(main, fee_amount)
 
     async def _link(self, request: AccountLinkRequest | AccountUnlinkRequest) -> AccountReply:
-        account = self.find_account_untrusted(request.account)
+        named = self._name_untrusted(request.account)
         address = self._normal(request.address)
         once = _once_untrusted(request.id)
-        if isinstance(request, AccountLinkRequest):
-            await self._ledger.link(account, address, once)
-        else:
-            await self._ledger.unlink(account, address, once)
-        return await self._show(account)
+        act = self._ledger.link if isinstance(request, AccountLinkRequest) else self._ledger.unlink
+        return await self._show(await act(named, address, once))
 
     async def _history(self, request: AccountHistoryRequest) -> HistoryReply:
         account = self.find_account_untrusted(request.account)
@@ -317,7 +305,7 @@ class Desk:
             return HistoryItem(
                 place=line.place,
                 id=record.id.hex(),
-                time=_time(line.time_ns),
+                time=format_time(line.time_ns, 3),
                 kind="session",
                 amount=format_amount(-record.cost, J),
                 reserved=None,
@@ -327,7 +315,7 @@ class Desk:
                 reference=None,
                 session=SessionItem(
                     name=record.name,
-                    opened=_time(record.opened_ns),
+                    opened=format_time(record.opened_ns, 3),
                     seconds=record.seconds,
                     bytes=record.relayed_bytes,
                     reason=record.reason,
@@ -342,7 +330,7 @@ class Desk:
         return HistoryItem(
             place=line.place,
             id=transfer.id.hex(),
-            time=_time(line.time_ns),
+            time=format_time(line.time_ns, 3),
             kind=_KINDS[transfer.kind],
             amount=format_amount(change, currency),
             reserved=None if moves else format_amount(transfer.amount, currency),
@@ -360,20 +348,50 @@ class Desk:
         codes = await self._vouchers.create(amount, currency, request.count, once)
         return VouchersReply(codes, format_amount(amount, currency), currency.code)
 
-    async def _do(self, chain: Sequence[Transfer]) -> None:
+    async def _do(self, chain: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()) -> None:
         """Do transfers that are linked with each other."""
-        results = await self._ledger.transfer(chain)
+        results = await self._ledger.transfer(chain, side_writes)
         refused = [result for result in results if not result.is_done]
         if refused:
             # Of two that are linked, one only says that the other was refused.
             refused.sort(key=lambda result: result is Result.LINKED_FAILED)
             raise TransferRefused(refused[0])
 
+    def _name_untrusted(self, text: str) -> int | str:
+        """How somebody names an account: its number, or an address in its one spelling."""
+        is_bare = text.isascii() and text.isdigit() and len(text) <= BARE_NUMBER_DIGITS
+        number = account_number_untrusted(f"#{text}" if is_bare else text)
+        return normalise_address_untrusted(text, self._region) if number is None else number
+
+    def _find(self, name: int | str) -> int:
+        address = f"#{name}" if isinstance(name, int) else name
+        number = self._ledger.find(address)
+        if number is None:
+            raise OperationError(f"there is no account {address}")
+        return number
+
+    def _names_untrusted(
+        self, identity: bytes, *texts: str
+    ) -> tuple[list[int], Sequence[SideWrite]]:
+        """The accounts that a transfer of that id names, and what is to be kept of it: addresses
+        move, and the transfer when it is asked for again is still between those of the first time.
+        """
+        names = [self._name_untrusted(text) for text in texts]
+        if all(isinstance(name, int) for name in names):
+            return [self._find(name) for name in names], ()
+        key, asked = b"named " + identity, sha256(msgspec.msgpack.encode(names)).digest()
+        kept = self._ledger.read_side(DEDUPLICATION, key)
+        if kept is not None and kept[: len(asked)] == asked:
+            return msgspec.msgpack.decode(kept[len(asked) :], type=list[int]), ()
+        numbers = [self._find(name) for name in names]
+        value = asked + msgspec.msgpack.encode(numbers)
+        return numbers, [SideWrite(DEDUPLICATION, key, value)]
+
     def _normal(self, address: str) -> str:
         return normalise_address_untrusted(address, self._region)
 
     def _id_untrusted(self, text: str | None) -> bytes:
-        return new_id(self._clock) if text is None else _parse_id_untrusted(text)
+        return new_id(self._clock) if text is None else parse_id_untrusted(text)
 
 
 def _undo(identity: bytes, reference: bytes, original: Transfer, amount: int) -> Transfer:
@@ -390,19 +408,7 @@ def _undo(identity: bytes, reference: bytes, original: Transfer, amount: int) ->
 
 
 def _once_untrusted(text: str | None) -> bytes | None:
-    return None if text is None else _parse_id_untrusted(text)
-
-
-def _parse_id_untrusted(text: str) -> bytes:
-    try:
-        identity = bytes.fromhex(text)
-    except ValueError:
-        identity = b""
-    if len(text) != 2 * ID_BYTES or len(identity) != ID_BYTES or identity == NO_ID:
-        raise OperationError(
-            f"an id is {2 * ID_BYTES} hexadecimal digits, not all of them zero: {text[:40]!r}"
-        )
-    return identity
+    return None if text is None else parse_id_untrusted(text)
 
 
 def _transfer_reply(transfer: Transfer, fee: int = 0) -> TransferReply:
@@ -415,9 +421,3 @@ def _transfer_reply(transfer: Transfer, fee: int = 0) -> TransferReply:
         currency=currency.code,
         fee=format_amount(fee, currency),
     )
-
-
-def _time(time_ns: int) -> str:
-    """Milliseconds in UTC, as RFC 3339 has it."""
-    moment = datetime.fromtimestamp(time_ns // NS_PER_S, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{time_ns % NS_PER_S // 1_000_000:03}Z"

@@ -47,7 +47,7 @@ from billing.journal import (
     SideWrite,
 )
 from billing.meter import SESSION_BLOCK, Meter
-from billing.money import CURRENCIES, Currency
+from billing.money import CURRENCIES, Currency, J
 from billing.packing import FLAG_LINKED, FLAG_REFUND, Batch, batch_of, chained, cut, unpack
 from billing.tables import (
     ACCOUNTS,
@@ -75,7 +75,16 @@ from billing.tables import (
     store_ids,
     store_side_writes,
 )
-from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
+from billing.transfers import (
+    ID_BYTES,
+    NO_ID,
+    Code,
+    Kind,
+    Result,
+    Transfer,
+    TransferRefused,
+    derive_id,
+)
 from core.clock import Clock
 from core.errors import OperationError
 from core.store import Store, Tables, Write, Writing, open_store
@@ -120,23 +129,28 @@ class Ledger(Protocol):
     """Accounts and transfers. What a method has returned is durable.
 
     `once` is an id as a transfer's, in a room of its own: under it an act on accounts happens once,
-    and is answered as the first time when it is asked for again.
+    and is answered as the first time when it is asked for again, by the same name: who has had no
+    answer asks by an address that may be another's since, or nobody's. An act is on the account of
+    a number, or on the one that answers to an address then, and returns its number.
     """
 
-    async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
-        """A new account with these addresses, which nobody has yet; its number."""
+    async def open_account(
+        self, addresses: Sequence[str] = (), once: bytes | None = None, grant: int = 0
+    ) -> int:
+        """A new account with these addresses, which nobody has yet; its number. `grant`: micro-J
+        that `issue` gives it, in the same transaction."""
 
-    async def freeze(self, account: int, frozen: bool, once: bytes | None = None) -> None:
+    async def freeze(self, account: int | str, frozen: bool, once: bytes | None = None) -> int:
         """Let nothing leave the account, or end that."""
 
-    async def close_account(self, account: int, once: bytes | None = None) -> None:
+    async def close_account(self, account: int | str, once: bytes | None = None) -> int:
         """Let nothing happen on it any more; it has to be empty."""
 
-    async def link(self, account: int, address: str, once: bytes | None = None) -> None:
+    async def link(self, account: int | str, address: str, once: bytes | None = None) -> int:
         """Give the account one more address. An account that answers to it is merged: what it has
         and its addresses pass on, once, and it is closed."""
 
-    async def unlink(self, account: int, address: str, once: bytes | None = None) -> None:
+    async def unlink(self, account: int | str, address: str, once: bytes | None = None) -> int:
         """Take an address away; nobody answers to it then."""
 
     async def transfer(
@@ -160,8 +174,8 @@ class Ledger(Protocol):
     def balance(self, account: int, currency: Currency) -> Balance:
         """What it has, with what is about to be made durable."""
 
-    async def balances(self, account: int) -> dict[Currency, Balance]:
-        """What it has in every currency; all of it is durable."""
+    async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
+        """What each has in every currency, all at one moment; all of it is durable."""
 
     def find_transfer(self, identity: bytes) -> Transfer | None:
         """The transfer of that id, as it was done."""
@@ -304,10 +318,13 @@ class LmdbLedger:
         """See `Ledger`."""
         return int(self.book.refunded.get(identity, 0))
 
-    async def balances(self, account: int) -> dict[Currency, Balance]:
+    async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
         """See `Ledger`."""
         return await self._store.write(
-            lambda _: {currency: self.balance(account, currency) for currency in CURRENCIES}
+            lambda _: [
+                {currency: self.balance(account, currency) for currency in CURRENCIES}
+                for account in accounts
+            ]
         )
 
     async def history(
@@ -341,11 +358,14 @@ class LmdbLedger:
 
     # ------------------------------------------------------------ accounts
 
-    async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
+    async def open_account(
+        self, addresses: Sequence[str] = (), once: bytes | None = None, grant: int = 0
+    ) -> int:
         """See `Ledger`.
 
         Raises:
             AddressError: no address, or somebody else's.
+            TransferRefused: the grant can't be given; no account was opened.
         """
         wanted = [_own_address(address) for address in addresses]
 
@@ -353,22 +373,26 @@ class LmdbLedger:
             for address in wanted:
                 if find_account(writing, address) is not None:
                     raise AddressError(f"{address} belongs to an account already")
-            return self._open(writing, tuple(dict.fromkeys(wanted)))
+            number = self._open(writing, tuple(dict.fromkeys(wanted)))
+            if grant:
+                self._grant(writing, number, grant)
+            return number
 
+        # Without the grant: of another configuration it is still the same act.
         return await self._act(once, ("open", *wanted), write)
 
-    async def freeze(self, account: int, frozen: bool, once: bytes | None = None) -> None:
+    async def freeze(self, account: int | str, frozen: bool, once: bytes | None = None) -> int:
         """See `Ledger`."""
 
         def write(writing: Writing) -> int:
-            info = read_account(writing, account)
+            info = _named(writing, account)
             _assert_user(info)
             self._set(writing, [msgspec.structs.replace(info, frozen=frozen)], {})
-            return account
+            return info.number
 
-        await self._act(once, ("freeze", account, frozen), write)
+        return await self._act(once, ("freeze", account, frozen), write)
 
-    async def close_account(self, account: int, once: bytes | None = None) -> None:
+    async def close_account(self, account: int | str, once: bytes | None = None) -> int:
         """See `Ledger`.
 
         Raises:
@@ -376,19 +400,19 @@ class LmdbLedger:
         """
 
         def write(writing: Writing) -> int:
-            info = read_account(writing, account)
+            info = _named(writing, account)
             _assert_user(info)
-            self._assert_not_paid(account)
+            self._assert_not_paid(info.number)
             for currency in CURRENCIES:
-                if any(self.book.balance(account, currency.number)):
+                if any(self.book.balance(info.number, currency.number)):
                     raise OperationError("only an empty account can be closed")
             closed = msgspec.structs.replace(info, closed=True, addresses=())
             self._set(writing, [closed], dict.fromkeys(info.addresses))
-            return account
+            return info.number
 
-        await self._act(once, ("close", account), write)
+        return await self._act(once, ("close", account), write)
 
-    async def link(self, account: int, address: str, once: bytes | None = None) -> None:
+    async def link(self, account: int | str, address: str, once: bytes | None = None) -> int:
         """See `Ledger`.
 
         Raises:
@@ -397,11 +421,11 @@ class LmdbLedger:
         wanted = _own_address(address)
 
         def write(writing: Writing) -> int:
-            info = read_account(writing, account)
+            info = _named(writing, account)
             _assert_user(info)
-            other_number = find_account(writing, wanted)
-            if other_number == account:
-                return account
+            number, other_number = info.number, find_account(writing, wanted)
+            if other_number == number:
+                return number
             if other_number is None:
                 added: tuple[str, ...] = (wanted,)
             else:
@@ -415,17 +439,17 @@ class LmdbLedger:
                 raise OperationError(f"an account has {ADDRESSES_MAXIMUM} addresses at most")
             changed = [msgspec.structs.replace(info, addresses=info.addresses + added)]
             if other_number is not None:
-                merge = partial(self._merge, writing, other_number, account)
-                self.pays_for_sessions(writing, other_number, merge, account)
+                merge = partial(self._merge, writing, other_number, number)
+                self.pays_for_sessions(writing, other_number, merge, number)
                 changed.append(
-                    msgspec.structs.replace(other, addresses=(), closed=True, merged_into=account)
+                    msgspec.structs.replace(other, addresses=(), closed=True, merged_into=number)
                 )
-            self._set(writing, changed, dict.fromkeys(added, account))
-            return account
+            self._set(writing, changed, dict.fromkeys(added, number))
+            return number
 
-        await self._act(once, ("link", account, wanted), write)
+        return await self._act(once, ("link", account, wanted), write)
 
-    async def unlink(self, account: int, address: str, once: bytes | None = None) -> None:
+    async def unlink(self, account: int | str, address: str, once: bytes | None = None) -> int:
         """See `Ledger`.
 
         Raises:
@@ -434,14 +458,14 @@ class LmdbLedger:
         wanted = _own_address(address)
 
         def write(writing: Writing) -> int:
-            info = read_account(writing, account)
+            info = _named(writing, account)
             if wanted not in info.addresses:
                 raise OperationError(f"{wanted} is no address of this account")
             left = tuple(one for one in info.addresses if one != wanted)
             self._set(writing, [msgspec.structs.replace(info, addresses=left)], {wanted: None})
-            return account
+            return info.number
 
-        await self._act(once, ("unlink", account, wanted), write)
+        return await self._act(once, ("unlink", account, wanted), write)
 
     async def _act(self, once: bytes | None, act: tuple[object, ...], write: Write[int]) -> int:
         """Have `write` done, which returns an account's number; under the id `once` not again.
@@ -481,6 +505,19 @@ class LmdbLedger:
         info = AccountInfo(number=number, addresses=addresses, opened_ns=self.clock.now_ns())
         self._set(writing, [info], dict.fromkeys(addresses, number))
         return number
+
+    def _grant(self, writing: Writing, account: int, amount: int) -> None:
+        """Welcome a new account with so many micro-J."""
+        base = (self.clock.now_ns() // 1_000_000).to_bytes(6, "big") + bytes(10)
+        identity = derive_id(base, b"welcome %d" % account)
+        while writing.get(IDS, identity) is not None:
+            # Somebody has made a transfer under it, to keep the account from its grant.
+            identity = derive_id(identity, b"welcome")
+        grant = Transfer(identity, ISSUE, account, amount, J.number, code=Code.WELCOME)
+        ((code,),) = self._do(writing, [batch_of([grant])])
+        result = _RESULTS[code]
+        if not result.is_done:
+            raise TransferRefused(result)
 
     def _set(
         self,
@@ -820,3 +857,11 @@ def _assert_user(info: AccountInfo) -> None:
         raise OperationError("this is one of the ledger's own accounts")
     if info.closed:
         raise OperationError("the account is closed")
+
+
+def _named(tables: Tables, account: int | str) -> AccountInfo:
+    """The account of a number, or the one that answers to an address."""
+    number = account if isinstance(account, int) else find_account(tables, account)
+    if number is None:
+        raise OperationError(f"there is no account {account}")
+    return read_account(tables, number)

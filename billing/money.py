@@ -86,12 +86,6 @@ def format_amount(amount: int, currency: Currency = J) -> str:
     return f"{'-' if amount < 0 else ''}{whole}.{fraction:0{currency.places}d}"
 
 
-def show_amount(amount: int, currency: Currency = J) -> str:
-    """The same for people: `12.5 Ɉ`."""
-    number = format_amount(amount, currency).rstrip("0").rstrip(".")
-    return f"{number} {currency.symbol}"
-
-
 def transfer_fee(amount: int, currency: Currency = J) -> int:
     """What a user pays on top of a transfer: 1 %, rounded up to the smallest unit, and one whole
     of the currency at least."""

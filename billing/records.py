@@ -33,7 +33,6 @@ RECORD_TREE = "record_tree"
 TABLES = (RECORD_IDS, RECORD_ENTRIES, RECORD_TREE)
 
 _PLACE_BITS = 20
-_ID_BYTES = 16
 EVENT_TYPE = "montana.session.closed"
 
 Progress = Callable[[int, int], object]
@@ -109,23 +108,6 @@ def entry_is_indexed(tables: Tables, entry: int, records: Sequence[CallRecord], 
     """Whether the records of an entry, of which the first is leaf `first`, are found by time."""
     key = _time_key(entry, records)
     return tables.get(RECORD_ENTRIES, key) == _leaf_bytes(first)
-
-
-def parse_record_id_untrusted(text: str) -> bytes:
-    """A record's id from its 32 hexadecimal digits.
-
-    Raises:
-        OperationError: it is none.
-    """
-    try:
-        identity = bytes.fromhex(text) if len(text) == 2 * _ID_BYTES else b""
-    except ValueError:
-        identity = b""
-    if len(identity) != _ID_BYTES:
-        raise OperationError(
-            f"the id of a record is {2 * _ID_BYTES} hexadecimal digits, not {text[:64]!r}"
-        )
-    return identity
 
 
 def find_record(tables: Tables, identity: bytes) -> FoundRecord:
@@ -273,11 +255,11 @@ def _event(record: CallRecord, source: str) -> dict[str, Any]:
     }
 
 
-def format_time(time_ns: int) -> str:
-    """RFC 3339, UTC, to the microsecond."""
+def format_time(time_ns: int, digits: int = 6) -> str:
+    """RFC 3339, UTC, with so many digits behind the second, from 1 to 9; the rest is cut off."""
     seconds, rest_ns = divmod(time_ns, NS_PER_S)
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{rest_ns // 1000:06d}Z"
+    return f"{whole}.{rest_ns:09d}"[: len(whole) + 1 + digits] + "Z"
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

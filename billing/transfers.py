@@ -142,6 +142,23 @@ def new_id(clock: Clock) -> bytes:
     return int(clock.unix_s() * 1000).to_bytes(6, "big") + clock.random_bytes(10)
 
 
+def parse_id_untrusted(text: str) -> bytes:
+    """An id, of a transfer or whatever else has one, from its 32 hexadecimal digits.
+
+    Raises:
+        OperationError: it is none.
+    """
+    try:
+        identity = bytes.fromhex(text) if len(text) == 2 * ID_BYTES else b""
+    except ValueError:
+        identity = b""
+    if len(identity) != ID_BYTES or identity == NO_ID:
+        raise OperationError(
+            f"an id is {2 * ID_BYTES} hexadecimal digits, not all of them zero: {text[:40]!r}"
+        )
+    return identity
+
+
 def derive_id(of: bytes, purpose: bytes) -> bytes:
     """The id of a transfer that follows from another one: the same each time, of the same time."""
     return of[:6] + blake2b(of + purpose, digest_size=10).digest()

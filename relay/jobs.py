@@ -22,7 +22,8 @@ from billing.audit import verify
 from billing.backup import back_up
 from billing.ledger import LmdbLedger
 from billing.receipts import encode_proof, last_root, parse_checkpoint_untrusted, prove
-from billing.records import Format, Progress, export_records, parse_record_id_untrusted
+from billing.records import Format, Progress, export_records
+from billing.transfers import parse_id_untrusted
 from core.api.messages import (
     AuditReply,
     AuditRequest,
@@ -246,7 +247,7 @@ def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
     Raises:
         OperationError: there is none; says why.
     """
-    identity = parse_record_id_untrusted(record)
+    identity = parse_id_untrusted(record)
     try:
         with ledger.store.read() as tables:
             proof = prove(tables, identity)

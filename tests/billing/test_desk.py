@@ -189,6 +189,27 @@ async def test_numbers_without_their_country_have_the_configured_one(
         await show(desk, "30123456")
 
 
+@pytest.mark.parametrize(
+    "mistyped",
+    [
+        *("tg:0301234567", "user alice 030 1234567", "tg: 3012345678", "030 1234567 alice"),
+        *("０３０ 1234567", "tel:0301234567", "030 1234567;ext=5", "030\t1234567", "030 1234567\n"),
+        "user:+493012345678 ",
+    ],
+)
+async def test_a_mistyped_address_is_no_telephone_number(
+    ledger: Ledger, clock: VirtualClock, mistyped: str
+) -> None:
+    desk = Desk(ledger, clock, BillingConfig(default_region="DE"))
+    await desk.answer(AccountCreateRequest(("030 1234567", "030 12345678")))
+    assert (await show(desk, "030/12345678")).addresses == ["+49301234567", "+493012345678"]
+    before = everything(ledger)
+    for request in (AccountCreditRequest(mistyped, "1"), AccountCreateRequest((mistyped,))):
+        with pytest.raises(AddressError):
+            await desk.answer(request)
+    assert everything(ledger) == before
+
+
 async def test_creating_again_under_the_same_id_opens_nothing(desk: Desk, ledger: Ledger) -> None:
     first = await desk.answer(AccountCreateRequest(("user:alice",), ID))
     before = everything(ledger)
@@ -267,6 +288,46 @@ async def test_new_accounts_are_welcomed_once(ledger: Ledger, clock: VirtualCloc
     assert second.balance == "7.000000"
     (line,) = (await history(desk, "6")).lines
     assert (line.amount, line.other, line.purpose) == ("5.000000", "issue", "welcome")
+
+
+async def test_an_account_without_its_grant_is_none(ledger: Ledger, clock: VirtualClock) -> None:
+    poor = Desk(ledger, clock, BillingConfig())
+    # Nothing is left that `issue` may owe.
+    await poor.answer(AccountTransferRequest("issue", "escrow", format_amount(AMOUNT_MAXIMUM, J)))
+    before = everything(ledger)
+    desk = Desk(ledger, clock, BillingConfig(welcome="5"))
+    with pytest.raises(TransferRefused) as caught:
+        await desk.answer(AccountCreateRequest(("user:alice",), ID))
+    assert caught.value.result is Result.OVERFLOW
+    assert everything(ledger) == before
+    await poor.answer(AccountTransferRequest("escrow", "issue", "5"))
+    reply = await desk.answer(AccountCreateRequest(("user:alice",), ID))
+    assert isinstance(reply, AccountReply)
+    assert reply.balance == "5.000000"
+
+
+async def test_an_account_and_its_grant_are_one_write(tmp_path: Path, clock: VirtualClock) -> None:
+    with open_ledger(tmp_path, clock, map_bytes=1 << 26) as ledger:
+        desk = Desk(ledger, clock, BillingConfig(welcome="5"))
+        writes = 0
+        write = ledger.store.write
+
+        async def count(job: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            return await write(job)
+
+        ledger.store.write = count  # type: ignore[assignment, method-assign]
+        ledger.store.write_together = None  # type: ignore[assignment, method-assign]
+        await desk.answer(AccountCreateRequest(("user:alice",), ID))
+        # The other one reads what is shown.
+        assert writes == 2
+        assert ledger.balance(ALICE, J).posted == 5 * J.unit
+        writes = 0
+        reply = await desk.answer(AccountListRequest(0, 1000))
+        assert isinstance(reply, AccountListReply)
+        assert [one.balance for one in reply.accounts[-2:]] == ["0.000000", "5.000000"]
+        assert writes == 1
 
 
 async def test_nobody_is_welcomed_unless_configured(desk: Desk) -> None:
@@ -369,6 +430,71 @@ async def test_what_is_repeated_is_answered_as_the_first_time(desk: Desk, ledger
         with pytest.raises(OperationError):
             await desk.answer(reused)
     assert everything(ledger) == before
+
+
+async def test_acts_are_repeated_by_an_address_that_is_gone(desk: Desk, ledger: Ledger) -> None:
+    await begin(desk)
+    await desk.answer(AccountCreateRequest(("user:carol", "tg:1")))
+    await desk.answer(AccountCreateRequest(("user:dora",)))
+    requests: list[LedgerRequest] = [
+        AccountFreezeRequest("tg:1", False, id="1" * 32),
+        AccountLinkRequest("tg:1", "tg:2", id="2" * 32),
+        AccountUnlinkRequest("tg:1", "tg:1", id="3" * 32),
+        AccountCloseRequest("user:bob", id="4" * 32),
+        AccountLinkRequest("user:alice", "user:dora", id="5" * 32),
+        AccountFreezeRequest("user:dora", False, id="6" * 32),
+        AccountUnlinkRequest("user:dora", "user:dora", id="7" * 32),
+    ]
+    accounts = []
+    for request in requests:
+        reply = await desk.answer(request)
+        assert isinstance(reply, AccountReply)
+        accounts.append(reply.account)
+    assert accounts == ["8", "8", "8", "7", "6", "6", "6"]
+    # Somebody else answers to these now.
+    await desk.answer(AccountCreateRequest(("user:bob", "tg:1")))
+    before = everything(ledger)
+    for account, request in zip(accounts, requests, strict=True):
+        assert await desk.answer(request) == await show(desk, account)
+    for other in (
+        AccountCloseRequest("tg:1", id="4" * 32),
+        AccountFreezeRequest("user:bob", False, id="1" * 32),
+        AccountCloseRequest("user:nobody", id="9" * 32),
+    ):
+        with pytest.raises(OperationError):
+            await desk.answer(other)
+    assert everything(ledger) == before
+
+
+async def test_transfers_are_repeated_by_an_address_that_has_moved(
+    desk: Desk, ledger: Ledger
+) -> None:
+    await begin(desk)
+    requests: list[LedgerRequest] = [
+        AccountCreditRequest("user:bob", "50", id="1" * 32),
+        AccountTransferRequest("user:alice", "user:bob", "10", id="2" * 32),
+        AccountTransferRequest("user:alice", "7", "1", id="3" * 32),
+    ]
+    first = [await desk.answer(request) for request in requests]
+    await desk.answer(AccountUnlinkRequest("7", "user:bob"))
+    await desk.answer(AccountUnlinkRequest("6", "user:alice"))
+    gone = everything(ledger)
+    assert [await desk.answer(request) for request in requests] == first
+    assert everything(ledger) == gone
+    await desk.answer(AccountCreateRequest(("user:bob",)))
+    moved = everything(ledger)
+    assert [await desk.answer(request) for request in requests] == first
+    for reused in (
+        AccountCreditRequest("user:bob", "51", id="1" * 32),
+        AccountTransferRequest("user:bob", "7", "10", id="2" * 32),
+        # To who has the address now.
+        AccountCreditRequest("8", "50", id="1" * 32),
+    ):
+        with pytest.raises(TransferRefused) as caught:
+            await desk.answer(reused)
+        assert caught.value.result is Result.ID_REUSED
+    assert everything(ledger) == moved
+    assert (await move(desk, AccountCreditRequest("user:bob", "50", id="4" * 32))).credit == "8"
 
 
 async def test_many_who_repeat_at_once_have_one_effect(desk: Desk) -> None:

@@ -19,10 +19,10 @@ from billing.records import (
     export_records,
     find_record,
     format_time,
-    parse_record_id_untrusted,
     read_records,
     tree_size,
 )
+from billing.transfers import parse_id_untrusted
 from core.clock import VirtualClock
 from core.errors import OperationError
 from tests.support.small_ledger import VOICE, Life, open_small
@@ -101,7 +101,7 @@ def test_export_and_lookup(tmp_path: Path) -> None:
             with ledger.store.read() as tables:
                 assert tree_size(tables) == len(records)
                 for leaf, record in enumerate(records):
-                    identity = parse_record_id_untrusted(record.id.hex())
+                    identity = parse_id_untrusted(record.id.hex())
                     found = find_record(tables, identity)
                     assert (found.record, found.leaf) == (record, leaf)
                 with pytest.raises(OperationError, match="there is no record"):
@@ -113,7 +113,7 @@ def test_export_and_lookup(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "0", "zz" * 16, "00" * 17, " " + "00" * 15 + "0", "é" * 32])
 def test_what_is_no_id(text: str) -> None:
     with pytest.raises(OperationError, match="hexadecimal digits"):
-        parse_record_id_untrusted(text)
+        parse_id_untrusted(text)
 
 
 def test_names_that_csv_has_to_quote(tmp_path: Path) -> None:
@@ -136,3 +136,4 @@ def test_names_that_csv_has_to_quote(tmp_path: Path) -> None:
 def test_times() -> None:
     assert format_time(0) == "1970-01-01T00:00:00.000000Z"
     assert format_time(1_800_000_000_123_456_789) == "2027-01-15T08:00:00.123456Z"
+    assert format_time(1_800_000_000_001_999_999, 3) == "2027-01-15T08:00:00.001Z"

@@ -159,7 +159,7 @@ def test_closing_a_session_and_merging_its_account_at_once(tmp_path: Path) -> No
                 lambda: charging.tick(slots, two, two, {opened.info.slot: "client"}),
                 lambda: ledger.link(target, "tg:1"),
             )
-            assert results[1] is None, results[1]
+            assert results[1] == target, results[1]
             assert ledger.balance(target, J) == (98 * J.unit, 0, 0, 0)
             assert (await verify(ledger)).ok
 

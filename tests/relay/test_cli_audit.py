@@ -308,8 +308,8 @@ def test_a_damaged_proof_is_refused(terminal: Terminal, tmp_path: Path) -> None:
 
 
 def test_a_record_that_is_not_there(terminal: Terminal) -> None:
-    assert f"there is no record {'0' * 32}" in terminal.refusal("prove", "0" * 32)
-    assert "32 hexadecimal digits, not '12'" in terminal.refusal("prove", "12")
+    assert f"there is no record {'1' * 32}" in terminal.refusal("prove", "1" * 32)
+    assert "32 hexadecimal digits, not all of them zero: '12'" in terminal.refusal("prove", "12")
     assert "no UTF-8 text" in terminal.refusal("prove", "\udcff", code=2)
     assert "length <= 128" in terminal.refusal("prove", "0" * 200)
 
@@ -455,7 +455,7 @@ def test_one_job_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert "another job is running on the ledger" in complaint
         assert not (tmp_path / "backup").exists()
         # What takes no time needs no job.
-        assert terminal.run("prove", "0" * 32)[2].startswith("Error: there is no record")
+        assert terminal.run("prove", "1" * 32)[2].startswith("Error: there is no record")
         assert trio.run(finish, number).error is None
         with pytest.raises(OperationError, match="its result has been told"):
             trio.run(finish, number)

@@ -19,7 +19,16 @@ from billing.history import HistoryLine
 from billing.journal import SideWrite
 from billing.ledger import Balance
 from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
-from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Result, Transfer, derive_id
+from billing.transfers import (
+    ID_BYTES,
+    NO_ID,
+    Code,
+    Kind,
+    Result,
+    Transfer,
+    TransferRefused,
+    derive_id,
+)
 from core.clock import Clock
 from core.errors import OperationError
 from core.units import NS_PER_S
@@ -82,11 +91,20 @@ class ModelLedger:
             raise OperationError("something else")
         return self.once[once][1]
 
-    def _remember(self, once: bytes | None, act: tuple[object, ...], number: int) -> None:
+    def _remember(self, once: bytes | None, act: tuple[object, ...], number: int) -> int:
         if once is not None:
             self.once[once] = (act, number)
+        return number
 
-    async def open_account(self, addresses: Sequence[str] = (), once: bytes | None = None) -> int:
+    def _number(self, account: int | str) -> int:
+        number = account if isinstance(account, int) else self.find(account)
+        if number is None:
+            raise OperationError("nobody")
+        return number
+
+    async def open_account(
+        self, addresses: Sequence[str] = (), once: bytes | None = None, grant: int = 0
+    ) -> int:
         wanted = [self._address(address) for address in addresses]
         act = ("open", *wanted)
         earlier = self._earlier(once, act)
@@ -95,6 +113,15 @@ class ModelLedger:
         if any(self.find(address) is not None for address in wanted):
             raise AddressError("taken")
         number = self._open(tuple(dict.fromkeys(wanted)))
+        if grant:
+            identity = derive_id(
+                (self.now_ns // 1_000_000).to_bytes(6, "big") + bytes(10), b"welcome %d" % number
+            )
+            welcome = Transfer(identity, 1, number, grant, code=Code.WELCOME)
+            (result,) = await self.transfer([welcome])
+            if not result.is_done:
+                del self.all[number]
+                raise TransferRefused(result)
         self._remember(once, act, number)
         return number
 
@@ -105,30 +132,32 @@ class ModelLedger:
             raise AddressError("the ledger's own")
         return normal
 
-    async def freeze(self, account: int, frozen: bool, once: bytes | None = None) -> None:
+    async def freeze(self, account: int | str, frozen: bool, once: bytes | None = None) -> int:
         act = ("freeze", account, frozen)
-        if self._earlier(once, act):
-            return
-        one = self._user(account)
+        if earlier := self._earlier(once, act):
+            return earlier
+        one = self._user(self._number(account))
         one.info = _change(one.info, frozen=frozen)
-        self._remember(once, act, account)
+        return self._remember(once, act, one.info.number)
 
-    async def close_account(self, account: int, once: bytes | None = None) -> None:
+    async def close_account(self, account: int | str, once: bytes | None = None) -> int:
         act = ("close", account)
-        if self._earlier(once, act):
-            return
-        one = self._user(account)
+        if earlier := self._earlier(once, act):
+            return earlier
+        one = self._user(self._number(account))
         if any([*one.posted, *one.reserved, *one.incoming]):
             raise OperationError("not empty")
         one.info = _change(one.info, closed=True, addresses=())
-        self._remember(once, act, account)
+        return self._remember(once, act, one.info.number)
 
-    async def link(self, account: int, address: str, once: bytes | None = None) -> None:
+    async def link(self, account: int | str, address: str, once: bytes | None = None) -> int:
         wanted = self._address(address)
         act = ("link", account, wanted)
-        if not self._earlier(once, act):
-            await self._link(account, wanted)
-            self._remember(once, act, account)
+        if earlier := self._earlier(once, act):
+            return earlier
+        number = self._number(account)
+        await self._link(number, wanted)
+        return self._remember(once, act, number)
 
     async def _link(self, account: int, wanted: str) -> None:
         one = self._user(account)
@@ -168,17 +197,17 @@ class ModelLedger:
             if not result.is_done:
                 raise OperationError(result.name)
 
-    async def unlink(self, account: int, address: str, once: bytes | None = None) -> None:
+    async def unlink(self, account: int | str, address: str, once: bytes | None = None) -> int:
         wanted = self._address(address)
         act = ("unlink", account, wanted)
-        if self._earlier(once, act):
-            return
-        one = self._of(account)
+        if earlier := self._earlier(once, act):
+            return earlier
+        one = self._of(self._number(account))
         if wanted not in one.info.addresses:
             raise OperationError("not its address")
         left = tuple(each for each in one.info.addresses if each != wanted)
         one.info = _change(one.info, addresses=left)
-        self._remember(once, act, account)
+        return self._remember(once, act, one.info.number)
 
     async def transfer(
         self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
@@ -371,8 +400,11 @@ class ModelLedger:
     def refunded(self, identity: bytes) -> int:
         return self.refunds.get(identity, 0)
 
-    async def balances(self, account: int) -> dict[Currency, Balance]:
-        return {currency: self.balance(account, currency) for currency in CURRENCIES}
+    async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
+        return [
+            {currency: self.balance(account, currency) for currency in CURRENCIES}
+            for account in accounts
+        ]
 
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
