@@ -47,7 +47,7 @@ class RemoveRelay(NamedTuple):
 class JoinSession(NamedTuple):
     """Ask whether `payer` pays for an allocation of `session`; None is the call that it is for.
     The outcome comes back, then or later, through `Server.session_joined(allocation)` or
-    `Server.session_refused(allocation)`.
+    `Server.session_refused(allocation, code)`, which answers with that STUN error code.
 
     What has joined leaves by `LeaveSession`, or by `CloseAllocation` once it is open."""
 
@@ -95,7 +95,7 @@ class InstallPermission(NamedTuple):
     """Packets between the allocation and any port of `peer_ip` may pass until `expires_ns`.
 
     Channels of the same `peer_ip` get the new time as well. `own` says what the address is
-    to this node, see `relay.turn.peer_policy.Own`.
+    to this node: `OWN_NO`, `OWN_RELAYS_ONLY` or `OWN_ALLOWED` of `relay.dataplane.interface`.
     """
 
     allocation: int
@@ -131,7 +131,8 @@ class RemoveChannel(NamedTuple):
 
 class RelayData(NamedTuple):
     """Send `payload` to `peer` from the allocation's relayed address: a Send indication that
-    the data plane left to the server (one with DONT-FRAGMENT, or one that came over a stream)."""
+    the data plane left to the server, since it holds what the packet path does not read (a
+    DONT-FRAGMENT with a value)."""
 
     allocation: int
     peer: Address

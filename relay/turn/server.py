@@ -165,10 +165,9 @@ class Server:
             return second_ns
         return first_ns
 
-    def drain(self) -> list[Effect]:
+    def drain(self) -> None:
         """Answer 508 to every new Allocate: the client is to try another server."""
         self._allocator.draining = True
-        return []
 
     def reconfigure(self, config: TurnConfig, now_ns: int) -> list[Effect]:
         """Take over users, secrets, peer rules, limits and lifetimes; allocations of users that

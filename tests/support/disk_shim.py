@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 SECTOR_BYTES = 512
 PAGE_BYTES = 4096
-SHORT = -1
-"""Instead of an errno: the write comes out short."""
 _HEAD = struct.Struct("<IIQq")
 _SOURCE = Path(__file__).with_suffix(".c")
 

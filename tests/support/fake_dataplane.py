@@ -97,7 +97,6 @@ class FakeDataPlane:
         self._replies: list[tuple[FiveTuple, bytes]] = []
         self.to_peers: deque[tuple[Address, Address, bytes]] = deque()
         self.unavailable: set[Address] = set()
-        self.started = False
         self.closed = False
         self._next = 1
         self._control: deque[ControlDatagram | IcmpError] = deque()
@@ -184,7 +183,7 @@ class FakeDataPlane:
     # What the interface asks for.
 
     def start(self) -> None:
-        self.started = True
+        pass
 
     def close(self) -> None:
         if self.closed:

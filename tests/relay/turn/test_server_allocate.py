@@ -430,7 +430,7 @@ def test_draining_takes_no_new_allocation() -> None:
     world = World()
     session = Session(world, 1)
     session.allocate()
-    world.carry_out(world.server.drain())
+    world.server.drain()
     assert Session(world, 2).refused(Method.ALLOCATE, [TRANSPORT]) == 508
     session.do(Method.REFRESH)
 
