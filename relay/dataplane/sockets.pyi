@@ -20,10 +20,6 @@ goes with them. As many ICMP errors reach the control plane, the others are `dro
 STRANGER_BYTES: int
 """A stranger's larger datagram is `drop_malformed`; one of a client counts for several."""
 SPARE_SLOTS: int
-FLOW_TYPE: np.dtype[Any]
-"""A row of `flow_counters`: allocation, session, channel, then packets and bytes each way."""
-SESSION_TYPE: np.dtype[Any]
-"""A row of `session_counters`: session, active_seconds."""
 
 class SocketDataPlane:
     """Relays packets between UDP clients and UDP peers.

@@ -4,36 +4,34 @@ The object belongs to the control plane's thread, the one writer of the tables; 
 runs `run_worker` without the GIL from `start` to `close`.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from relay.dataplane.atomic cimport (
-    exchange_32, load_relaxed_32, load_relaxed_64, store_relaxed_64, store_sequential_32,
-    store_release_32,
+    exchange_32, load_relaxed_32, load_relaxed_64, store_relaxed_64, store_release_32,
 )
-from relay.dataplane.packet cimport Addr, from_sockaddr, get_ip, same_address, set_ip, to_sockaddr
+from relay.dataplane.counters cimport (
+    harvest_flows, harvest_sessions, living_flows, living_sessions, sum_totals,
+)
+from relay.dataplane.packet cimport Addr, from_sockaddr, get_ip, same_address, set_ip
 from relay.dataplane.ring cimport RECORD_DATAGRAM, Record, Ring, drop_record, peek_record
 from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
-    Allocation, Flow, FlowCounters, Relay, Tables, add_allocation, add_flow, add_relay,
-    add_session, create_tables, destroy_tables, find_channel, find_peer, free_closed_flow,
-    free_closed_session, join_relay, part_relay, publish_allocation, reclaim, refresh_permission,
-    release_session, remove_allocation, remove_flow, remove_relay,
+    Allocation, Flow, Relay, Tables, add_allocation, add_flow, add_relay, add_session,
+    create_tables, destroy_tables, find_channel, find_peer, join_relay, part_relay,
+    publish_allocation, reclaim, refresh_permission, release_session, remove_allocation,
+    remove_flow, remove_relay,
+)
+from relay.dataplane.udp_socket cimport (
+    bind_socket, dropped_by_kernel, get_option, new_socket, set_option,
 )
 from relay.dataplane.worker cimport (
-    CONTROL_PER_SECOND as _CONTROL_PER_SECOND, DROP_CONTROL_QUEUE, DROP_EXPIRED, DROP_FORBIDDEN,
-    DROP_ICMP_RATE, DROP_LINK_LOCAL, DROP_MALFORMED, DROP_MESSAGE_SIZE, DROP_NO_ALLOCATION,
-    DROP_NO_CHANNEL, DROP_NO_PERMISSION, DROP_RATE, DROP_SEND_BUFFER, DROP_SEND_ERROR,
-    DROP_UNPAID,
-    MAX_LISTENERS, MAX_WORKERS, STOP_EVENT, STRANGER_BYTES as _STRANGER_BYTES,
-    TOTAL_BYTES_TO_CLIENT, TOTAL_BYTES_TO_PEER, TOTAL_CONTROL, TOTAL_GATHERS, TOTAL_INTERRUPTED,
-    TOTAL_PACKETS_RECEIVED, TOTAL_PACKETS_TO_CLIENT, TOTAL_PACKETS_TO_PEER, TOTAL_RECEIVE_CALLS,
-    TOTAL_SEGMENTED_SENDS, TOTAL_SEND_CALLS, TOTAL_SENT_SINGLY, TOTAL_SHORT_CUTS, TOTAL_WAKEUPS,
-    TOTALS, Worker, create_worker, destroy_worker, flush, let_fragment, queue_reply, run_worker,
-    send_from_control,
+    CONTROL_PER_SECOND as _CONTROL_PER_SECOND, MAX_LISTENERS, MAX_WORKERS, STOP_EVENT,
+    STRANGER_BYTES as _STRANGER_BYTES, Worker, create_worker, destroy_worker, flush, monotonic_ns,
+    queue_reply, run_worker, send_from_control,
 )
 
 import os
@@ -43,6 +41,7 @@ import threading
 import numpy as np
 
 from core.stun.address import Address, FiveTuple
+from relay.dataplane.counters import FLOW_TYPE, SESSION_TYPE
 from relay.dataplane.interface import (
     UNLIMITED_SECONDS, ControlDatagram, IcmpError, RelayUnavailable,
 )
@@ -55,65 +54,6 @@ SPARE_SLOTS = 256
 """Beside what is asked for: what has been closed but may still be seen by a worker."""
 _WAIT_TRIES = 500
 """How often (20 us each) a full pool is looked at again before somebody is refused."""
-
-FLOW_TYPE = np.dtype(
-    [
-        ("allocation", "u4"),
-        ("session", "u4"),
-        ("channel", "u4"),
-        ("packets_to_peer", "u8"),
-        ("bytes_to_peer", "u8"),
-        ("packets_to_client", "u8"),
-        ("bytes_to_client", "u8"),
-    ]
-)
-SESSION_TYPE = np.dtype([("session", "u4"), ("active_seconds", "u8")])
-
-cdef packed struct FlowRow:
-    uint32_t allocation
-    uint32_t session
-    uint32_t channel
-    uint64_t packets_to_peer
-    uint64_t bytes_to_peer
-    uint64_t packets_to_client
-    uint64_t bytes_to_client
-
-cdef packed struct SessionRow:
-    uint32_t session
-    uint64_t active_seconds
-
-_TOTAL_NAMES = {
-    TOTAL_PACKETS_RECEIVED: "packets_received",
-    TOTAL_PACKETS_TO_PEER: "packets_to_peer",
-    TOTAL_BYTES_TO_PEER: "bytes_to_peer",
-    TOTAL_PACKETS_TO_CLIENT: "packets_to_client",
-    TOTAL_BYTES_TO_CLIENT: "bytes_to_client",
-    TOTAL_SHORT_CUTS: "short_cuts",
-    TOTAL_WAKEUPS: "wakeups",
-    TOTAL_GATHERS: "gathers",
-    TOTAL_RECEIVE_CALLS: "receive_calls",
-    TOTAL_SEND_CALLS: "send_calls",
-    TOTAL_SEGMENTED_SENDS: "segmented_sends",
-    TOTAL_SENT_SINGLY: "sent_singly",
-    TOTAL_INTERRUPTED: "interrupted",
-    TOTAL_CONTROL: "control_datagrams",
-    DROP_MALFORMED: "drop_malformed",
-    DROP_LINK_LOCAL: "drop_link_local",
-    DROP_NO_ALLOCATION: "drop_no_allocation",
-    DROP_NO_CHANNEL: "drop_no_channel",
-    DROP_NO_PERMISSION: "drop_no_permission",
-    DROP_EXPIRED: "drop_expired",
-    DROP_FORBIDDEN: "drop_forbidden",
-    DROP_RATE: "drop_rate",
-    DROP_UNPAID: "drop_unpaid",
-    DROP_SEND_BUFFER: "drop_send_buffer",
-    DROP_MESSAGE_SIZE: "drop_message_size",
-    DROP_SEND_ERROR: "drop_send_error",
-    DROP_CONTROL_QUEUE: "drop_control_queue",
-    DROP_ICMP_RATE: "drop_icmp_rate",
-}
-assert len(_TOTAL_NAMES) == TOTALS
-
 
 cdef int read_address(object address, Addr *target) except -1:
     """An `Address` as the tables hold it."""
@@ -137,70 +77,9 @@ cdef object make_address(const Addr *source):
     )
 
 
-cdef int set_option(int fd, int level, int name, int value) noexcept:
-    """0, or -1 where this kernel does not have the option or this process may not use it."""
-    return setsockopt(fd, level, name, &value, sizeof(int))
-
-
-cdef int get_option(int fd, int level, int name) noexcept:
-    cdef int value = 0
-    cdef socklen_t size = sizeof(int)
-    getsockopt(fd, level, name, &value, &size)
-    return value
-
-
-cdef int new_socket(int family, int buffer_bytes, bint shared) except -1:
-    """A UDP socket with everything set that listeners and relays have in common.
-
-    Raises:
-        OSError: no descriptor or memory is left, or the address family is missing.
-    """
-    cdef int domain = AF_INET if family == 4 else AF_INET6
-    cdef int fd = socket(domain, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
-    if fd < 0:
-        raise OSError(errno, os.strerror(errno))
-    if shared:
-        set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1)
-    # The forced form passes net.core.rmem_max, for which a capability is needed.
-    if set_option(fd, SOL_SOCKET, SO_RCVBUFFORCE, buffer_bytes) < 0:
-        set_option(fd, SOL_SOCKET, SO_RCVBUF, buffer_bytes)
-    if set_option(fd, SOL_SOCKET, SO_SNDBUFFORCE, buffer_bytes) < 0:
-        set_option(fd, SOL_SOCKET, SO_SNDBUF, buffer_bytes)
-    set_option(fd, SOL_UDP, UDP_GRO, 1)
-    if family == 6:
-        set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1)
-    let_fragment(fd, family)
-    return fd
-
-
 cdef inline uint64_t picoseconds_per_byte(uint64_t rate_bytes_s) noexcept:
     """A limit as the tables hold it; 0 is none."""
     return 1000000000000 // rate_bytes_s if rate_bytes_s else 0
-
-
-cdef int bind_socket(int fd, const Addr *address) except -1:
-    """Bind, and close the socket when that fails.
-
-    Raises:
-        OSError: with the kernel's reason.
-    """
-    cdef uint8_t name[32]
-    cdef int error
-    if bind(fd, <sockaddr *>name, to_sockaddr(address, name)) < 0:
-        error = errno
-        close(fd)
-        raise OSError(error, os.strerror(error))
-    return 0
-
-
-cdef uint64_t dropped_by_kernel(int fd) noexcept:
-    """Datagrams that the socket's receive buffer had no room for."""
-    cdef uint32_t values[16]
-    cdef socklen_t size = sizeof(values)
-    memset(values, 0, sizeof(values))
-    if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, values, &size) < 0:
-        return 0
-    return values[<int>SK_MEMINFO_DROPS]
 
 
 cdef class SocketDataPlane:
@@ -854,91 +733,23 @@ cdef class SocketDataPlane:
 
     # ------------------------------------------------------------ counters
 
-    cdef void _read_flow(self, uint32_t slot, FlowRow *row) noexcept:
-        cdef Flow *flow = &self._tables.flows[slot]
-        cdef FlowCounters *counters
-        cdef uint32_t lane
-        memset(row, 0, sizeof(FlowRow))
-        row.allocation = flow.allocation
-        row.session = flow.session
-        row.channel = flow.channel
-        for lane in range(self._worker_count + 1):
-            counters = &self._tables.counters[lane][slot]
-            row.packets_to_peer += load_relaxed_64(&counters.packets_to_peer)
-            row.bytes_to_peer += load_relaxed_64(&counters.bytes_to_peer)
-            row.packets_to_client += load_relaxed_64(&counters.packets_to_client)
-            row.bytes_to_client += load_relaxed_64(&counters.bytes_to_client)
-
     def flow_counters(self):
         """One row a living permission or channel, of type `FLOW_TYPE`."""
-        cdef uint32_t allocation, slot
-        cdef Py_ssize_t row = 0
-        cdef FlowRow[::1] rows
         self._check_open()
-        array = np.empty(self._tables.flow_pool.live, dtype=FLOW_TYPE)
-        rows = array
-        for allocation in range(1, self._tables.allocation_pool.used + 1):
-            if not self._tables.allocations[allocation].live:
-                continue
-            slot = self._tables.allocations[allocation].first_flow
-            while slot:
-                self._read_flow(slot, &rows[row])
-                row += 1
-                slot = self._tables.flows[slot].next_of_allocation
-        assert row == self._tables.flow_pool.live
-        return array
+        return living_flows(self._tables)
 
     def session_counters(self):
         """One row a living session, of type `SESSION_TYPE`."""
-        cdef uint32_t session
-        cdef Py_ssize_t row = 0
-        cdef SessionRow[::1] rows
         self._check_open()
-        array = np.empty(self._tables.session_pool.live, dtype=SESSION_TYPE)
-        rows = array
-        for session in range(1, self._tables.session_pool.used + 1):
-            if self._tables.sessions[session].live:
-                rows[row].session = session
-                rows[row].active_seconds = load_relaxed_64(
-                    &self._tables.sessions[session].active_seconds
-                )
-                row += 1
-        assert row == self._tables.session_pool.live
-        return array
+        return living_sessions(self._tables)
 
     cdef int _harvest(self) except -1:
-        """Read what closed flows and sessions counted last, and free their slots."""
-        cdef FlowRow[::1] flows
-        cdef SessionRow[::1] sessions
-        cdef uint32_t slot
-        cdef Py_ssize_t row = 0
+        """Keep what closed flows and sessions counted last, until it is taken."""
         reclaim(self._tables)
         if self._tables.closed_flow_count:
-            array = np.empty(self._tables.closed_flow_count, dtype=FLOW_TYPE)
-            flows = array
-            while self._tables.closed_flows:
-                slot = self._tables.closed_flows
-                self._tables.closed_flows = self._tables.flows[slot].next
-                self._read_flow(slot, &flows[row])
-                row += 1
-                free_closed_flow(self._tables, slot)
-            self._tables.closed_flow_count = 0
-            self._closed_flows.append(array)
+            self._closed_flows.append(harvest_flows(self._tables))
         if self._tables.closed_session_count:
-            array = np.empty(self._tables.closed_session_count, dtype=SESSION_TYPE)
-            sessions = array
-            row = 0
-            while self._tables.closed_sessions:
-                slot = self._tables.closed_sessions
-                self._tables.closed_sessions = self._tables.sessions[slot].next
-                sessions[row].session = slot
-                sessions[row].active_seconds = load_relaxed_64(
-                    &self._tables.sessions[slot].active_seconds
-                )
-                row += 1
-                free_closed_session(self._tables, slot)
-            self._tables.closed_session_count = 0
-            self._closed_sessions.append(array)
+            self._closed_sessions.append(harvest_sessions(self._tables))
         return 0
 
     def take_closed_flows(self):
@@ -961,15 +772,10 @@ cdef class SocketDataPlane:
         """Everything that the workers count, summed, by name."""
         cdef uint32_t i, allocation, relay
         cdef int which, family
-        cdef uint64_t amount
         cdef uint64_t dropped = self._relays_dropped
-        cdef dict result = {}
+        cdef dict result
         self._check_open()
-        for which in range(TOTALS):
-            amount = 0
-            for i in range(self._worker_count + 1):
-                amount += load_relaxed_64(&self._workers[i].totals[which])
-            result[_TOTAL_NAMES[which]] = amount
+        result = sum_totals(self._workers, self._worker_count + 1)
         for i in range(self._worker_count):
             for which in range(<int>self._listener_count):
                 dropped += dropped_by_kernel(self._workers[i].listen_fds[which])
@@ -982,9 +788,3 @@ cdef class SocketDataPlane:
                     dropped += dropped_by_kernel(self._tables.relays[relay].fd)
         result["drop_receive_buffer"] = dropped
         return result
-
-
-cdef inline uint64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec

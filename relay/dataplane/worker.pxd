@@ -4,10 +4,13 @@ from libc.stdint cimport int16_t, uint8_t, uint32_t, uint64_t
 
 from relay.dataplane.packet cimport Addr
 from relay.dataplane.ring cimport Ring
-from relay.dataplane.system cimport iovec, mmsghdr
+from relay.dataplane.system cimport (
+    CLOCK_MONOTONIC, clock_gettime, iovec, mmsghdr, timespec,
+)
 from relay.dataplane.tables cimport MAX_WORKERS, FlowCounters, Tables
 
 cdef enum:
+    NS_PER_S = 1000000000
     MAX_LISTENERS = 16
     RECEIVE_SLOTS = 64          # datagrams (or trains of them, with UDP_GRO) a batch
     SLOT_BYTES = 65536 + 192    # a datagram's limit; the odd end spreads slots over cache sets
@@ -126,6 +129,11 @@ cdef struct Worker:
     uint8_t sent_names[MAX_GROUPS][32]
     uint8_t sent_control[MAX_GROUPS][CONTROL_BYTES]
 
+cdef inline uint64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * NS_PER_S + <uint64_t>now.tv_nsec
+
 cdef Worker *create_worker(Tables *tables, uint32_t index, bint low_latency) noexcept
 cdef void destroy_worker(Worker *worker) noexcept
 cdef void run_worker(Worker *worker) noexcept nogil
@@ -133,7 +141,6 @@ cdef void send_from_control(
     Worker *worker, uint32_t allocation, const Addr *peer, uint8_t *payload,
     uint32_t payload_bytes, bint dont_fragment, uint64_t now_ns
 ) noexcept nogil
-cdef void let_fragment(int fd, int family) noexcept nogil
 cdef void queue_reply(
     Worker *worker, uint32_t listener, const Addr *client, const Addr *server,
     uint8_t *payload, uint32_t payload_bytes

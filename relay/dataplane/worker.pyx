@@ -6,26 +6,25 @@ from libc.string cimport memcpy, memset
 
 from relay.dataplane.atomic cimport (
     bump_64, exchange_32, load_acquire_32, load_relaxed_32, load_relaxed_64, load_sequential_32,
-    load_sequential_64, store_relaxed_64, store_sequential_64, swap_64,
+    load_sequential_64, store_sequential_64, swap_64,
 )
 from relay.dataplane.packet cimport (
-    CHANNEL_HEADER_BYTES, MIX, PACKET_CHANNEL_DATA, PACKET_CONTROL, PACKET_MALFORMED,
-    PACKET_SEND, Addr, PacketClass, SendIndication, build_data_header, classify_packet,
-    crc_prepare, fold, from_sockaddr, get_16, get_ip, is_link_local, is_stun, parse_send, put_16,
-    same_address, set_ip, to_sockaddr,
+    CHANNEL_HEADER_BYTES, MIX, PACKET_CHANNEL_DATA, PACKET_MALFORMED, PACKET_SEND, Addr,
+    PacketClass, SendIndication, build_data_header, classify_packet, crc_prepare, fold,
+    from_sockaddr, get_16, get_ip, is_link_local, is_stun, parse_send, put_16, same_address, set_ip,
+    to_sockaddr,
 )
 from relay.dataplane.ring cimport RECORD_DATAGRAM, RECORD_ICMP, RING_BYTES, Record, put_record
 from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
-    OWN_ALLOWED, OWN_NO, OWN_RELAYS_ONLY, Allocation, Flow, FlowCounters, Relay, Tables,
-    find_allocation, find_channel, find_peer, find_relay, hash_address, is_endpoint, to_inner,
-    spend_second,
+    OWN_NO, OWN_RELAYS_ONLY, Allocation, Flow, FlowCounters, Relay, Tables, find_allocation,
+    find_channel, find_peer, find_relay, is_endpoint, spend_second, to_inner,
 )
+from relay.dataplane.udp_socket cimport forbid_fragments, let_fragment
 
 cdef uint8_t[4] ZEROS = [0, 0, 0, 0]
 
 cdef enum:
-    NS_PER_S = 1000000000
     RATE_BURST_NS = 100000000   # a limited allocation may send this much time's bytes at once
     TIMER_SLACK_NS = 1000
     MIN_SLEEP_NS = 30000
@@ -87,12 +86,6 @@ cdef void destroy_worker(Worker *worker) noexcept:
 
 # ---------------------------------------------------------------- time
 
-cdef inline uint64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * NS_PER_S + <uint64_t>now.tv_nsec
-
-
 cdef inline void set_now(Worker *worker, uint64_t now_ns) noexcept nogil:
     worker.now_ns = now_ns
     worker.now_s = now_ns // NS_PER_S
@@ -123,6 +116,13 @@ cdef inline void add_part(Packet *packet, const uint8_t *bytes, uint32_t size) n
     packet.size += size
 
 
+cdef inline uint32_t bucket_of(const Addr *destination, int fd) noexcept nogil:
+    """Where `group_hash` names the run that leaves by `fd` for a destination."""
+    return <uint32_t>fold(
+        destination.low ^ <uint64_t>fd << 32, destination.high ^ destination.port ^ MIX
+    ) & (GROUP_HASH - 1)
+
+
 cdef void submit(
     Worker *worker, Packet *packet, int fd, int listener, const Addr *destination,
     const Addr *source, bint dont_fragment
@@ -132,9 +132,7 @@ cdef void submit(
     With UDP_SEGMENT all packets of a run are of one size, but the last, which may be shorter.
     """
     cdef int16_t index = <int16_t>worker.packet_count
-    cdef uint32_t bucket = <uint32_t>fold(
-        destination.low ^ <uint64_t>fd << 32, destination.high ^ destination.port ^ MIX
-    ) & (GROUP_HASH - 1)
+    cdef uint32_t bucket = bucket_of(destination, fd)
     cdef int16_t place = worker.group_hash[bucket]
     cdef Group *group
     worker.packet_count += 1
@@ -313,31 +311,6 @@ cdef uint32_t put_message(
     return part
 
 
-cdef void let_fragment(int fd, int family) noexcept nogil:
-    """A relay passes packets on as they are: the kernel may fragment, as a router would.
-
-    Of the modes without DF the one is taken in which a router's "fragmentation needed" comes to
-    the socket, for an earlier packet that had it.
-    """
-    cdef int mode = IP_PMTUDISC_DONT
-    if family == 6:
-        setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &mode, sizeof(int))
-        return
-    mode = IP_PMTUDISC_OMIT
-    if setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &mode, sizeof(int)) < 0:
-        mode = IP_PMTUDISC_DONT
-        setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &mode, sizeof(int))
-
-
-cdef void forbid_fragments(int fd, int family) noexcept nogil:
-    """With DF, whatever MTU the kernel remembers: routers answer, and the client is told."""
-    cdef int mode = IP_PMTUDISC_PROBE
-    if family == 6:
-        setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &mode, sizeof(int))
-    else:
-        setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &mode, sizeof(int))
-
-
 cdef void send_from_relay(
     Worker *worker, int fd, int family, bint dont_fragment, uint32_t messages
 ) noexcept nogil:
@@ -391,13 +364,8 @@ cdef void flush(Worker *worker) noexcept nogil:
             worker.group_hash[i] = -1
     else:
         for i in range(<int16_t>worker.group_count):
-            worker.group_hash[
-                <uint32_t>fold(
-                    worker.groups[i].destination.low ^ <uint64_t>worker.groups[i].fd << 32,
-                    worker.groups[i].destination.high ^ worker.groups[i].destination.port
-                    ^ MIX,
-                ) & (GROUP_HASH - 1)
-            ] = -1
+            group = &worker.groups[i]
+            worker.group_hash[bucket_of(&group.destination, group.fd)] = -1
     worker.packet_count = 0
     worker.group_count = 0
 
@@ -639,7 +607,6 @@ cdef void from_client(
     cdef PacketClass kind = classify_packet(data, size)
     cdef uint32_t allocation, flow
     cdef SendIndication send
-    cdef Addr permission
     if kind == PACKET_MALFORMED:
         count(worker, DROP_MALFORMED, 1)
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("sockets", "tables", "worker")
+MODULES = ("counters", "sockets", "tables", "udp_socket", "worker")
 SECONDS = 8
 
 
