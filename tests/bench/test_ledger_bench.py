@@ -45,7 +45,7 @@ from bench.ledger_plot import ledger_plots
 from bench.machine import is_in_memory, this_machine
 from bench.postgres import POSTGRESQL, Postgres, Way, running_postgres
 from bench.report import Report
-from bench.servers import MONTANA, USERS
+from bench.servers import MONTANA, USERS, bench_folder
 from billing.accounts import FIRST_USER_ACCOUNT
 from billing.ledger import LmdbLedger, open_ledger
 from core.clock import VirtualClock
@@ -235,12 +235,9 @@ def test_sync_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    folder = tmp_path_factory.mktemp("cluster")
-    # Its user has to reach it.
-    for above in (folder, *folder.parents[:2]):
-        above.chmod(0o711)
-    with running_postgres(folder) as server:
+def filled() -> Iterator[Postgres]:
+    # Not in pytest's folder: its user has to reach it, and any other run of pytest closes that one.
+    with bench_folder() as folder, running_postgres(folder) as server:
         server.fill(Load(20), 1_000, np.full(20, FUNDS), lambda _: None)
         yield server
 
