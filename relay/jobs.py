@@ -5,13 +5,15 @@
     reply = await jobs.answer(JobStartRequest(VerifyJob()))
 
 Whoever has begun a job asks how far it is. A job that nobody asks after is given up, so that a
-command that was interrupted leaves nothing behind. The command line carries out the same jobs by
+command that was interrupted leaves nothing behind; what a node that was killed has left is removed
+at the next start. The command line carries out the same jobs by
 itself (`carry_out`) on the files of a node that doesn't run.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,17 +45,29 @@ from core.api.messages import (
     VerifyJob,
     VerifyResult,
 )
+from core.api.server import INTERNAL_ERROR
 from core.errors import OperationError
 from core.new_file import new_file, sync_file
 from relay.log import log_event
 
 LEASE_S = 30
 """For how long a job goes on without anybody asking."""
+SPOOL_FOLDER = "spool"
+"""In the data directory: exports that nobody has named a file for."""
 _UNREADABLE = (msgspec.MsgspecError, ValueError, LookupError)
 """What reading a damaged ledger raises."""
-_SPOOL = "export.{number}.tmp"
 
 _log = logging.getLogger("montana.jobs")
+
+
+class _Unreadable(OperationError):
+    """The ledger can't be read; or it can, and we have made a mistake, which looks the same."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            f"the ledger can't be read ({error}). Keep a copy of its files, and restore the last "
+            "backup: montana ledger restore BACKUP"
+        )
 
 
 class _Running:
@@ -78,24 +92,24 @@ class Jobs:
     """Carries out jobs on a node's ledger.
 
     Args:
-        folder: for files that nobody has named; what an earlier run has left there is removed.
+        data_dir: `SPOOL_FOLDER` in it is emptied.
         source: who exports, see `billing.records.export_records`.
     """
 
-    def __init__(self, ledger: LmdbLedger, folder: Path, source: str) -> None:
+    def __init__(self, ledger: LmdbLedger, data_dir: Path, source: str) -> None:
         self._ledger = ledger
-        self._folder = folder
+        self._spool_folder = data_dir / SPOOL_FOLDER
         self._source = source
         self._number = 0
         self._running: _Running | None = None
         self._begin, self._wanted = trio.open_memory_channel[_Running](1)
-        for left in folder.glob(_SPOOL.format(number="*")):
-            left.unlink(missing_ok=True)
+        # Whole ones whose command has died, and parts of others, under names of `new_file`'s.
+        shutil.rmtree(self._spool_folder, ignore_errors=True)
 
     async def run(self) -> None:
         """Carry out what is asked for, until cancelled."""
         async for running in self._wanted:
-            spool = self._folder / _SPOOL.format(number=running.number)
+            spool = self._spool_folder / f"export.{running.number}"
             try:
                 with running.lease:
                     await self._try(running, spool)
@@ -110,18 +124,22 @@ class Jobs:
     async def _try(self, running: _Running, spool: Path) -> None:
         """Have its result, or the sentence that tells why there is none."""
         job = running.job
-        if isinstance(job, ExportJob) and job.path is None:
-            job = msgspec.structs.replace(job, path=str(spool))
         try:
+            if isinstance(job, ExportJob) and job.path is None:
+                self._spool_folder.mkdir(mode=0o700, exist_ok=True)
+                job = msgspec.structs.replace(job, path=str(spool))
             running.result = await carry_out(self._ledger, job, self._source, running.progress)
+        except _Unreadable as error:
+            _log.exception("a job could not read the ledger")
+            running.error = str(error)
         except OperationError as error:
             running.error = str(error)
         except OSError as error:
             running.error = f"it can't be done: {error.strerror or error}"
-        except Exception as error:
-            # Whatever it has come upon in the ledger is no reason to end the node.
-            log_event(_log, logging.ERROR, "a job has failed", job=type(job).__name__, reason=error)
-            running.error = _unreadable(error)
+        except Exception:
+            # Our mistake; it is no reason to end the node.
+            _log.exception("a job has failed")
+            running.error = INTERNAL_ERROR
 
     async def answer(self, request: AuditRequest) -> AuditReply:
         """Begin a job, tell how far one is, or prove a record.
@@ -181,7 +199,7 @@ async def carry_out(
     try:
         return await _carry_out(ledger, job, source, progress)
     except _UNREADABLE as error:
-        raise OperationError(_unreadable(error)) from error
+        raise _Unreadable(error) from error
 
 
 async def _carry_out(
@@ -238,7 +256,7 @@ async def export(
             progress=progress,
         )
     except _UNREADABLE as error:
-        raise OperationError(_unreadable(error)) from error
+        raise _Unreadable(error) from error
 
 
 def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
@@ -252,7 +270,7 @@ def prove_record(ledger: LmdbLedger, record: str) -> ProofReply:
         with ledger.store.read() as tables:
             proof = prove(tables, identity)
     except _UNREADABLE as error:
-        raise OperationError(_unreadable(error)) from error
+        raise _Unreadable(error) from error
     return ProofReply(encode_proof(proof).decode())
 
 
@@ -271,10 +289,3 @@ def signing_key(ledger: LmdbLedger) -> SigningKeyReply:
         )
     origin, _, _ = parse_checkpoint_untrusted(root.checkpoint)
     return SigningKeyReply(origin, root.public_key.hex())
-
-
-def _unreadable(error: Exception) -> str:
-    return (
-        f"the ledger can't be read ({error}). Keep a copy of its files, and restore the last "
-        "backup: montana ledger restore BACKUP"
-    )

@@ -24,7 +24,14 @@ from core.api.messages import (
     decode_node_message_untrusted,
     encode_message,
 )
-from core.errors import ApiError
+from core.errors import ApiError, OperationError
+
+TOO_LONG = "the answer is too long; ask for fewer: --limit"
+"""What a client is told whose answer would be longer than `REPLY_BYTES_MAX`."""
+
+
+class Refused(ApiError):
+    """The node has refused what came to it unread: nothing that it was asked has been done."""
 
 
 class _State(Enum):
@@ -71,9 +78,13 @@ class NodeConnection:
         return requests
 
     def reply(self, request_id: int, body: ReplyBody) -> None:
-        """Queue the reply to a request."""
+        """Queue the reply to a request; one that is too long for a frame becomes a `Failure`, since
+        how long it is depends on what others have written."""
         assert self._state is _State.OPEN
-        self._queue(Reply(request_id, body))
+        payload = encode_message(Reply(request_id, body))
+        if len(payload) > REPLY_BYTES_MAX:
+            payload = encode_message(Reply(request_id, Failure(TOO_LONG)))
+        self._outgoing += encode_frame(payload)
 
     def data_to_send(self) -> bytes:
         """Bytes for the client, each once."""
@@ -111,12 +122,20 @@ class ClientConnection:
         return self._state is _State.OPEN
 
     def request(self, body: RequestBody) -> int:
-        """Queue a request; returns its id."""
+        """Queue a request; returns its id.
+
+        Raises:
+            OperationError: it is longer than a node takes; nothing was queued.
+        """
         assert self._state is not _State.CLOSED
         request_id = self._next_id
-        self._next_id += 1
         payload = encode_message(Request(request_id, body))
-        assert len(payload) <= REQUEST_BYTES_MAX
+        if len(payload) > REQUEST_BYTES_MAX:
+            raise OperationError(
+                f"the request has {len(payload)} bytes, and a node takes {REQUEST_BYTES_MAX}; "
+                "ask for less at a time"
+            )
+        self._next_id += 1
         self._outgoing += encode_frame(payload)
         return request_id
 
@@ -124,7 +143,8 @@ class ClientConnection:
         """Take received bytes, return the replies in them.
 
         Raises:
-            ApiError: the node refuses the connection (with its reason) or breaks the protocol.
+            ApiError: the node refuses the connection (`Refused`, with its reason) or breaks the
+                protocol.
         """
         assert self._state is not _State.CLOSED
         replies: list[Reply] = []
@@ -135,7 +155,7 @@ class ClientConnection:
                     self._greet(message)
                 elif message.id == 0:
                     reason = message.body.message if isinstance(message.body, Failure) else ""
-                    raise ApiError(f"the node refused: {reason}")
+                    raise Refused(f"the node refused: {reason}")
                 elif self._state is _State.OPEN and message.id < self._next_id:
                     replies.append(message)
                 else:

@@ -27,6 +27,8 @@ HELLO_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
 PATH_BYTES_MAX = 107
 """What fits into `sockaddr_un` with its closing zero."""
+INTERNAL_ERROR = "the node could not do it, by a mistake of its own; its log says more"
+"""What a client is told of an exception that nobody has foreseen."""
 _BACKLOG = 16
 _RECEIVE_BYTES = 16 * 1024
 _PEER_CREDENTIALS = struct.Struct("3i")
@@ -171,7 +173,7 @@ async def _carry_out(handler: Handler, body: RequestBody) -> ReplyBody:
     except Exception:
         # Our mistake; it must not take the others' calls with it.
         _log.exception("a request through the socket failed")
-        return Failure("the node could not do it, by a mistake of its own; its log says more")
+        return Failure(INTERNAL_ERROR)
 
 
 async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:

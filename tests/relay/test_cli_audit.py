@@ -26,9 +26,9 @@ from core.clock import VirtualClock
 from core.errors import OperationError
 from core.identity import load_or_create
 from core.store import DATA_FILE
-from relay import cli, upkeep
+from relay import cli, jobs, upkeep
 from relay.cli_audit import ledger_group
-from relay.jobs import LEASE_S, Jobs
+from relay.jobs import LEASE_S, SPOOL_FOLDER, Jobs
 from relay.upkeep import Upkeep
 from tests.support.node import run_montana, running_node, write_config
 from tests.support.small_ledger import Life, open_small
@@ -153,6 +153,8 @@ def test_verify(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
         "problems",
         "problem_count",
         "sealed",
+        "signers",
+        "unsigned_roots",
         "unchecked_signatures",
         "link",
     }
@@ -211,7 +213,7 @@ def test_export(terminal: Terminal, tmp_path: Path, form: str) -> None:
     assert "is there already" in terminal.refusal("export", "--output", str(file))
     assert file.read_text() == printed
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
-    assert not list(terminal.data.glob("*export*"))
+    assert not list(terminal.data.rglob("*export*"))
     if form == "csv":
         rows: list[Any] = list(csv.DictReader(printed.splitlines()))
     else:
@@ -482,31 +484,75 @@ def test_a_job_that_nobody_asks_after_is_given_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = trio.testing.MockClock()
-    (tmp_path / "export.7.tmp").write_text("an earlier run's")
+    spools = tmp_path / SPOOL_FOLDER
+    spools.mkdir()
+    # One whose command has died, and what `new_file` had begun.
+    for left in ("export.7", ".export.8.0badcafe"):
+        (spools / left).write_text("an earlier run's")
 
     async def use() -> None:
         with small_ledger(tmp_path) as (ledger, life):
             await life.live()
-            jobs = Jobs(ledger, tmp_path, "/test")
-            assert not (tmp_path / "export.7.tmp").exists()
+            carrying = Jobs(ledger, tmp_path, "/test")
+            assert not spools.exists()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(jobs.run)
+                nursery.start_soon(carrying.run)
                 for number in (1, 2):
-                    spool = tmp_path / f"export.{number}.tmp"
-                    begun = await jobs.answer(JobStartRequest(ExportJob("csv")))
+                    spool = spools / f"export.{number}"
+                    begun = await carrying.answer(JobStartRequest(ExportJob("csv")))
                     assert begun == JobReply(number=number, done=0, of=0)
                     await until(spool.exists)
                     assert spool.stat().st_mode & 0o777 == 0o600
                     clock.jump(LEASE_S + 1)
-                    await until(lambda spool=spool: not spool.exists())
+                    await until(lambda: not list(spools.iterdir()))
                     await trio.testing.wait_all_tasks_blocked()
                     with pytest.raises(OperationError, match="nobody has asked after it for 30"):
-                        await jobs.answer(JobAskRequest(number))
+                        await carrying.answer(JobAskRequest(number))
                 nursery.cancel_scope.cancel()
 
     with caplog.at_level(logging.INFO):
         trio.run(use, clock=clock)
     assert caplog.text.count("a job was given up") == 2
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        (RuntimeError("of ours"), "by a mistake of its own; its log says more"),
+        (KeyError("of a page"), "the ledger can't be read ('of a page'). Keep a copy of its files"),
+    ],
+)
+def test_what_nobody_has_foreseen_is_in_the_log(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    mistake: Exception,
+    told: str,
+) -> None:
+    async def fail(*_: object) -> None:
+        raise mistake
+
+    monkeypatch.setattr(jobs, "verify", fail)
+
+    async def use() -> JobReply:
+        with small_ledger(tmp_path) as (ledger, _):
+            carrying = Jobs(ledger, tmp_path, "/test")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(carrying.run)
+                begun = await carrying.answer(JobStartRequest(VerifyJob()))
+                assert isinstance(begun, JobReply)
+                await trio.testing.wait_all_tasks_blocked()
+                reply = await carrying.answer(JobAskRequest(begun.number))
+                nursery.cancel_scope.cancel()
+        assert isinstance(reply, JobReply)
+        return reply
+
+    error = trio.run(use).error
+    assert error is not None
+    assert told in error
+    assert ("restore the last backup" in error) is isinstance(mistake, KeyError)
+    assert f"{type(mistake).__name__}: " in caplog.text
+    assert "Traceback" in caplog.text
 
 
 # ---------------------------------------------------------------- what a node does by itself
@@ -553,8 +599,7 @@ def test_upkeep_goes_on_as_time_passes(tmp_path: Path) -> None:
             life.clock.advance_s(60)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keeper.run)
-                await until(lambda: ledger.head == head + 1)
-                clock.jump(upkeep.SIGN_INTERVAL_S)
+                # Old ticks and records without a root are there from an earlier run.
                 await until(lambda: ledger.head == head + 2)
                 await life.tick(1, dict.fromkeys(life.slots, "ended"))
                 head = ledger.head
@@ -581,6 +626,7 @@ def test_without_ml_dsa_roots_are_unsigned_and_errors_end_nothing(
             head = ledger.head
             await keeper.sign()
             assert ledger.head == head + 1
+        # On a ledger that is closed.
         await keeper.sign()
         await keeper.prune()
 
@@ -591,3 +637,39 @@ def test_without_ml_dsa_roots_are_unsigned_and_errors_end_nothing(
         "old ticks were not pruned",
     ):
         assert caplog.text.count(event) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_ours"), [(OperationError("the disk is full"), False), (KeyError("x"), True)]
+)
+def test_what_upkeep_cannot_do_is_logged_and_tried_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    is_ours: bool,
+) -> None:
+    clock = trio.testing.MockClock()
+    tried = 0
+
+    async def fail(*_: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise error
+
+    monkeypatch.setattr(upkeep, "prune", fail)
+
+    async def use() -> None:
+        with small_ledger(tmp_path) as (ledger, _):
+            keeper = Upkeep(ledger, load_or_create(tmp_path), keep_ticks_s=1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.run)
+                for times in (1, 2):
+                    await until(lambda times=times: tried == times)
+                    await trio.testing.wait_all_tasks_blocked()
+                    clock.jump(upkeep.PRUNE_INTERVAL_S)
+                nursery.cancel_scope.cancel()
+
+    trio.run(use, clock=clock)
+    assert caplog.text.count("old ticks were not pruned") == 2
+    assert ("Traceback" in caplog.text) is is_ours

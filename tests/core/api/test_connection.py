@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.api.connection import ClientConnection, NodeConnection
+from core.api import connection
+from core.api.connection import ClientConnection, NodeConnection, Refused
 from core.api.framing import encode_frame
 from core.api.messages import (
     API_VERSION,
@@ -19,9 +20,10 @@ from core.api.messages import (
     Reply,
     Request,
     StatusRequest,
+    VoucherRedeemRequest,
     encode_message,
 )
-from core.errors import ApiError
+from core.errors import ApiError, OperationError
 
 
 def greeted_pair() -> tuple[ClientConnection, NodeConnection]:
@@ -106,7 +108,7 @@ def test_a_bad_request_is_answered_with_its_reason(document: object) -> None:
     client, node = greeted_pair()
     with pytest.raises(ApiError):
         node.receive_untrusted(as_frame(document))
-    with pytest.raises(ApiError, match="the node refused"):
+    with pytest.raises(Refused, match="the node refused"):
         client.receive_untrusted(node.data_to_send())
 
 
@@ -157,3 +159,25 @@ def test_a_frame_of_random_bytes_raises_nothing_but_the_one_error(payload: bytes
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(ApiError):
         NodeConnection("node").receive_untrusted(encode_frame(b"[" * 60_000))
+
+
+def test_an_answer_too_long_for_a_frame_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, node = greeted_pair()
+    monkeypatch.setattr(connection, "REPLY_BYTES_MAX", 200)
+    long, short = client.request(StatusRequest()), client.request(StatusRequest())
+    node.receive_untrusted(client.data_to_send())
+    node.reply(long, CheckLinkReply("x" * 200, 60))
+    node.reply(short, CheckLinkReply("x", 60))
+    assert client.receive_untrusted(node.data_to_send()) == [
+        Reply(long, Failure("the answer is too long; ask for fewer: --limit")),
+        Reply(short, CheckLinkReply("x", 60)),
+    ]
+
+
+def test_a_request_too_long_for_a_node_is_refused_before_it_is_sent() -> None:
+    client, node = greeted_pair()
+    with pytest.raises(OperationError, match="a node takes 65536; ask for less"):
+        client.request(VoucherRedeemRequest("A" * 100_000, "6"))
+    assert client.data_to_send() == b""
+    assert client.request(StatusRequest()) == 1
+    assert node.receive_untrusted(client.data_to_send()) == [Request(1, StatusRequest())]
