@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
+import select
 import socket
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from core.stun.address import Address, FiveTuple
-from relay.dataplane.interface import OWN_ALLOWED, OWN_RELAYS_ONLY, RelayUnavailable
+from core.stun.attributes import decode_xor_address_untrusted
+from core.stun.constants import Attribute, MessageClass, Method
+from core.stun.message import decode_message_untrusted
+from relay.dataplane.interface import (
+    OWN_ALLOWED,
+    OWN_RELAYS_ONLY,
+    ControlDatagram,
+    IcmpError,
+    RelayUnavailable,
+)
 from relay.dataplane.sockets import SocketDataPlane
 
 FAR_NS = 10**18
+PAST_NS = 1
 TIMEOUT_S = 5.0
 CHANNEL = 0x4000
+# Of Linux; Python's socket module does not name it.
+SO_ATTACH_FILTER = 26
 _ports = random.Random()
 
 
@@ -36,6 +53,12 @@ def address_of(bound: socket.socket) -> Address:
     """Where a socket is bound."""
     host, port = bound.getsockname()[:2]
     return address(host, port)
+
+
+def gone_peer(host: str = "127.0.0.1") -> Address:
+    """Where a peer was bound that is not there any more: what is sent there draws an error."""
+    with udp_socket(host) as gone:
+        return address_of(gone)
 
 
 class Client:
@@ -153,3 +176,85 @@ def wait_for_total(engine: SocketDataPlane, name: str, amount: int) -> None:
     while engine.totals()[name] < amount:
         assert time.monotonic() < until, (name, amount, engine.totals())
         time.sleep(0.005)
+
+
+def bind_again(engine: SocketDataPlane, bound: Address) -> int:
+    """Bind a relay to an address whose last socket may still wait for a worker's batch to end."""
+    for _ in range(100):
+        try:
+            return engine.open_relay(bound)
+        except RelayUnavailable:
+            time.sleep(0.01)
+    raise AssertionError(f"{bound} stayed taken")
+
+
+def data_of(datagram: bytes) -> tuple[Address, bytes]:
+    """Peer and payload of a Data indication."""
+    message = decode_message_untrusted(datagram)
+    assert (message.method, message.message_class) == (Method.DATA, MessageClass.INDICATION)
+    peer, data = message.first(Attribute.XOR_PEER_ADDRESS), message.first(Attribute.DATA)
+    assert peer is not None
+    assert data is not None
+    return decode_xor_address_untrusted(peer, message.transaction_id), data
+
+
+@contextmanager
+def socket_at(bound: Address) -> Iterator[socket.socket]:
+    """Another descriptor of this process's socket that is bound to an address."""
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found = socket.socket(fileno=os.dup(int(entry.name)))
+        except OSError:
+            continue
+        with found:
+            if found.type == socket.SOCK_DGRAM and address_of(found) == bound:
+                yield found
+                return
+    raise AssertionError(f"no socket at {bound}")
+
+
+def only_with_df(bound: socket.socket, wanted: bool) -> None:
+    """Have the kernel discard what comes over IPv4 with another DF than this."""
+    load, test, give = 0x28, 0x45, 0x06
+    whole, nothing = 0xFFFF_FFFF, 0
+    instructions = [
+        (load, 0, 0, 0xFFF0_0000 + 6),  # 16 bits of the IP header, counted from its begin
+        (test, 0, 1, 0x4000),
+        (give, 0, 0, whole if wanted else nothing),
+        (give, 0, 0, nothing if wanted else whole),
+    ]
+    program = ctypes.create_string_buffer(
+        b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
+    )
+    pointed = struct.pack("@HP", len(instructions), ctypes.addressof(program))
+    bound.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointed)
+
+
+def fragmentation_needed(sender: Address, receiver: Address, *, mtu_bytes: int) -> bytes:
+    """An ICMP message as a router sends it for a UDP packet with DF (RFC 792, RFC 1191)."""
+    udp = struct.pack("!HHHH", sender.port, receiver.port, 1408, 0)
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 1428, 1, 0x4000, 64, socket.IPPROTO_UDP, 0)
+    quoted = ip + sender.ip + receiver.ip + udp
+    total = sum(struct.unpack(f"!{len(quoted) // 2}H", quoted)) + 0x0304 + mtu_bytes
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!BBHHH", 3, 4, 0xFFFF - total, 0, mtu_bytes) + quoted
+
+
+def wait_control(engine: SocketDataPlane) -> list[ControlDatagram | IcmpError]:
+    """What comes to the control plane next."""
+    assert select.select([engine.control_fd], [], [], 5)[0]
+    return engine.receive(100)
+
+
+def datagrams_of(engine: SocketDataPlane) -> list[ControlDatagram]:
+    """All that waits for the control plane."""
+    return [one for one in engine.receive(100_000) if isinstance(one, ControlDatagram)]
+
+
+def wakeups_of(engine: SocketDataPlane) -> int:
+    """How often its workers wake up while nothing is asked of them."""
+    time.sleep(0.05)
+    before = engine.totals()["wakeups"]
+    time.sleep(0.2)
+    return engine.totals()["wakeups"] - before
