@@ -22,7 +22,7 @@ from billing.accounts import (
 )
 from billing.history import HistoryLine
 from billing.journal import SideWrite
-from billing.ledger import FEES, ISSUE, Balance, Ledger
+from billing.ledger import BURN, FEES, ISSUE, NODE, Balance, Ledger
 from billing.money import (
     CURRENCIES,
     Currency,
@@ -95,6 +95,7 @@ class Desk:
         self._ledger = ledger
         self._clock = clock
         self._region = config.default_region
+        self._tariff = config.tariff
         self._welcome = parse_amount_untrusted(config.welcome) if config.welcome else 0
         self._vouchers = Vouchers(ledger, clock)
 
@@ -284,12 +285,22 @@ class Desk:
 
     async def _history(self, request: AccountHistoryRequest) -> HistoryReply:
         account = self.find_account_untrusted(request.account)
-        lines = await self._ledger.history(account, request.before, request.limit)
+        settled = None
+        if request.before is None:
+            lines, sums = await self._ledger.latest(account, request.limit)
+            if account not in self._paid_by_sessions():
+                settled = {one.code: format_amount(sums[one], one) for one in CURRENCIES}
+        else:
+            lines = await self._ledger.history(account, request.before, request.limit)
         names: dict[int, str] = {}
         items = [self._item(line, account, names) for line in lines]
         # A full page may be the last one; the next is empty then.
         following = lines[-1].place if len(lines) == request.limit else None
-        return HistoryReply(str(account), items, following)
+        return HistoryReply(str(account), items, following, settled)
+
+    def _paid_by_sessions(self) -> set[int | None]:
+        """Accounts that have money of which no line tells."""
+        return {NODE, BURN, *(self._ledger.find(line.into) for line in self._tariff.values())}
 
     def _item(self, line: HistoryLine, account: int, names: dict[int, str]) -> HistoryItem:
         """A line as `account` has it; `names` remembers what others are called."""

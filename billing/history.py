@@ -8,6 +8,7 @@ import numpy as np
 
 from billing import journal
 from billing.journal import CallRecord, EntryKind
+from billing.money import Currency
 from billing.packing import unpack
 from billing.tables import read_record
 from billing.transfers import Transfer
@@ -22,6 +23,19 @@ class HistoryLine(NamedTuple):
     time_ns: int
     transfer: Transfer | None
     record: CallRecord | None = None
+
+
+class Latest(NamedTuple):
+    """The last lines of an account's history.
+
+    Attributes:
+        settled: what all of its lines add up to by the first of these, in smallest units: its
+            balance but for what its living sessions have cost so far. An account that sessions
+            pay into has what they pay besides, which stands in none of its lines.
+    """
+
+    lines: list[HistoryLine]
+    settled: dict[Currency, int]
 
 
 def is_line_untrusted(tables: Tables, place: int, account: int) -> bool:

@@ -38,7 +38,7 @@ from billing.accounts import (
 )
 from billing.book import BLOCK, CLOSED, SYSTEM, TRANSFER, Book
 from billing.checkpoint import Checkpoint, Columns
-from billing.history import HistoryLine, is_line_untrusted, line_at
+from billing.history import HistoryLine, Latest, is_line_untrusted, line_at
 from billing.journal import (
     AccountsEntry,
     EntryKind,
@@ -71,6 +71,7 @@ from billing.tables import (
     flags_of,
     read_account,
     read_record,
+    session_key,
     store_accounts,
     store_ids,
     store_side_writes,
@@ -189,6 +190,9 @@ class Ledger(Protocol):
     ) -> list[HistoryLine]:
         """Its transfers and sessions, the last first, before the line at place `before`, which has
         to be one of its lines."""
+
+    async def latest(self, account: int, limit: int = 100) -> Latest:
+        """The first page of its history, with what all of its lines add up to at that moment."""
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """What a side-write has left."""
@@ -335,20 +339,30 @@ class LmdbLedger:
         Raises:
             OperationError: `before` is no place of the account's.
         """
-        lines: list[HistoryLine] = []
-        place = 0
         if before is None:
-            # Where it begins may not be on the disk yet, unless the writer says it.
-            place = await self._store.write(lambda _: int(self.book.columns["last"][account]))
+            return (await self.latest(account, limit)).lines
         with self._store.read() as tables:
-            if before is not None:
-                if not is_line_untrusted(tables, before, account):
-                    raise OperationError("the account's history has no line at this place")
-                _, place = line_at(tables, before, account)
-            while place and len(lines) < min(limit, HISTORY_LINES):
-                line, place = line_at(tables, place, account)
-                lines.append(line)
-        return lines
+            if not is_line_untrusted(tables, before, account):
+                raise OperationError("the account's history has no line at this place")
+            _, place = line_at(tables, before, account)
+            return _lines_from(tables, account, place, limit)
+
+    async def latest(self, account: int, limit: int = 100) -> Latest:
+        """See `Ledger`."""
+
+        # Where it begins may not be on the disk yet, unless the writer says it.
+        def read(writing: Writing) -> tuple[int, dict[Currency, int]]:
+            settled = {one: self.balance(account, one).posted for one in CURRENCIES}
+            slots = self.meter.paid_by(account)
+            # Those that have no record yet.
+            living = writing.get_many(SESSIONS, [session_key(slot) for slot in slots])
+            costs = self.meter.columns["cost"]
+            settled[J] += sum(int(costs[int.from_bytes(key, "big")]) for key in living)
+            return int(self.book.columns["last"][account]), settled
+
+        place, settled = await self._store.write(read)
+        with self._store.read() as tables:
+            return Latest(_lines_from(tables, account, place, limit), settled)
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """See `Ledger`."""
@@ -857,6 +871,14 @@ def _assert_user(info: AccountInfo) -> None:
         raise OperationError("this is one of the ledger's own accounts")
     if info.closed:
         raise OperationError("the account is closed")
+
+
+def _lines_from(tables: Tables, account: int, place: int, limit: int) -> list[HistoryLine]:
+    lines: list[HistoryLine] = []
+    while place and len(lines) < min(limit, HISTORY_LINES):
+        line, place = line_at(tables, place, account)
+        lines.append(line)
+    return lines
 
 
 def _named(tables: Tables, account: int | str) -> AccountInfo:

@@ -48,6 +48,7 @@ from relay.cli_shared import (
     show_size,
     socket_options,
 )
+from relay.cli_statement import statement
 from relay.command_line import LocalisedCommand, LocalisedGroup, describe_usage_error
 from relay.config_summary import describe
 from relay.language import text
@@ -255,6 +256,7 @@ def check_link(as_json: bool, config: Path | None, socket: Path | None) -> None:
         click.echo(text("holds_for", seconds=reply.ttl_s), err=True)
 
 
+account_group.add_command(statement)
 montana.add_command(account_group)
 montana.add_command(voucher_group)
 montana.add_command(ledger_group)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -59,6 +57,8 @@ from relay.cli_shared import (
     print_table,
     show_size,
     socket_options,
+    time_ns_untrusted,
+    usage_error,
 )
 from relay.command_line import LocalisedCommand, LocalisedGroup
 from relay.language import CATALOGUE, text
@@ -69,8 +69,6 @@ ASK_FIRST_S = 0.02
 ASK_INTERVAL_S = 0.25
 """A job that is short is asked after at once, a long one this often."""
 _COPY_BYTES = 1 << 20
-_TIME_MAXIMUM_NS = 2**63 - 1
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _Result = TypeVar("_Result", bound=JobResult)
 
@@ -220,7 +218,7 @@ def export_ledger(
     """Export records."""
     job = ExportJob(
         checked("--format", form, Literal["csv", "jsonl", "cloudevents"], text("bad_format")),
-        0 if since is None else _time_ns_untrusted("--since", since),
+        0 if since is None else time_ns_untrusted("--since", since),
         None if output is None else _file_path("--output", output),
     )
     exported = _do(job, ExportResult, locate(config, socket), "exporting", as_json)
@@ -292,7 +290,7 @@ def check_proof(file: str, public_key: str | None, as_json: bool) -> int:
 
     key: bytes | None = None
     if public_key is not None:
-        with _usage_error("--public-key", text("bad_key", digits=2 * PUBLIC_KEY_BYTES)):
+        with usage_error("--public-key", text("bad_key", digits=2 * PUBLIC_KEY_BYTES)):
             key = bytes.fromhex(public_key)
             if len(key) != PUBLIC_KEY_BYTES:
                 raise ValueError
@@ -469,31 +467,10 @@ class _Progress:
             click.echo(f"\r{self._what} {100 * done // of} %", nl=False, err=True)
 
 
-@contextmanager
-def _usage_error(name: str, sentence: str) -> Iterator[None]:
-    """A `ValueError` becomes what is wrong with the parameter `name`."""
-    try:
-        yield
-    except ValueError:
-        raise click.UsageError(
-            text("bad_value", name=name, message=sentence), click.get_current_context()
-        ) from None
-
-
 def _file_path(name: str, written: str) -> str:
     """A file as the node finds it: from the root on."""
     path: str = checked(name, str(Path(written).absolute()), FilePath, text("bad_path"))
     return path
-
-
-def _time_ns_untrusted(name: str, written: str) -> int:
-    """Nanoseconds since 1970 of a date or a time (ISO 8601), in UTC unless it says otherwise."""
-    with _usage_error(name, text("bad_time")):
-        moment = datetime.fromisoformat(written)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        time_ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1000
-    return min(max(0, time_ns), _TIME_MAXIMUM_NS)
 
 
 def _hand_out(path: Path) -> None:

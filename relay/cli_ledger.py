@@ -120,7 +120,7 @@ def create(
 ) -> None:
     """Open an account."""
     request = AccountCreateRequest(addresses, _effect_id(identity))
-    _print_account(_answer(request, AccountReply, config, socket), as_json)
+    _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -133,7 +133,7 @@ def create(
 @socket_options
 def show(account: str, as_json: bool, config: Path | None, socket: Path | None) -> None:
     """Show an account."""
-    reply = _answer(AccountShowRequest(account), AccountReply, config, socket)
+    reply = answer(AccountShowRequest(account), AccountReply, config, socket)
     _print_account(reply, as_json)
 
 
@@ -153,7 +153,7 @@ def list_accounts(
     """List accounts."""
     number = checked("--from", first, int, text("bad_number"))
     request = AccountListRequest(max(0, number), _page_limit(limit))
-    reply = _answer(request, AccountListReply, config, socket)
+    reply = answer(request, AccountListReply, config, socket)
     if as_json:
         print_json(reply)
         return
@@ -161,8 +161,8 @@ def list_accounts(
     rows = [
         [
             f"#{one.account}",
-            _money(one.balance, one.currency),
-            _money(one.available, one.currency),
+            show_money(one.balance, one.currency),
+            show_money(one.available, one.currency),
             ", ".join(one.addresses),
             _state(one),
         ]
@@ -198,7 +198,7 @@ def credit(
 ) -> None:
     """Make money."""
     request = AccountCreditRequest(account, amount, currency, _effect_id(identity))
-    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+    _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -225,7 +225,7 @@ def transfer(
 ) -> None:
     """Move money."""
     request = AccountTransferRequest(debit, credit, amount, currency, _effect_id(identity))
-    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+    _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -255,7 +255,7 @@ def refund(
         amount,
         _effect_id(identity),
     )
-    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+    _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -278,7 +278,7 @@ def link(
 ) -> None:
     """Add an address."""
     request = AccountLinkRequest(account, address, _effect_id(identity))
-    _print_account(_answer(request, AccountReply, config, socket), as_json)
+    _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -301,7 +301,7 @@ def unlink(
 ) -> None:
     """Take an address away."""
     request = AccountUnlinkRequest(account, address, _effect_id(identity))
-    _print_account(_answer(request, AccountReply, config, socket), as_json)
+    _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -318,7 +318,7 @@ def freeze(
 ) -> None:
     """Freeze an account."""
     request = AccountFreezeRequest(account, True, _effect_id(identity))
-    _print_account(_answer(request, AccountReply, config, socket), as_json)
+    _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -335,7 +335,7 @@ def unfreeze(
 ) -> None:
     """End a freeze."""
     request = AccountFreezeRequest(account, False, _effect_id(identity))
-    _print_account(_answer(request, AccountReply, config, socket), as_json)
+    _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -352,7 +352,7 @@ def close(
 ) -> None:
     """Close an account."""
     request = AccountCloseRequest(account, _effect_id(identity))
-    _print_account(_answer(request, AccountReply, config, socket), as_json)
+    _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
 @account_group.command(
@@ -379,13 +379,19 @@ def history(
     """Show what has happened on an account."""
     place = checked("--before", before, int | None, text("bad_number"))
     request = AccountHistoryRequest(account, place, _page_limit(limit))
-    reply = _answer(request, HistoryReply, config, socket)
+    reply = answer(request, HistoryReply, config, socket)
     if as_json:
         print_json(reply)
         return
     heads = [text(name) for name in ("time", "amount", "other_side", "purpose", "id")]
     rows = [
-        [item.time[:19].replace("T", " "), _change(item), item.other, _purpose(item), item.id]
+        [
+            item.time[:19].replace("T", " "),
+            show_change(item),
+            item.other,
+            show_purpose(item),
+            item.id,
+        ]
         for item in reply.lines
     ]
     print_columns(heads, rows, right={1})
@@ -421,13 +427,13 @@ def create_vouchers(
         currency,
         _effect_id(identity),
     )
-    reply = _answer(request, VouchersReply, config, socket)
+    reply = answer(request, VouchersReply, config, socket)
     if as_json:
         print_json(reply)
         return
     for code in reply.codes:
         click.echo(code)
-    amount_text = _money(reply.amount, reply.currency)
+    amount_text = show_money(reply.amount, reply.currency)
     click.echo(text("vouchers_made", count=len(reply.codes), amount=amount_text), err=True)
 
 
@@ -445,10 +451,10 @@ def redeem(
 ) -> None:
     """Redeem a voucher."""
     request = VoucherRedeemRequest(code, account)
-    _print_transfer(_answer(request, TransferReply, config, socket), as_json)
+    _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
 
-def _answer(
+def answer(
     request: LedgerRequest, expected: type[_Reply], config: Path | None, socket: Path | None
 ) -> _Reply:
     """What a running node says, or the ledger's files where none is running."""
@@ -514,11 +520,11 @@ def _print_account(reply: AccountReply, as_json: bool) -> None:
     for one in reply.balances:
         if one.currency != reply.currency and not one.balance.strip("0."):
             continue
-        rows.append((text("balance"), _money(one.balance, one.currency)))
+        rows.append((text("balance"), show_money(one.balance, one.currency)))
         for name, amount in (("held", one.held), ("reserved", one.reserved)):
             if amount.strip("0."):
-                rows.append((text(name), _money(amount, one.currency)))
-        rows.append((text("available"), _money(one.available, one.currency)))
+                rows.append((text(name), show_money(amount, one.currency)))
+        rows.append((text("available"), show_money(one.available, one.currency)))
     rows += [(text("state"), _state(reply)), (text("opened"), reply.opened[:10])]
     print_table([row for row in rows if row[1]])
 
@@ -531,10 +537,10 @@ def _print_transfer(reply: TransferReply, as_json: bool) -> None:
         (text("transfer"), reply.id),
         (text("from"), f"#{reply.debit}"),
         (text("to"), f"#{reply.credit}"),
-        (text("amount"), _money(reply.amount, reply.currency)),
+        (text("amount"), show_money(reply.amount, reply.currency)),
     ]
     if reply.fee.strip("0."):
-        rows.append((text("fee"), _money(reply.fee, reply.currency)))
+        rows.append((text("fee"), show_money(reply.fee, reply.currency)))
     print_table(rows)
 
 
@@ -545,19 +551,21 @@ def _state(reply: AccountReply) -> str:
     return ", ".join(map(text, states))
 
 
-def _money(number: str, currency: str) -> str:
+def show_money(number: str, currency: str) -> str:
     """A decimal number for people: `12.5 Ɉ`."""
     return f"{number.rstrip('0').rstrip('.')} {find_currency(currency).symbol}"
 
 
-def _change(item: HistoryItem) -> str:
+def show_change(item: HistoryItem) -> str:
+    """What a line has changed, for people: `+12.5 Ɉ`; in brackets what waits."""
     if item.reserved is not None:
-        return f"({_money(item.reserved, item.currency)})"
+        return f"({show_money(item.reserved, item.currency)})"
     sign = "" if item.amount.startswith("-") else "+"
-    return sign + _money(item.amount, item.currency)
+    return sign + show_money(item.amount, item.currency)
 
 
-def _purpose(item: HistoryItem) -> str:
+def show_purpose(item: HistoryItem) -> str:
+    """What a line is for, in words."""
     name = f"purpose_{item.purpose}"
     purpose = text(name) if name in CATALOGUE else item.purpose
     if item.session is not None:

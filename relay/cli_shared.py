@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +23,8 @@ from relay.version import VERSION
 
 ANSWER_TIMEOUT_S = 15
 EXISTING_PATH = click.Path(path_type=Path, dir_okay=False)
+_TIME_MAXIMUM_NS = 2**63 - 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _Reply = TypeVar("_Reply", bound=ReplyBody)
 _Command = TypeVar("_Command", bound=Callable[..., object])
@@ -54,6 +58,27 @@ def checked(name: str, value: object, kind: Any, sentence: str) -> Any:
         raise click.UsageError(
             text("bad_value", name=name, message=sentence), click.get_current_context()
         ) from None
+
+
+@contextmanager
+def usage_error(name: str, sentence: str) -> Iterator[None]:
+    """A `ValueError` becomes what is wrong with the parameter `name`."""
+    try:
+        yield
+    except ValueError:
+        raise click.UsageError(
+            text("bad_value", name=name, message=sentence), click.get_current_context()
+        ) from None
+
+
+def time_ns_untrusted(name: str, written: str) -> int:
+    """Nanoseconds since 1970 of a date or a time (ISO 8601), in UTC unless it says otherwise."""
+    with usage_error(name, text("bad_time")):
+        moment = datetime.fromisoformat(written)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        time_ns = (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    return min(max(0, time_ns), _TIME_MAXIMUM_NS)
 
 
 def locate(config: Path | None, socket: Path | None) -> Path:

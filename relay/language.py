@@ -183,6 +183,32 @@ users, secrets and limits anew.""",
         "Show an account's transfers and sessions, the last first.",
         "Показать переводы и сессии счёта, последние - первыми.",
     ),
+    "help_account_statement": (
+        "Show what came and went on an account, and the balance after each line.",
+        "Показать приход и расход по счёту и баланс после каждой строки.",
+    ),
+    "help_account_statement_long": (
+        """Show what came and went on an account, from the first line to the last, and the balance
+after each. What waits changes no balance; what a session costs counts when the session has ended,
+so that the balance of an account with a running session is less by then.""",
+        """Показать приход и расход по счёту от первой строки к последней и баланс после каждой.
+Ожидающие переводы баланса не меняют; стоимость сессии учитывается, когда та закончилась: пока она
+идёт, баланс счёта уже меньше.""",
+    ),
+    "help_statement_since": (
+        "Lines from then on: 2026-11-01 or 2026-11-01T12:00:00Z. UTC unless told.",
+        "Строки с этого времени: 2026-11-01 или 2026-11-01T12:00:00Z; иначе UTC.",
+    ),
+    "help_statement_until": (
+        "Lines before then.",
+        "Строки до этого времени.",
+    ),
+    "no_statement": (
+        "Sessions pay into {account}, and their seconds stand in no line of its history, so that "
+        "no statement would add up. montana ledger export tells what each session has paid.",
+        "На {account} платят сессии, и в его истории нет строк об этом: выписка не сошлась бы. "
+        "Сколько заплатила каждая сессия, говорит montana ledger export.",
+    ),
     "help_voucher_group": (
         "Codes that are worth money to who redeems them first.",
         "Коды, за которые первый предъявитель получает деньги.",
@@ -306,6 +332,10 @@ with the node's.""",
     "account": ("account", "счёт"),
     "addresses": ("addresses", "адреса"),
     "balance": ("balance", "баланс"),
+    "opening": ("at first", "в начале"),
+    "incoming": ("came", "приход"),
+    "outgoing": ("went", "расход"),
+    "closing": ("at the end", "в конце"),
     "held": ("held for sessions", "удержано сессиями"),
     "reserved": ("reserved", "зарезервировано"),
     "available": ("available", "доступно"),

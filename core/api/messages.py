@@ -403,11 +403,20 @@ class HistoryItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HistoryReply(msgspec.Struct, frozen=True, tag="history", tag_field="type"):
-    """A page of an account's history, and the place that the next page is `before`."""
+    """A page of an account's history.
+
+    Attributes:
+        next: the place that the next page is `before`.
+        settled: by currency, the balance at the moment of the first line, to which every line adds
+            its `amount`: what sessions cost that live then comes with their own lines. None on a
+            page that is `before` another, and of an account that sessions pay into: what they pay
+            stands in no line of its.
+    """
 
     account: str
     lines: list[HistoryItem]
     next: int | None
+    settled: dict[str, str] | None = None
 
 
 class VouchersReply(msgspec.Struct, frozen=True, tag="vouchers", tag_field="type"):

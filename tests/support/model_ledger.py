@@ -15,7 +15,7 @@ from billing.accounts import (
     account_number_untrusted,
     normalise_address_untrusted,
 )
-from billing.history import HistoryLine
+from billing.history import HistoryLine, Latest
 from billing.journal import SideWrite
 from billing.ledger import Balance
 from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
@@ -418,6 +418,10 @@ class ModelLedger:
             raise OperationError("no line")
         lines = [line for line in reversed(lines) if before is None or line.place < before]
         return lines[:limit]
+
+    async def latest(self, account: int, limit: int = 100) -> Latest:
+        settled = {currency: self.balance(account, currency).posted for currency in CURRENCIES}
+        return Latest(await self.history(account, limit=limit), settled)
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         return self.side.get((table, key))
