@@ -72,7 +72,9 @@ def normalise_address_untrusted(text: str, default_region: str | None = None) ->
             return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
     raise AddressError(
         f"{text[:80]!r} is no address; write tg:123, +79991234567, user:alice or key: and the 52 "
-        "characters of a key"
+        "characters of a key",
+        "no_address",
+        written=repr(text[:80]),
     )
 
 

@@ -159,7 +159,7 @@ class Desk:
             OperationError: `debit` is no user's.
         """
         if debit < FIRST_USER_ACCOUNT:
-            raise OperationError("this is one of the ledger's own accounts")
+            raise OperationError("this is one of the ledger's own accounts", "own_account")
         fee = transfer_fee(amount, currency)
         main = Transfer(
             identity, debit, credit, amount, currency.number, code=Code.USER, linked=True
@@ -249,7 +249,9 @@ class Desk:
         reference = parse_id_untrusted(request.transfer)
         original = self._ledger.find_transfer(reference)
         if original is None:
-            raise OperationError(f"there is no transfer {request.transfer}")
+            raise OperationError(
+                f"there is no transfer {request.transfer}", "no_transfer", id=request.transfer
+            )
         identity = self._id_untrusted(request.id)
         left = original.amount - self._ledger.refunded(reference)
         # Nothing left: the ledger says so.
@@ -378,7 +380,7 @@ class Desk:
         address = f"#{name}" if isinstance(name, int) else name
         number = self._ledger.find(address)
         if number is None:
-            raise OperationError(f"there is no account {address}")
+            raise OperationError(f"there is no account {address}", "no_account", account=address)
         return number
 
     def _names_untrusted(

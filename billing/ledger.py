@@ -343,7 +343,7 @@ class LmdbLedger:
             return (await self.latest(account, limit)).lines
         with self._store.read() as tables:
             if not is_line_untrusted(tables, before, account):
-                raise OperationError("the account's history has no line at this place")
+                raise OperationError("the account's history has no line at this place", "no_line")
             _, place = line_at(tables, before, account)
             return _lines_from(tables, account, place, limit)
 
@@ -386,7 +386,9 @@ class LmdbLedger:
         def write(writing: Writing) -> int:
             for address in wanted:
                 if find_account(writing, address) is not None:
-                    raise AddressError(f"{address} belongs to an account already")
+                    raise AddressError(
+                        f"{address} belongs to an account already", "address_taken", address=address
+                    )
             number = self._open(writing, tuple(dict.fromkeys(wanted)))
             if grant:
                 self._grant(writing, number, grant)
@@ -419,7 +421,7 @@ class LmdbLedger:
             self._assert_not_paid(info.number)
             for currency in CURRENCIES:
                 if any(self.book.balance(info.number, currency.number)):
-                    raise OperationError("only an empty account can be closed")
+                    raise OperationError("only an empty account can be closed", "not_empty")
             closed = msgspec.structs.replace(info, closed=True, addresses=())
             self._set(writing, [closed], dict.fromkeys(info.addresses))
             return info.number
@@ -446,11 +448,19 @@ class LmdbLedger:
                 other = read_account(writing, other_number)
                 _assert_user(other)
                 if other.frozen:
-                    raise OperationError(f"{wanted} belongs to an account that is frozen")
+                    raise OperationError(
+                        f"{wanted} belongs to an account that is frozen",
+                        "address_frozen",
+                        address=wanted,
+                    )
                 self._assert_not_paid(other_number)
                 added = other.addresses
             if len(info.addresses) + len(added) > ADDRESSES_MAXIMUM:
-                raise OperationError(f"an account has {ADDRESSES_MAXIMUM} addresses at most")
+                raise OperationError(
+                    f"an account has {ADDRESSES_MAXIMUM} addresses at most",
+                    "too_many_addresses",
+                    maximum=ADDRESSES_MAXIMUM,
+                )
             changed = [msgspec.structs.replace(info, addresses=info.addresses + added)]
             if other_number is not None:
                 merge = partial(self._merge, writing, other_number, number)
@@ -474,7 +484,9 @@ class LmdbLedger:
         def write(writing: Writing) -> int:
             info = _named(writing, account)
             if wanted not in info.addresses:
-                raise OperationError(f"{wanted} is no address of this account")
+                raise OperationError(
+                    f"{wanted} is no address of this account", "others_address", address=wanted
+                )
             left = tuple(one for one in info.addresses if one != wanted)
             self._set(writing, [msgspec.structs.replace(info, addresses=left)], {wanted: None})
             return info.number
@@ -497,7 +509,8 @@ class LmdbLedger:
             if stored is not None:
                 if stored[4:] != content:
                     raise OperationError(
-                        "something else was done under this id; make a new id for what is new"
+                        "something else was done under this id; make a new id for what is new",
+                        "other_act",
                     )
                 return int.from_bytes(stored[:4], "big")
             number = write(writing)
@@ -511,7 +524,9 @@ class LmdbLedger:
 
     def _assert_not_paid(self, account: int) -> None:
         if account in self.paid_into:
-            raise OperationError("the tariff pays into this account; name another one there first")
+            raise OperationError(
+                "the tariff pays into this account; name another one there first", "tariff_account"
+            )
 
     def _open(self, writing: Writing, addresses: tuple[str, ...], flags: int = 0) -> int:
         self.begin(writing)
@@ -553,7 +568,9 @@ class LmdbLedger:
         for currency in CURRENCIES:
             balance = Balance(*self.book.balance(source, currency.number))
             if balance.reserved or balance.incoming:
-                raise OperationError("the account has pending transfers: they come first")
+                raise OperationError(
+                    "the account has pending transfers: they come first", "pending_first"
+                )
             assert not balance.held, "whoever charges sessions has let go of it"
             if balance.posted:
                 base = self.clock.now_ns() // 1_000_000
@@ -570,7 +587,7 @@ class LmdbLedger:
             (codes,) = self._do(writing, [batch_of(chained(transfers))])
             for code in codes.tolist():
                 if not _RESULTS[code].is_done:
-                    raise OperationError(f"the accounts can't be merged: {_RESULTS[code].name}")
+                    raise TransferRefused(_RESULTS[code])
 
     # ------------------------------------------------------------ transfers
 
@@ -862,15 +879,15 @@ def open_ledger(
 def _own_address(address: str) -> str:
     normal = normalise_address_untrusted(address)
     if normal in SYSTEM_ACCOUNTS:
-        raise AddressError(f"{normal} is the ledger's own")
+        raise AddressError(f"{normal} is the ledger's own", "system_address", address=normal)
     return normal
 
 
 def _assert_user(info: AccountInfo) -> None:
     if info.number < FIRST_USER_ACCOUNT:
-        raise OperationError("this is one of the ledger's own accounts")
+        raise OperationError("this is one of the ledger's own accounts", "own_account")
     if info.closed:
-        raise OperationError("the account is closed")
+        raise OperationError("the account is closed", "account_closed")
 
 
 def _lines_from(tables: Tables, account: int, place: int, limit: int) -> list[HistoryLine]:
@@ -885,5 +902,5 @@ def _named(tables: Tables, account: int | str) -> AccountInfo:
     """The account of a number, or the one that answers to an address."""
     number = account if isinstance(account, int) else find_account(tables, account)
     if number is None:
-        raise OperationError(f"there is no account {account}")
+        raise OperationError(f"there is no account {account}", "no_account", account=account)
     return read_account(tables, number)

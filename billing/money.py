@@ -53,7 +53,13 @@ def find_currency(code: str) -> Currency:
     """
     currency = _BY_CODE.get(code)
     if currency is None:
-        raise AmountError(f"there is no currency {code!r}; there are {', '.join(_BY_CODE)}")
+        known = ", ".join(_BY_CODE)
+        raise AmountError(
+            f"there is no currency {code!r}; there are {known}",
+            "no_currency",
+            currency=repr(code),
+            known=known,
+        )
     return currency
 
 
@@ -64,18 +70,30 @@ def parse_amount_untrusted(text: str, currency: Currency = J) -> int:
         AmountError: says what is wrong with it.
     """
     whole, point, fraction = text.partition(".")
-    if len(text) > 40 or not text.isascii() or not whole.isdigit():
-        raise AmountError(f"an amount is a number such as 12 or 12.5, not {text[:40]!r}")
-    if point and not fraction.isdigit():
-        raise AmountError(f"an amount is a number such as 12 or 12.5, not {text[:40]!r}")
+    is_number = len(text) <= 40 and text.isascii() and whole.isdigit()
+    if not is_number or (point and not fraction.isdigit()):
+        raise AmountError(
+            f"an amount is a number such as 12 or 12.5, not {text[:40]!r}",
+            "no_amount",
+            written=repr(text[:40]),
+        )
     if len(fraction) > currency.places:
-        raise AmountError(f"{currency.code} has {currency.places} decimal places at most")
+        raise AmountError(
+            f"{currency.code} has {currency.places} decimal places at most",
+            "too_many_places",
+            currency=currency.code,
+            places=currency.places,
+        )
     amount = int(whole) * currency.unit + int(fraction.ljust(currency.places, "0") or "0")
     if not amount:
-        raise AmountError("an amount is more than nothing")
+        raise AmountError("an amount is more than nothing", "zero_amount")
     if amount > AMOUNT_MAXIMUM:
+        largest = format_amount(AMOUNT_MAXIMUM, currency)
         raise AmountError(
-            f"the largest amount is {format_amount(AMOUNT_MAXIMUM, currency)} {currency.code}"
+            f"the largest amount is {largest} {currency.code}",
+            "largest_amount",
+            amount=largest,
+            currency=currency.code,
         )
     return amount
 

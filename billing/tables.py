@@ -95,7 +95,7 @@ def read_account(tables: Tables, number: int) -> AccountInfo:
     """
     value = tables.get(ACCOUNTS, account_key(number)) if 0 < number < 2**32 else None
     if value is None:
-        raise OperationError(f"there is no account #{number}")
+        raise OperationError(f"there is no account #{number}", "no_account", account=f"#{number}")
     return decode_info(value)
 
 

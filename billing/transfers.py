@@ -105,7 +105,7 @@ class TransferRefused(OperationError):
     """
 
     def __init__(self, result: Result) -> None:
-        super().__init__(_SENTENCES[result])
+        super().__init__(_SENTENCES[result], f"transfer_{result.name.lower()}")
         self.result = result
 
 
@@ -154,7 +154,10 @@ def parse_id_untrusted(text: str) -> bytes:
         identity = b""
     if len(identity) != ID_BYTES or identity == NO_ID:
         raise OperationError(
-            f"an id is {2 * ID_BYTES} hexadecimal digits, not all of them zero: {text[:40]!r}"
+            f"an id is {2 * ID_BYTES} hexadecimal digits, not all of them zero: {text[:40]!r}",
+            "no_id",
+            digits=2 * ID_BYTES,
+            written=repr(text[:40]),
         )
     return identity
 

@@ -28,6 +28,7 @@ GROUP_CHARACTERS: Final = 5
 VOUCHERS_MAXIMUM: Final = 1000
 """Of one batch."""
 
+_EXAMPLE = "-".join(["A" * GROUP_CHARACTERS] * (CODE_CHARACTERS // GROUP_CHARACTERS))
 _CODE = re.compile(rf"[A-Z2-7]{{{CODE_CHARACTERS}}}")
 
 
@@ -63,7 +64,11 @@ class Vouchers:
             OperationError: they were made under this id before; their codes are not known any more.
         """
         if not 0 < count <= VOUCHERS_MAXIMUM:
-            raise OperationError(f"from 1 to {VOUCHERS_MAXIMUM} vouchers can be made at once")
+            raise OperationError(
+                f"from 1 to {VOUCHERS_MAXIMUM} vouchers can be made at once",
+                "voucher_count",
+                maximum=VOUCHERS_MAXIMUM,
+            )
         voucher = _Voucher(amount, currency.number, int(self._clock.unix_s() * 1000))
         value = msgspec.msgpack.encode(voucher)
         codes = [_new_code(self._clock) for _ in range(count)]
@@ -74,7 +79,8 @@ class Vouchers:
                 if self._ledger.read_side(DEDUPLICATION, key) is not None:
                     raise OperationError(
                         "vouchers were made under this id already; their codes were shown then "
-                        "and are not kept"
+                        "and are not kept",
+                        "vouchers_made_before",
                     )
                 writes.append(SideWrite(DEDUPLICATION, key, b""))
             await self._ledger.transfer([], writes)
@@ -91,12 +97,15 @@ class Vouchers:
         plain = re.sub(r"[-\s]", "", code[:80]).upper()
         if not _CODE.fullmatch(plain):
             raise OperationError(
-                f"a voucher's code has {CODE_CHARACTERS} letters and digits: {_grouped('A' * 20)}"
+                f"a voucher's code has {CODE_CHARACTERS} letters and digits: {_EXAMPLE}",
+                "bad_voucher",
+                characters=CODE_CHARACTERS,
+                example=_EXAMPLE,
             )
         hashed = _hash(plain)
         stored = self._ledger.read_side(VOUCHERS, hashed)
         if stored is None:
-            raise OperationError("there is no voucher with this code")
+            raise OperationError("there is no voucher with this code", "no_voucher")
         voucher = _decoder.decode(stored)
         transfer = Transfer(
             derive_id(voucher.created_ms.to_bytes(6, "big") + hashed, b"voucher"),
@@ -108,7 +117,9 @@ class Vouchers:
         )
         (result,) = await self._ledger.transfer([transfer])
         if result is Result.ID_REUSED:
-            raise OperationError("this voucher has been redeemed already, by another account")
+            raise OperationError(
+                "this voucher has been redeemed already, by another account", "voucher_redeemed"
+            )
         if not result.is_done:
             raise TransferRefused(result)
         return transfer

@@ -42,4 +42,14 @@ class ApiError(PeerError):
 
 
 class OperationError(MontanaError):
-    """What was asked for can't be done now; the message says what to do."""
+    """What was asked for can't be done now; the message says what to do.
+
+    Attributes:
+        code: names the sentence for who has it in other languages; empty where nobody has.
+        values: what stands in its places there.
+    """
+
+    def __init__(self, message: str, code: str = "", **values: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.values = {name: str(value) for name, value in values.items()}

@@ -51,7 +51,7 @@ from relay.cli_shared import (
 from relay.cli_statement import statement
 from relay.command_line import LocalisedCommand, LocalisedGroup, describe_usage_error
 from relay.config_summary import describe
-from relay.language import text
+from relay.language import sentence_of, text
 from relay.node_files import DEFAULT_DATA_DIR
 from relay.version import VERSION
 
@@ -314,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ConfigError as error:
         _fail(str(error), EXIT_USAGE)
     except MontanaError as error:
-        _fail(str(error), EXIT_FAILED)
+        _fail(sentence_of(error), EXIT_FAILED)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(128 + 2)
     except BrokenPipeError:

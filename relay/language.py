@@ -6,8 +6,11 @@ they name no language that is here. What programs read (JSON, log lines) is neve
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
+
+from core.errors import MontanaError, OperationError
 
 LANGUAGES = ("en", "ru")
 
@@ -418,6 +421,150 @@ with the node's.""",
     "purpose_voice": ("voice", "голос"),
     "purpose_video": ("video", "видео"),
     "purpose_screen": ("screen", "экран"),
+    # What the ledger refuses, by the codes of its errors.
+    "refused_transfer_id_reused": (
+        "this id belongs to another transfer; make a new id for a new transfer",
+        "под этим номером сделан другой перевод; новому переводу нужен новый номер",
+    ),
+    "refused_transfer_linked_failed": (
+        "another transfer that is linked with this one was refused",
+        "отказано в другом переводе, связанном с этим",
+    ),
+    "refused_transfer_bad_amount": (
+        "the amount can't be moved: it has to be more than nothing",
+        "такую сумму не перевести: она должна быть больше нуля",
+    ),
+    "refused_transfer_same_account": (
+        "a transfer leads from one account to another",
+        "перевод идёт с одного счёта на другой",
+    ),
+    "refused_transfer_no_account": ("there is no such account", "такого счёта нет"),
+    "refused_transfer_frozen": (
+        "the account is frozen: nothing leaves it",
+        "счёт заморожен: с него ничего не уходит",
+    ),
+    "refused_transfer_closed": ("the account is closed", "счёт закрыт"),
+    "refused_transfer_no_funds": (
+        "there is not enough on the account",
+        "на счёте недостаточно денег",
+    ),
+    "refused_transfer_overflow": (
+        "the account can't hold so much",
+        "столько на счёте не поместится",
+    ),
+    "refused_transfer_bad_kind": (
+        "there is no such kind of transfer",
+        "такого вида переводов нет",
+    ),
+    "refused_transfer_no_reference": (
+        "the transfer that this one refers to is not there, or another kind",
+        "перевода, на который ссылается этот, нет, или он другого вида",
+    ),
+    "refused_transfer_resolved": (
+        "the transfer has been posted or voided already, or its time was over",
+        "перевод уже проведён или отменён, или его время вышло",
+    ),
+    "refused_transfer_exceeds": (
+        "this is more than the transfer that it refers to has left",
+        "это больше, чем осталось от перевода, на который он ссылается",
+    ),
+    "refused_transfer_open_chain": (
+        "the last transfer is linked with one that does not follow",
+        "последний перевод связан со следующим, а его нет",
+    ),
+    "refused_own_account": (
+        "this is one of the ledger's own accounts",
+        "это собственный счёт книги",
+    ),
+    "refused_no_transfer": ("there is no transfer {id}", "перевода {id} нет"),
+    "refused_no_account": ("there is no account {account}", "счёта {account} нет"),
+    "refused_account_closed": ("the account is closed", "счёт закрыт"),
+    "refused_no_address": (
+        "{written} is no address; write tg:123, +79991234567, user:alice or key: and the 52 "
+        "characters of a key",
+        "{written} - не адрес; пишите tg:123, +79991234567, user:alice или key: и 52 знака ключа",
+    ),
+    "refused_system_address": (
+        "{address} is the ledger's own",
+        "{address} - собственный адрес книги",
+    ),
+    "refused_address_taken": (
+        "{address} belongs to an account already",
+        "{address} уже принадлежит счёту",
+    ),
+    "refused_address_frozen": (
+        "{address} belongs to an account that is frozen",
+        "{address} принадлежит замороженному счёту",
+    ),
+    "refused_too_many_addresses": (
+        "an account has {maximum} addresses at most",
+        "адресов у счёта не больше {maximum}",
+    ),
+    "refused_others_address": (
+        "{address} is no address of this account",
+        "{address} - не адрес этого счёта",
+    ),
+    "refused_no_currency": (
+        "there is no currency {currency}; there are {known}",
+        "валюты {currency} нет; есть {known}",
+    ),
+    "refused_no_amount": (
+        "an amount is a number such as 12 or 12.5, not {written}",
+        "сумма - число, например 12 или 12.5, а не {written}",
+    ),
+    "refused_too_many_places": (
+        "{currency} has {places} decimal places at most",
+        "знаков после точки у {currency} не больше {places}",
+    ),
+    "refused_zero_amount": ("an amount is more than nothing", "сумма должна быть больше нуля"),
+    "refused_largest_amount": (
+        "the largest amount is {amount} {currency}",
+        "самая большая сумма - {amount} {currency}",
+    ),
+    "refused_no_line": (
+        "the account's history has no line at this place",
+        "в истории счёта на этом месте нет строки",
+    ),
+    "refused_not_empty": (
+        "only an empty account can be closed",
+        "закрыть можно только пустой счёт",
+    ),
+    "refused_other_act": (
+        "something else was done under this id; make a new id for what is new",
+        "под этим номером сделано другое; новому нужен новый номер",
+    ),
+    "refused_tariff_account": (
+        "the tariff pays into this account; name another one there first",
+        "на этот счёт платят по тарифу; сначала укажите там другой",
+    ),
+    "refused_pending_first": (
+        "the account has pending transfers: they come first",
+        "у счёта есть ожидающие переводы: сначала они",
+    ),
+    "refused_voucher_count": (
+        "from 1 to {maximum} vouchers can be made at once",
+        "за раз можно создать от 1 до {maximum} ваучеров",
+    ),
+    "refused_vouchers_made_before": (
+        "vouchers were made under this id already; their codes were shown then and are not kept",
+        "под этим номером ваучеры уже созданы; их коды были показаны тогда и не хранятся",
+    ),
+    "refused_bad_voucher": (
+        "a voucher's code has {characters} letters and digits: {example}",
+        "в коде ваучера {characters} латинских букв и цифр: {example}",
+    ),
+    "refused_no_voucher": (
+        "there is no voucher with this code",
+        "ваучера с таким кодом нет",
+    ),
+    "refused_voucher_redeemed": (
+        "this voucher has been redeemed already, by another account",
+        "этот ваучер уже погашен, на другой счёт",
+    ),
+    "refused_no_id": (
+        "an id is {digits} hexadecimal digits, not all of them zero: {written}",
+        "номер - {digits} шестнадцатеричные цифры, не все из них нули: {written}",
+    ),
     # The table of `montana status`.
     "status_version": ("version", "версия"),
     "status_uptime": ("uptime", "работает"),
@@ -455,3 +602,12 @@ def language_of(environment: Mapping[str, str]) -> str:
 def text(name: str, /, **values: object) -> str:
     """The sentence called `name`, its places filled with `values`."""
     return CATALOGUE[name][LANGUAGES.index(language_of(os.environ))].format(**values)
+
+
+def sentence_of(error: MontanaError) -> str:
+    """What an error says, in the reader's language where it is known by its code."""
+    if isinstance(error, OperationError) and f"refused_{error.code}" in CATALOGUE:
+        # A node of another version may have other values for it.
+        with contextlib.suppress(KeyError):
+            return text(f"refused_{error.code}", **error.values)
+    return str(error)

@@ -46,10 +46,16 @@ class ApiClient:
                         if reply.id != request_id:
                             raise ApiError("a reply to another request")
                         if isinstance(reply.body, Failure):
-                            raise OperationError(reply.body.message)
+                            raise _refusal(reply.body)
                         return reply.body
             except trio.BrokenResourceError as error:
                 raise ApiError(f"the connection to the node broke: {error}") from error
+
+
+def _refusal(failure: Failure) -> OperationError:
+    error = OperationError(failure.message, failure.code)
+    error.values = failure.values
+    return error
 
 
 @asynccontextmanager

@@ -509,9 +509,16 @@ class SigningKeyReply(msgspec.Struct, frozen=True, tag="signing-key", tag_field=
 
 
 class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
-    """The request can't be carried out; `message` is a sentence for people."""
+    """The request can't be carried out.
+
+    Attributes:
+        message: a sentence for people.
+        code, values: the same for who has it in other languages, see `OperationError`.
+    """
 
     message: str
+    code: str = ""
+    values: dict[str, str] = {}
 
 
 LedgerReply = AccountReply | AccountListReply | TransferReply | HistoryReply | VouchersReply

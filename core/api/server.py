@@ -169,7 +169,7 @@ async def _carry_out(handler: Handler, body: RequestBody) -> ReplyBody:
     try:
         return await handler(body)
     except OperationError as error:
-        return Failure(str(error))
+        return Failure(str(error), error.code, error.values)
     except Exception:
         # Our mistake; it must not take the others' calls with it.
         _log.exception("a request through the socket failed")
