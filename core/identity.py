@@ -70,6 +70,21 @@ def node_key_untrusted(node_id: str) -> bytes:
     return key
 
 
+def load(data_dir: Path) -> Identity | None:
+    """Read the key in `data_dir`; None where there is none.
+
+    Raises:
+        ConfigError: the file can't be used, or others may read it.
+    """
+    path = data_dir / FILE_NAME
+    try:
+        return Identity(_read(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
 def load_or_create(data_dir: Path, random_bytes: Callable[[int], bytes] = os.urandom) -> Identity:
     """Read the key in `data_dir`; on the first start make it, and the directory.
 
@@ -88,7 +103,11 @@ def load_or_create(data_dir: Path, random_bytes: Callable[[int], bytes] = os.ura
                 file.write(random_bytes(SEED_BYTES).hex().encode() + b"\n")
         return Identity(_read(path))
     except OSError as error:
-        raise ConfigError(f"the node's key {path} can't be used: {error.strerror}") from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"the node's key {path} can't be used: {error.strerror}")
 
 
 def _read(path: Path) -> bytes:

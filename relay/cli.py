@@ -45,6 +45,7 @@ from relay.cli_shared import (
     locate,
     print_json,
     print_table,
+    show_number,
     show_size,
     socket_options,
 )
@@ -84,7 +85,7 @@ def montana() -> None:
 @click.option("--dev", is_flag=True, help=text("help_dev"))
 @click.option("--lan", is_flag=True, help=text("help_lan"))
 @click.option("--data-dir", type=click.Path(path_type=Path), help=text("help_data_dir"))
-@click.option("--json", "as_json", is_flag=True, help=text("help_json"))
+@json_option
 def up(config: Path | None, dev: bool, lan: bool, data_dir: Path | None, as_json: bool) -> None:
     """Run a node."""
     # Until the node obeys it: a reload right after the start is not to end it.
@@ -264,11 +265,11 @@ montana.add_command(ledger_group)
 
 def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
     relayed = [
-        f"{text(direction)}: {_number(packets)} {text('packets')}, "
+        f"{text(direction)}: {show_number(packets)} {text('packets')}, "
         f"{show_size(reply.bytes.get(direction, 0))}"
         for direction, packets in reply.packets.items()
     ]
-    drops = [f"{cause}: {_number(count)}" for cause, count in reply.drops.items() if count]
+    drops = [f"{cause}: {show_number(count)}" for cause, count in reply.drops.items() if count]
     rows = [
         ("version", reply.version),
         ("uptime", _duration(reply.uptime_s)),
@@ -277,18 +278,14 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
         ("http", reply.http or ""),
         ("metrics", reply.metrics or ""),
         ("workers", str(reply.workers)),
-        ("allocations", _number(reply.allocations)),
-        ("sessions", _number(reply.sessions)),
-        ("flows", _number(reply.flows)),
+        ("allocations", show_number(reply.allocations)),
+        ("sessions", show_number(reply.sessions)),
+        ("flows", show_number(reply.flows)),
     ]
     table = [(text(f"status_{name}"), value) for name, value in rows if value]
     table.append((text("status_relayed"), "\n".join(relayed)))
     table.append((text("drops"), "\n".join(drops) or text("nothing")))
     return table
-
-
-def _number(value: int) -> str:
-    return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
 def _duration(duration_s: int) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import click
 import trio
@@ -32,36 +32,40 @@ from core.api.messages import (
     JobStartRequest,
     ProofReply,
     ProveRequest,
-    Request,
     RequestBody,
     StatusReply,
     StatusRequest,
     VerifyJob,
     VerifyResult,
-    decode_client_message_untrusted,
-    encode_message,
 )
 from core.clock import SystemClock
 from core.errors import OperationError
-from core.identity import load_or_create
+from core.identity import load
 from core.new_file import new_file
 from relay import cli_shared
 from relay.cli_shared import (
     NoAnswer,
     ask,
+    ask_or_open,
     checked,
     expect,
+    is_there,
     json_option,
     locate,
+    name_purpose,
+    print_document,
     print_json,
     print_table,
+    printable,
+    refuse_stranger,
+    show_number,
     show_size,
     socket_options,
     time_ns_untrusted,
     usage_error,
 )
 from relay.command_line import LocalisedCommand, LocalisedGroup
-from relay.language import CATALOGUE, text
+from relay.language import text
 from relay.node_files import ledger_folder
 from relay.version import VERSION
 
@@ -103,20 +107,20 @@ def verify_ledger(as_json: bool, config: Path | None, socket: Path | None) -> in
         print_json(found)
         return 0 if found.ok else 1
     rows = [
-        (name, _number(getattr(found, name)))
+        (name, show_number(getattr(found, name)))
         for name in ("entries", "accounts", "transfers", "records")
     ]
     if found.sealed:
-        rows.append(("sealed", _number(found.sealed)))
+        rows.append(("sealed", show_number(found.sealed)))
     if found.unchecked_signatures:
-        rows.append(("unchecked_signatures", _number(found.unchecked_signatures)))
+        rows.append(("unchecked_signatures", show_number(found.unchecked_signatures)))
     print_table([(text(f"ledger_{name}"), value) for name, value in [*rows, ("link", found.link)]])
     for problem in found.problems:
         click.echo(f"- {problem}")
     if found.ok:
         click.echo(text("ledger_fine"))
         return 0
-    click.echo(text("ledger_wrong", count=_number(found.problem_count)))
+    click.echo(text("ledger_wrong", count=show_number(found.problem_count)))
     return 1
 
 
@@ -140,7 +144,7 @@ def back_up_ledger(file: str, as_json: bool, config: Path | None, socket: Path |
         [
             (text("ledger_file"), made.path),
             (text("ledger_size"), show_size(made.size_bytes)),
-            (text("ledger_entries"), _number(made.entries)),
+            (text("ledger_entries"), show_number(made.entries)),
             (text("ledger_link"), made.link),
         ]
     )
@@ -161,7 +165,7 @@ def back_up_ledger(file: str, as_json: bool, config: Path | None, socket: Path |
 def restore_ledger(file: str, as_json: bool, config: Path | None, socket: Path | None) -> None:
     """Restore a backup."""
     path = locate(config, socket)
-    if path.exists():
+    if is_there(path):
         try:
             ask(path, StatusRequest(), StatusReply)
         except NoNode:
@@ -169,6 +173,7 @@ def restore_ledger(file: str, as_json: bool, config: Path | None, socket: Path |
             pass
         else:
             raise OperationError(text("stop_first", path=path))
+    refuse_stranger(path)
     # Late: it takes a while.
     from billing.backup import restore
 
@@ -179,12 +184,12 @@ def restore_ledger(file: str, as_json: bool, config: Path | None, socket: Path |
         name: getattr(restored, name) for name in ("entries", "accounts", "transfers", "records")
     }
     if as_json:
-        _print_document({"path": str(folder), **counts, "link": restored.link.hex()})
+        print_document({"path": str(folder), **counts, "link": restored.link.hex()})
         return
     print_table(
         [
             (text("ledger_folder"), str(folder)),
-            *((text(f"ledger_{name}"), _number(count)) for name, count in counts.items()),
+            *((text(f"ledger_{name}"), show_number(count)) for name, count in counts.items()),
             (text("ledger_link"), restored.link.hex()),
         ]
     )
@@ -229,9 +234,9 @@ def export_ledger(
     # Beside the records, what is said of them goes where it isn't taken for one.
     aside = output is None
     if as_json:
-        _print_document({"records": exported.records, "path": exported.path}, err=aside)
+        print_document({"records": exported.records, "path": exported.path}, err=aside)
     else:
-        click.echo(text("exported", count=_number(exported.records)), err=aside)
+        click.echo(text("exported", count=show_number(exported.records)), err=aside)
 
 
 @ledger_group.command(
@@ -254,7 +259,7 @@ def prove_of_ledger(
     document = _prove(record, locate(config, socket)).document
     if output is None:
         if as_json:
-            _print_document(json.loads(document))
+            print_document(json.loads(document))
         else:
             click.echo(document, nl=False)
         return
@@ -265,7 +270,7 @@ def prove_of_ledger(
     except OSError as error:
         raise OperationError(text("cant_write", path=path, reason=error.strerror)) from error
     if as_json:
-        _print_document({"record": record.lower(), "path": str(path)})
+        print_document({"record": record.lower(), "path": str(path)})
     else:
         click.echo(text("proof_written", path=path))
 
@@ -301,7 +306,7 @@ def check_proof(file: str, public_key: str | None, as_json: bool) -> int:
         raise OperationError(text("cant_read", path=file, reason=error.strerror)) from error
     shown = check_proof_untrusted(document, key)
     if as_json:
-        _print_document(
+        print_document(
             {
                 "record": shown.record,
                 "origin": shown.origin,
@@ -331,44 +336,31 @@ def check_proof(file: str, public_key: str | None, as_json: bool) -> int:
 def _do(job: Job, expected: type[_Result], path: Path, what: str, as_json: bool) -> _Result:
     """What has come of a job, on a running node or on the ledger's files; what is written of an
     export without a path is on standard output already where the result has no path."""
-    try:
-        message = encode_message(Request(1, JobStartRequest(job)))
-    except UnicodeEncodeError:
-        raise click.UsageError(text("bad_text"), click.get_current_context()) from None
     with _Progress(what, as_json) as progress:
-        result = _on_node(path, job, progress)
-        if result is None:
-            # As a node would read it, so that the same bounds hold.
-            decode_client_message_untrusted(message)
-            result = trio.run(_on_files, _existing_folder(path), job, progress)
+        result = ask_or_open(
+            path,
+            JobStartRequest(job),
+            lambda: trio.run(_on_node, path, job, progress),
+            lambda folder: _on_files(folder, job, progress),
+        )
     if not isinstance(result, expected):
         raise OperationError(f"the node replied with something else: {type(result).__name__}")
     return result
 
 
-def _on_node(path: Path, job: Job, progress: _Progress) -> JobResult | None:
-    """What a running node has made of a job; None where none is running."""
-
-    async def exchange() -> JobResult:
-        async with connect(path, software=f"montana {VERSION}") as client:
-            reply = await _request(client, path, JobStartRequest(job))
-            pause_s = ASK_FIRST_S
-            while reply.result is None:
-                if reply.error is not None:
-                    raise OperationError(reply.error)
-                progress(reply.done, reply.of)
-                await trio.sleep(pause_s)
-                pause_s = min(2 * pause_s, ASK_INTERVAL_S)
-                reply = await _request(client, path, JobAskRequest(reply.number))
-            return reply.result
-
-    if not path.exists():
-        return None
-    try:
-        return trio.run(exchange)
-    except NoNode:
-        # What a node that was killed has left.
-        return None
+async def _on_node(path: Path, job: Job, progress: _Progress) -> JobResult:
+    """What a running node has made of a job."""
+    async with connect(path, software=f"montana {VERSION}") as client:
+        reply = await _request(client, path, JobStartRequest(job))
+        pause_s = ASK_FIRST_S
+        while reply.result is None:
+            if reply.error is not None:
+                raise OperationError(reply.error)
+            progress(reply.done, reply.of)
+            await trio.sleep(pause_s)
+            pause_s = min(2 * pause_s, ASK_INTERVAL_S)
+            reply = await _request(client, path, JobAskRequest(reply.number))
+        return reply.result
 
 
 async def _request(client: ApiClient, path: Path, body: RequestBody) -> JobReply:
@@ -380,13 +372,12 @@ async def _request(client: ApiClient, path: Path, body: RequestBody) -> JobReply
 async def _on_files(folder: Path, job: Job, progress: _Progress) -> JobResult:
     # Late: it takes a while, and is needed only where no node runs.
     from billing.ledger import open_ledger
-    from billing.receipts import origin_of
-    from relay.jobs import carry_out, export
+    from relay.jobs import carry_out, export, exporting_source
 
-    source = ""
-    if isinstance(job, ExportJob):
-        source = f"/{origin_of(load_or_create(folder.parent))}"
     with open_ledger(folder, SystemClock()) as ledger:
+        source = ""
+        if isinstance(job, ExportJob):
+            source = exporting_source(ledger, load(folder.parent))
         if isinstance(job, ExportJob) and job.path is None:
             # Bytes: what is exported is UTF-8 wherever it is.
             records = await export(
@@ -398,35 +389,16 @@ async def _on_files(folder: Path, job: Job, progress: _Progress) -> JobResult:
 
 def _prove(record: str, path: Path) -> ProofReply:
     request = ProveRequest(record)
-    try:
-        message = encode_message(Request(1, request))
-    except UnicodeEncodeError:
-        raise click.UsageError(text("bad_text"), click.get_current_context()) from None
-    if path.exists():
-        try:
-            return ask(path, request, ProofReply)
-        except NoNode:
-            # What a node that was killed has left.
-            pass
-    folder = _existing_folder(path)
-    decode_client_message_untrusted(message)
-    # Late: it takes a while, and is needed only where no node runs.
-    from billing.ledger import open_ledger
-    from relay.jobs import prove_record
 
-    with open_ledger(folder, SystemClock()) as ledger:
-        return prove_record(ledger, record)
+    async def open_files(folder: Path) -> ProofReply:
+        # Late: it takes a while, and is needed only where no node runs.
+        from billing.ledger import open_ledger
+        from relay.jobs import prove_record
 
+        with open_ledger(folder, SystemClock()) as ledger:
+            return prove_record(ledger, record)
 
-def _existing_folder(path: Path) -> Path:
-    """Where the files of a node's ledger are."""
-    # Late: it takes a while.
-    from core.store import DATA_FILE
-
-    folder = ledger_folder(path.parent)
-    if not (folder / DATA_FILE).exists():
-        raise OperationError(text("no_ledger", path=path, folder=folder))
-    return folder
+    return ask_or_open(path, request, lambda: ask(path, request, ProofReply), open_files)
 
 
 # ---------------------------------------------------------------- reading and showing
@@ -461,7 +433,7 @@ class _Progress:
             return
         self._next_s = now_s + ASK_INTERVAL_S
         if self._as_json:
-            _print_document({"done": done, "of": of}, err=True)
+            print_document({"done": done, "of": of}, err=True)
         elif sys.stderr.isatty():
             self._is_shown = True
             click.echo(f"\r{self._what} {100 * done // of} %", nl=False, err=True)
@@ -486,33 +458,18 @@ def _hand_out(path: Path) -> None:
 
 
 def _print_proof(record: Mapping[str, str | int], origin: str, leaf: int, size: int) -> None:
-    purpose = f"purpose_{record['kind']}"
     rows = [
         ("id", str(record["id"])),
-        ("proof_session", _printable(record["name"])),
-        ("purpose", text(purpose) if purpose in CATALOGUE else _printable(record["kind"])),
+        ("proof_session", printable(record["name"])),
+        ("purpose", name_purpose(str(record["kind"]))),
         ("account", str(record["account"])),
         ("opened", str(record["opened"])),
         ("proof_closed", str(record["closed"])),
-        ("proof_seconds", _number(int(record["seconds"]))),
-        ("proof_bytes", _number(int(record["bytes"]))),
+        ("proof_seconds", show_number(int(record["seconds"]))),
+        ("proof_bytes", show_number(int(record["bytes"]))),
         ("proof_cost", f"{record['cost']} {record['currency']}"),
-        ("proof_reason", _printable(record["reason"])),
+        ("proof_reason", printable(record["reason"])),
         ("proof_origin", origin),
-        ("proof_place", f"{_number(leaf + 1)} / {_number(size)}"),
+        ("proof_place", f"{show_number(leaf + 1)} / {show_number(size)}"),
     ]
     print_table([(text(name), value) for name, value in rows])
-
-
-def _printable(value: str | int) -> str:
-    """Nothing that a terminal would obey: a proof may be anybody's."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
-
-
-def _print_document(document: Mapping[str, Any], *, err: bool = False) -> None:
-    """For programs, in one line."""
-    click.echo(json.dumps(document, ensure_ascii=False), err=err)
-
-
-def _number(value: int) -> str:
-    return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")

@@ -6,15 +6,15 @@ same requests go to the same desk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import click
-import trio
 
 from billing.money import find_currency
 from billing.transfers import new_id
-from core.api.client import NoNode
+from core.api.connection import Refused
 from core.api.messages import (
     AccountCloseRequest,
     AccountCreateRequest,
@@ -35,13 +35,10 @@ from core.api.messages import (
     LedgerReply,
     LedgerRequest,
     PageLimit,
-    Request,
     TransferReply,
     VoucherCreateRequest,
     VoucherRedeemRequest,
     VouchersReply,
-    decode_client_message_untrusted,
-    encode_message,
 )
 from core.clock import SystemClock
 from core.config import BillingConfig
@@ -50,10 +47,12 @@ from core.errors import ApiError, OperationError
 from relay.cli_shared import (
     NoAnswer,
     ask,
+    ask_or_open,
     checked,
     expect,
     json_option,
     locate,
+    name_purpose,
     print_columns,
     print_json,
     print_table,
@@ -61,15 +60,20 @@ from relay.cli_shared import (
     socket_options,
 )
 from relay.command_line import LocalisedCommand, LocalisedGroup
-from relay.language import CATALOGUE, text
-from relay.node_files import ledger_folder
+from relay.language import text
 
 _Reply = TypeVar("_Reply", bound=LedgerReply)
+_Command = TypeVar("_Command", bound=Callable[..., object])
 
 _currency_option = click.option(
     "--currency", default="J", metavar="J|EMC", help=text("help_currency")
 )
-_id_option = click.option("--id", "identity", metavar="HEX", help=text("help_id"))
+
+
+def _effect_options(command: _Command) -> _Command:
+    """The options of every command that changes something and can be repeated."""
+    identity = click.option("--id", "identity", metavar="HEX", help=text("help_id"))
+    return identity(json_option(socket_options(command)))
 
 
 @click.group(
@@ -108,9 +112,7 @@ def voucher_group() -> None:
     ),
 )
 @click.argument("addresses", metavar="[ADDRESS]...", nargs=-1)
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def create(
     addresses: tuple[str, ...],
     identity: str | None,
@@ -184,9 +186,7 @@ def list_accounts(
 @click.argument("account")
 @click.argument("amount")
 @_currency_option
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def credit(
     account: str,
     amount: str,
@@ -210,9 +210,7 @@ def credit(
 @click.argument("credit", metavar="TO")
 @click.argument("amount")
 @_currency_option
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def transfer(
     debit: str,
     credit: str,
@@ -238,9 +236,7 @@ def transfer(
 )
 @click.argument("transfer_id", metavar="TRANSFER")
 @click.argument("amount", required=False)
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def refund(
     transfer_id: str,
     amount: str | None,
@@ -265,9 +261,7 @@ def refund(
 )
 @click.argument("account")
 @click.argument("address")
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def link(
     account: str,
     address: str,
@@ -288,9 +282,7 @@ def link(
 )
 @click.argument("account")
 @click.argument("address")
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def unlink(
     account: str,
     address: str,
@@ -310,9 +302,7 @@ def unlink(
     examples=("montana account freeze user:alice",),
 )
 @click.argument("account")
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def freeze(
     account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
 ) -> None:
@@ -327,9 +317,7 @@ def freeze(
     examples=("montana account unfreeze user:alice",),
 )
 @click.argument("account")
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def unfreeze(
     account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
 ) -> None:
@@ -344,9 +332,7 @@ def unfreeze(
     examples=("montana account close 17",),
 )
 @click.argument("account")
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def close(
     account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
 ) -> None:
@@ -408,9 +394,7 @@ def history(
 @click.argument("amount")
 @click.option("--count", default="1", metavar="N", help=text("help_count"))
 @_currency_option
-@_id_option
-@json_option
-@socket_options
+@_effect_options
 def create_vouchers(
     amount: str,
     count: str,
@@ -458,31 +442,26 @@ def answer(
     request: LedgerRequest, expected: type[_Reply], config: Path | None, socket: Path | None
 ) -> _Reply:
     """What a running node says, or the ledger's files where none is running."""
-    try:
-        message = encode_message(Request(1, request))
-    except UnicodeEncodeError:
-        raise click.UsageError(text("bad_text"), click.get_current_context()) from None
     path = locate(config, socket)
-    if path.exists():
+
+    def ask_node() -> LedgerReply:
         try:
             return ask(path, request, expected)
-        except NoNode:
-            # What a node that was killed has left.
-            pass
+        except Refused:
+            raise
         except (NoAnswer, ApiError) as error:
             identity = getattr(request, "id", None)
             if identity is None:
                 raise
             raise OperationError(f"{error}. {text('ask_again', id=identity)}") from error
-    folder = ledger_folder(path.parent)
-    if not folder.exists():
-        raise OperationError(text("no_ledger", path=path, folder=folder))
-    # As a node would read it, so that the same bounds hold.
-    decode_client_message_untrusted(message)
-    billing = load(config).billing if config is not None else BillingConfig()
-    if config is None and isinstance(request, AccountCreateRequest):
-        click.echo(text("created_without_config"), err=True)
-    return expect(trio.run(_answer_from_files, folder, request, billing), expected)
+
+    async def open_files(folder: Path) -> LedgerReply:
+        billing = load(config).billing if config is not None else BillingConfig()
+        if config is None and isinstance(request, AccountCreateRequest):
+            click.echo(text("created_without_config"), err=True)
+        return await _answer_from_files(folder, request, billing)
+
+    return expect(ask_or_open(path, request, ask_node, open_files), expected)
 
 
 async def _answer_from_files(
@@ -566,8 +545,7 @@ def show_change(item: HistoryItem) -> str:
 
 def show_purpose(item: HistoryItem) -> str:
     """What a line is for, in words."""
-    name = f"purpose_{item.purpose}"
-    purpose = text(name) if name in CATALOGUE else item.purpose
+    purpose = name_purpose(item.purpose)
     if item.session is not None:
         return f"{purpose}, {item.session.seconds} {text('seconds')}, " + show_size(
             item.session.bytes

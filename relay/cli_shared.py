@@ -1,9 +1,16 @@
-"""What the commands that speak with a node have in common."""
+"""What the commands have in common: how a node is found and asked, and how replies are shown.
+
+A running node is asked through its socket. Where none is, its ledger's files are opened here
+(`ask_or_open`), by the user alone that the data directory belongs to: what root would write there,
+the node couldn't open.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+import pwd
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +20,19 @@ import click
 import msgspec
 import trio
 
-from core.api.client import connect
-from core.api.messages import JobResult, ReplyBody, RequestBody
+from core.api.client import NoNode, connect
+from core.api.messages import (
+    JobResult,
+    ReplyBody,
+    Request,
+    RequestBody,
+    decode_client_message_untrusted,
+    encode_message,
+)
 from core.config_file import load
 from core.errors import OperationError
-from relay.language import text
-from relay.node_files import DEFAULT_DATA_DIR, socket_path
+from relay.language import CATALOGUE, text
+from relay.node_files import DEFAULT_DATA_DIR, ledger_folder, socket_path
 from relay.version import VERSION
 
 ANSWER_TIMEOUT_S = 15
@@ -27,6 +41,7 @@ _TIME_MAXIMUM_NS = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _Reply = TypeVar("_Reply", bound=ReplyBody)
+_Result = TypeVar("_Result")
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
@@ -93,9 +108,10 @@ def ask(path: Path, request: RequestBody, expected: type[_Reply]) -> _Reply:
 
     Raises:
         OperationError: no node is there, or it refuses; `NoAnswer` when it says nothing.
-        ApiError: the connection broke.
+        ApiError: no node would read the request, or the connection broke.
     """
-    if not path.exists():
+    check_request(request)
+    if not is_there(path):
         raise OperationError(text("no_node", path=path))
 
     async def exchange() -> ReplyBody:
@@ -105,6 +121,94 @@ def ask(path: Path, request: RequestBody, expected: type[_Reply]) -> _Reply:
         raise NoAnswer(text("no_answer", path=path, seconds=ANSWER_TIMEOUT_S))
 
     return expect(trio.run(exchange), expected)
+
+
+def check_request(request: RequestBody) -> None:
+    """Read `request` as a node would, so that the same bounds hold, and nothing is asked of which
+    it would be unknown whether it was done.
+
+    Raises:
+        click.UsageError: what was typed is no text.
+        ApiError: it is no request.
+    """
+    try:
+        message = encode_message(Request(1, request))
+    except UnicodeEncodeError:
+        raise click.UsageError(text("bad_text"), click.get_current_context()) from None
+    decode_client_message_untrusted(message)
+
+
+def ask_or_open(
+    path: Path,
+    request: RequestBody,
+    ask_node: Callable[[], _Result],
+    open_files: Callable[[Path], Awaitable[_Result]],
+) -> _Result:
+    """What the node behind `path` says to `request`, or the ledger's files where none is running.
+
+    Args:
+        ask_node: raises `NoNode` where none is.
+        open_files: is given the ledger's folder.
+
+    Raises:
+        OperationError: there is neither a node nor a ledger, or it is another user's.
+        ApiError: no node would read the request.
+    """
+    check_request(request)
+    if is_there(path):
+        try:
+            return ask_node()
+        except NoNode:
+            # What a node that was killed has left.
+            pass
+    return trio.run(open_files, existing_ledger(path))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a node's socket, though perhaps nobody behind it."""
+    try:
+        return path.exists()
+    except PermissionError:
+        refuse_stranger(path)
+        raise
+
+
+def existing_ledger(path: Path) -> Path:
+    """The folder of the ledger that belongs to the node whose socket is at `path`.
+
+    Raises:
+        OperationError: there is no ledger, or it is another user's.
+    """
+    # Late: it takes a while.
+    from core.store import DATA_FILE
+
+    refuse_stranger(path)
+    folder = ledger_folder(path.parent)
+    if not (folder / DATA_FILE).exists():
+        raise OperationError(text("no_ledger", path=path, folder=folder))
+    return folder
+
+
+def refuse_stranger(path: Path) -> None:
+    """Have the files of the node whose socket is at `path` touched by their owner alone.
+
+    Raises:
+        OperationError: they belong to another user; says how to be that one.
+    """
+    try:
+        owner = path.parent.stat().st_uid
+    except OSError:
+        # There are none yet, or none that we could touch.
+        return
+    if owner == os.geteuid():
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        # As sudo takes it.
+        name = f"'#{owner}'"
+    command = click.get_current_context().command_path
+    raise OperationError(text("not_yours", folder=path.parent, user=name, command=command))
 
 
 def expect(reply: ReplyBody, expected: type[_Reply]) -> _Reply:
@@ -118,7 +222,12 @@ def print_json(reply: ReplyBody | JobResult) -> None:
     """A reply for programs, in one line."""
     document = msgspec.to_builtins(reply)
     del document["type"]
-    click.echo(json.dumps(document, ensure_ascii=False))
+    print_document(document)
+
+
+def print_document(document: Mapping[str, Any], *, err: bool = False) -> None:
+    """For programs, in one line."""
+    click.echo(json.dumps(document, ensure_ascii=False), err=err)
 
 
 def print_table(rows: Sequence[tuple[str, str]]) -> None:
@@ -139,6 +248,22 @@ def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], right: se
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         click.echo("  ".join(cells).rstrip())
+
+
+def show_number(value: int) -> str:
+    """A whole number for people, in groups of three digits."""
+    return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
+
+
+def name_purpose(purpose: str) -> str:
+    """What a transfer or a session was for, in the reader's language where we know the word."""
+    name = f"purpose_{purpose}"
+    return text(name) if name in CATALOGUE else printable(purpose)
+
+
+def printable(value: object) -> str:
+    """Nothing that a terminal would obey: it may have come from anybody."""
+    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
 
 
 def show_size(size_bytes: int) -> str:

@@ -6,7 +6,6 @@ what comes meanwhile stands before all of them and changes nothing.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from relay.cli_ledger import answer, show_change, show_money, show_purpose
 from relay.cli_shared import (
     json_option,
     print_columns,
+    print_document,
     print_table,
     socket_options,
     time_ns_untrusted,
@@ -87,7 +87,7 @@ def statement(
                 for item, balance in made.lines
             ],
         }
-        click.echo(json.dumps(document, ensure_ascii=False))
+        print_document(document)
         return
 
     def shown(amount: int) -> str:

@@ -23,7 +23,7 @@ import trio
 from billing.audit import verify
 from billing.backup import back_up
 from billing.ledger import LmdbLedger
-from billing.receipts import encode_proof, last_root, parse_checkpoint_untrusted, prove
+from billing.receipts import encode_proof, last_root, origin_of, parse_checkpoint_untrusted, prove
 from billing.records import Format, Progress, export_records
 from billing.transfers import parse_id_untrusted
 from core.api.messages import (
@@ -47,6 +47,7 @@ from core.api.messages import (
 )
 from core.api.server import INTERNAL_ERROR
 from core.errors import OperationError
+from core.identity import Identity
 from core.new_file import new_file, sync_file
 from relay.log import log_event
 
@@ -54,6 +55,7 @@ LEASE_S = 30
 """For how long a job goes on without anybody asking."""
 SPOOL_FOLDER = "spool"
 """In the data directory: exports that nobody has named a file for."""
+_UNKNOWN_SOURCE = "/montana/unknown"
 _UNREADABLE = (msgspec.MsgspecError, ValueError, LookupError)
 """What reading a damaged ledger raises."""
 
@@ -153,7 +155,11 @@ class Jobs:
             case JobAskRequest():
                 return self._ask(request.number)
             case ProveRequest():
-                return prove_record(self._ledger, request.record)
+                try:
+                    return prove_record(self._ledger, request.record)
+                except _Unreadable:
+                    _log.exception("a record could not be read")
+                    raise
             case SigningKeyRequest():
                 return signing_key(self._ledger)
 
@@ -255,6 +261,20 @@ async def export(
             source=source,
             progress=progress,
         )
+    except _UNREADABLE as error:
+        raise _Unreadable(error) from error
+
+
+def exporting_source(ledger: LmdbLedger, node_key: Identity | None) -> str:
+    """Who exports, as the `source` of CloudEvents: the node of that key. Without one (a ledger
+    restored elsewhere, say) it is the node that has made the log's last root over records, and
+    where there is none, `/montana/unknown`: the ids of records tell them apart by themselves."""
+    if node_key is not None:
+        return f"/{origin_of(node_key)}"
+    try:
+        with ledger.store.read() as tables:
+            root = last_root(tables)
+        return f"/{parse_checkpoint_untrusted(root.checkpoint)[0]}" if root else _UNKNOWN_SOURCE
     except _UNREADABLE as error:
         raise _Unreadable(error) from error
 

@@ -49,6 +49,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "За {path} узла нет, и в {folder} нет книги. Запустите узел или укажите, где он: --config "
         "или --socket.",
     ),
+    "not_yours": (
+        "The files in {folder} belong to {user}, and what another user writes there the node "
+        "can't open. Run it as {user}: sudo -u {user} {command} ...",
+        "Файлы в {folder} принадлежат {user}: что напишет там другой, узел не откроет. Запустите "
+        "от имени {user}: sudo -u {user} {command} ...",
+    ),
     "created_without_config": (
         "No node is running and no --config is named: the account has no welcome grant, and "
         "telephone numbers have to begin with +.",

@@ -9,7 +9,7 @@ import pytest
 from nacl.signing import VerifyKey
 
 from core.errors import ConfigError
-from core.identity import FILE_NAME, Identity, load_or_create
+from core.identity import FILE_NAME, Identity, load, load_or_create
 
 
 def test_the_first_start_makes_a_private_key(tmp_path: Path) -> None:
@@ -102,3 +102,16 @@ def test_the_secret_half_is_never_shown() -> None:
     assert Identity(seed).node_id in shown
     assert seed.hex() not in shown
     assert len(Identity(seed).node_id) == 52
+
+
+def test_reading_the_key_makes_none(tmp_path: Path) -> None:
+    assert load(tmp_path) is None
+    assert load(tmp_path / "nowhere") is None
+    assert list(tmp_path.iterdir()) == []
+    made = load_or_create(tmp_path)
+    found = load(tmp_path)
+    assert found is not None
+    assert found.node_id == made.node_id
+    (tmp_path / FILE_NAME).chmod(0o644)
+    with pytest.raises(ConfigError, match="others may read"):
+        load(tmp_path)

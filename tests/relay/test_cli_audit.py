@@ -7,6 +7,7 @@ import contextlib
 import csv
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from core.api.client import connect
 from core.api.messages import ExportJob, JobAskRequest, JobReply, JobStartRequest, VerifyJob
 from core.clock import VirtualClock
 from core.errors import OperationError
-from core.identity import load_or_create
+from core.identity import FILE_NAME, load_or_create
 from core.store import DATA_FILE
 from relay import cli, jobs, upkeep
 from relay.cli_audit import ledger_group
@@ -426,6 +427,36 @@ def test_an_unsigned_proof_is_said_to_be_none(
     terminal.json("prove", record["id"], "--output", str(file))
     assert terminal.json("check-proof", str(file), code=1)["is_signed"] is False
     assert "anybody could have made it" in terminal.run("check-proof", str(file))[1]
+
+
+def test_another_users_files_are_left_alone(
+    stopped: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "backup"
+    stopped.json("backup", str(file))
+    other = Terminal(tmp_path / "other", stopped.capsys, runs=False)
+    other.data.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    assert "montana ledger restore ...\n" in other.refusal("restore", str(file))
+    for words in (("verify",), ("backup", str(tmp_path / "x")), ("export",), ("prove", "0" * 32)):
+        assert f" montana ledger {words[0]} ...\n" in stopped.refusal(*words)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_an_export_makes_no_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], signed: bool
+) -> None:
+    terminal = Terminal(tmp_path / "data", capsys, runs=False)
+    make_ledger(terminal.data, signed=signed)
+    # Without the key it is the node that has signed last.
+    source = f"/{origin_of(load_or_create(terminal.data))}" if signed else "/montana/unknown"
+    (terminal.data / FILE_NAME).unlink()
+    code, printed, _ = terminal.run("export", "--format", "cloudevents")
+    assert code == 0
+    assert {json.loads(line)["source"] for line in printed.splitlines()} == {source}
+    assert [path.name for path in terminal.data.iterdir()] == ["ledger"]
 
 
 # ---------------------------------------------------------------- jobs

@@ -3,8 +3,10 @@ beside a node that can't be asked."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pwd
 import re
 import socket
 import threading
@@ -15,6 +17,8 @@ from typing import Any
 import pytest
 
 from billing.ledger import open_ledger
+from core.api.framing import encode_frame
+from core.api.messages import Failure, Reply, encode_message
 from core.clock import SystemClock
 from relay import cli, cli_shared
 from relay.cli_ledger import account_group, voucher_group
@@ -179,6 +183,45 @@ def test_what_the_node_refuses_is_a_sentence(node: RunningNode) -> None:
     assert ask(node, "account", "show", "user:poor")["balance"] == "5.000000"
 
 
+def test_what_no_node_would_read_is_not_asked(node: RunningNode) -> None:
+    for words, code, sentence in (
+        (("voucher", "redeem", "A" * 100_000, "6"), 1, "length <= 128"),
+        (("account", "credit", "x" * 129, "1"), 1, "length <= 128"),
+        (("account", "credit", "6", "1" * 129, "--id", ID), 1, "length <= 128"),
+        (("account", "credit", b"\xff", "1"), 2, "no UTF-8 text"),
+        (("credentials", b"\xff"), 2, "no UTF-8 text"),
+        (("end", ""), 1, "length >= 1"),
+        (("end", b"\xff"), 2, "no UTF-8 text"),
+    ):
+        shown = [
+            word.decode(errors="surrogateescape") if isinstance(word, bytes) else word
+            for word in words
+        ]
+        result = run_montana(*shown, "--socket", str(node.socket), check=False)
+        assert (result.returncode, result.stdout) == (code, ""), words
+        assert sentence in result.stderr
+        assert "may have been done" not in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_what_a_node_refuses_unread_has_not_been_done(files: Files) -> None:
+    refusal = encode_frame(encode_message(Reply(0, Failure("another version"))))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(files.socket))
+        other.listen()
+
+        def refuse() -> None:
+            with other.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(refusal)
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        code, _, complaint = files.run("account", "credit", "6", "1", "--id", ID)
+        refusing.join()
+    assert (code, complaint) == (1, "Error: the node refused: another version\n")
+
+
 def test_a_node_and_its_files_tell_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,10 +264,41 @@ def test_without_a_node_or_a_ledger_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = Files(tmp_path, capsys)
-    code, printed, complaint = files.run("account", "list")
+    for is_folder in (False, True):
+        if is_folder:
+            files.ledger.mkdir()
+        code, printed, complaint = files.run("account", "list")
+        assert (code, printed) == (1, "")
+        assert "there is no ledger in" in complaint
+        assert list(tmp_path.rglob("*")) == [files.ledger] * is_folder
+
+
+def test_another_users_files_are_left_alone(
+    files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = files.ledger.parent
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    code, printed, complaint = files.run("account", "create", "user:alice")
     assert (code, printed) == (1, "")
-    assert "there is no ledger in" in complaint
-    assert not files.ledger.exists()
+    assert f"belong to {name}, and" in complaint
+    assert f"sudo -u {name} montana account create ..." in complaint
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    assert f"sudo -u '#{folder.stat().st_uid}' montana" in files.run("account", "list")[2]
+
+
+def test_a_folder_that_is_closed_to_us_is_a_sentence(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "geteuid", lambda: files.ledger.stat().st_uid + 1)
+    monkeypatch.setattr(Path, "exists", refuse)
+    for words in (("account", "list"), ("status",), ("ledger", "restore", "x")):
+        assert f"montana {' '.join(words[:2])} ..." in files.run(*words)[2]
 
 
 def test_a_dead_nodes_socket_is_no_node(files: Files) -> None:
