@@ -16,6 +16,7 @@ import trio
 from hypothesis import given, settings
 
 from billing.accounts import FIRST_USER_ACCOUNT, AddressError
+from billing.audit import verify
 from billing.charging import Charging
 from billing.desk import Desk
 from billing.ledger import ESCROW, FEES, ISSUE, NODE, Ledger, open_ledger
@@ -495,6 +496,33 @@ async def test_transfers_are_repeated_by_an_address_that_has_moved(
         assert caught.value.result is Result.ID_REUSED
     assert everything(ledger) == moved
     assert (await move(desk, AccountCreditRequest("user:bob", "50", id="4" * 32))).credit == "8"
+
+
+async def test_what_is_kept_of_names_and_grants_outlives_a_restart_and_is_verified(
+    tmp_path: Path, clock: VirtualClock
+) -> None:
+    requests: list[LedgerRequest] = [
+        AccountCreateRequest(("user:alice",), "1" * 32),
+        AccountCreateRequest(("user:bob",), "2" * 32),
+        AccountTransferRequest("user:alice", "user:bob", "2", id="3" * 32),
+        AccountTransferRequest("user:bob", "node", "7", id="4" * 32),
+        AccountCloseRequest("user:bob", id="5" * 32),
+    ]
+    with open_ledger(tmp_path, clock, map_bytes=1 << 26) as ledger:
+        desk = Desk(ledger, clock, BillingConfig(welcome="5"))
+        first = [await desk.answer(request) for request in requests]
+        assert (await verify(ledger)).problems == []
+    with open_ledger(tmp_path, clock, map_bytes=1 << 26) as ledger:
+        before = everything(ledger)
+        # Whatever is granted by now.
+        desk = Desk(ledger, clock, BillingConfig(welcome="6"))
+        again = [await desk.answer(request) for request in requests]
+        assert again[2:] == first[2:]
+        accounts = [one.account for one in again[:2] if isinstance(one, AccountReply)]
+        assert accounts == ["6", "7"]
+        assert everything(ledger) == before
+        assert ledger.balance(ALICE, J).posted == 3 * J.unit
+        assert (await verify(ledger)).problems == []
 
 
 async def test_many_who_repeat_at_once_have_one_effect(desk: Desk) -> None:
