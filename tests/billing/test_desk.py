@@ -739,9 +739,16 @@ async def test_lines_add_up_to_the_balance(desk: Desk, ledger: Ledger, clock: Vi
     await ledger.transfer([])
     await desk.answer(AccountTransferRequest("7", "6", "1"))
     for account, name in ((ALICE, "6"), (BOB, "7")):
-        lines = (await history(desk, name)).lines
+        reply = await history(desk, name)
+        lines = reply.lines
         total = sum(Decimal(line.amount) for line in lines)
         assert format_amount(ledger.balance(account, J).posted) == str(total)
+        assert reply.settled == {"J": str(total), "EMC": "0.00000000"}
+        further_back = await history(desk, name, before=lines[0].place)
+        assert further_back.settled is None
+    # What sessions pay into it would stand in no line.
+    assert (await history(desk, "node")).settled is None
+    assert (await history(desk, "fees")).settled == {"J": "0.000000", "EMC": "0.00000000"}
     kinds = [(line.kind, line.amount, line.reserved) for line in (await history(desk, "7")).lines]
     assert kinds == [
         ("transfer", "-1.000000", None),
