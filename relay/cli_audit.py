@@ -22,6 +22,7 @@ from core.api.client import ApiClient, NoNode, connect
 from core.api.messages import (
     BackupJob,
     BackupResult,
+    ChainLink,
     ExportJob,
     ExportResult,
     FilePath,
@@ -33,6 +34,8 @@ from core.api.messages import (
     ProofReply,
     ProveRequest,
     RequestBody,
+    SigningKeyReply,
+    SigningKeyRequest,
     StatusReply,
     StatusRequest,
     VerifyJob,
@@ -96,13 +99,21 @@ def ledger_group() -> None:
     cls=LocalisedCommand,
     help=text("help_ledger_verify_long"),
     short_help=text("help_ledger_verify"),
-    examples=("montana ledger verify", "montana ledger verify --config node.toml --json"),
+    examples=(
+        "montana ledger verify",
+        "montana ledger verify --config node.toml --json",
+        "montana ledger verify --link $(cat yesterdays-link)",
+    ),
 )
+@click.option("--link", metavar="HEX", help=text("help_link"))
 @json_option
 @socket_options
-def verify_ledger(as_json: bool, config: Path | None, socket: Path | None) -> int:
+def verify_ledger(link: str | None, as_json: bool, config: Path | None, socket: Path | None) -> int:
     """Verify the ledger."""
-    found = _do(VerifyJob(), VerifyResult, locate(config, socket), "verifying", as_json)
+    kept = None
+    if link is not None:
+        kept = checked("--link", link.strip().lower(), ChainLink, text("bad_link"))
+    found = _do(VerifyJob(kept), VerifyResult, locate(config, socket), "verifying", as_json)
     if as_json:
         print_json(found)
         return 0 if found.ok else 1
@@ -112,8 +123,11 @@ def verify_ledger(as_json: bool, config: Path | None, socket: Path | None) -> in
     ]
     if found.sealed:
         rows.append(("sealed", show_number(found.sealed)))
-    if found.unchecked_signatures:
-        rows.append(("unchecked_signatures", show_number(found.unchecked_signatures)))
+    if found.signers:
+        rows.append(("signers", "\n".join(found.signers)))
+    for name in ("unsigned_roots", "unchecked_signatures"):
+        if getattr(found, name):
+            rows.append((name, show_number(getattr(found, name))))
     print_table([(text(f"ledger_{name}"), value) for name, value in [*rows, ("link", found.link)]])
     for problem in found.problems:
         click.echo(f"- {problem}")
@@ -282,13 +296,14 @@ def prove_of_ledger(
     short_help=text("help_ledger_check_proof"),
     examples=(
         "montana ledger check-proof proof.json",
-        "montana ledger check-proof proof.json --public-key $(cat node.key) --json",
+        "montana ledger check-proof proof.json --node $(cat node-name) --json",
     ),
 )
 @click.argument("file", metavar="FILE")
+@click.option("--node", metavar="NAME", help=text("help_proof_node"))
 @click.option("--public-key", metavar="HEX", help=text("help_public_key"))
 @json_option
-def check_proof(file: str, public_key: str | None, as_json: bool) -> int:
+def check_proof(file: str, node: str | None, public_key: str | None, as_json: bool) -> int:
     """Check a proof."""
     # Late: it takes a while, and no other command needs it here.
     from billing.receipts import PROOF_MAXIMUM_BYTES, PUBLIC_KEY_BYTES, check_proof_untrusted
@@ -305,6 +320,8 @@ def check_proof(file: str, public_key: str | None, as_json: bool) -> int:
     except OSError as error:
         raise OperationError(text("cant_read", path=file, reason=error.strerror)) from error
     shown = check_proof_untrusted(document, key)
+    if node is not None and shown.origin != node.strip():
+        raise OperationError(text("proof_of_another_node", node=shown.origin))
     if as_json:
         print_document(
             {
@@ -322,12 +339,39 @@ def check_proof(file: str, public_key: str | None, as_json: bool) -> int:
         if shown.is_key_known:
             click.echo(text("proof_of_key"))
         elif shown.is_signed:
-            click.echo(text("proof_of_some_key"))
-            click.echo(shown.public_key.hex())
+            click.echo(text("proof_of_a_node"))
         else:
             click.echo(text("proof_unsigned"))
     # Unsigned, it holds together, and yet anybody could have made it.
     return 0 if shown.is_signed else 1
+
+
+@ledger_group.command(
+    "key",
+    cls=LocalisedCommand,
+    help=text("help_ledger_key"),
+    examples=("montana ledger key", "montana ledger key --json"),
+)
+@json_option
+@socket_options
+def key_of_ledger(as_json: bool, config: Path | None, socket: Path | None) -> None:
+    """Show whom proofs are signed by."""
+    path = locate(config, socket)
+    request = SigningKeyRequest()
+
+    async def open_files(folder: Path) -> SigningKeyReply:
+        # Late: it takes a while, and is needed only where no node runs.
+        from billing.ledger import open_ledger
+        from relay.jobs import signing_key
+
+        with open_ledger(folder, SystemClock()) as ledger:
+            return signing_key(ledger)
+
+    found = ask_or_open(path, request, lambda: ask(path, request, SigningKeyReply), open_files)
+    if as_json:
+        print_json(found)
+    else:
+        print_table([(text("proof_origin"), found.origin), ("ML-DSA-65", found.public_key)])
 
 
 # ---------------------------------------------------------------- asking

@@ -241,10 +241,11 @@ so that the balance of an account with a running session is less by then.""",
     "help_ledger_verify_long": (
         """Make the ledger anew from its log, and compare: every balance, the sums, the chain of
 hashes, the tree of records and its signed roots. The node goes on meanwhile. Exits with 1 where
-anything is wrong. Keep the last link elsewhere: who rewrites the log can't keep it the same.""",
+anything is wrong. Keep the last link elsewhere, and name it with --link later: who rewrites the log
+can't keep it the same.""",
         """Построить книгу заново по её журналу и сравнить: каждый баланс, суммы, цепь хешей, дерево
 записей и его подписанные корни. Узел при этом работает. Если что-то не так, код выхода 1. Храните
-последнее звено отдельно: переписав журнал, его не сохранить.""",
+последнее звено отдельно и укажите его потом с --link: переписав журнал, его не сохранить.""",
     ),
     "help_ledger_backup": (
         "Write the ledger into FILE, a new one. A running node writes it by itself, and goes on.",
@@ -268,11 +269,31 @@ anything is wrong. Keep the last link elsewhere: who rewrites the log can't keep
     ),
     "help_ledger_check_proof_long": (
         """Check a proof; neither a node nor a ledger is needed. Exits with 1 where it proves
-nothing or isn't signed. Without --public-key the key that it was signed with is shown: compare it
-with the node's.""",
+nothing or isn't signed. The node's name is its key: with --node it has to be the one that you know
+(montana ledger key shows it on the node).""",
         """Проверить доказательство; ни узел, ни книга не нужны. Если оно ничего не доказывает или
-не подписано, код выхода 1. Без --public-key показан ключ, которым оно подписано: сравните его с
-ключом узла.""",
+не подписано, код выхода 1. Имя узла - его ключ: с --node он должен быть тем, который вы знаете (на
+узле его показывает montana ledger key).""",
+    ),
+    "help_ledger_key": (
+        "Show the node's name and the key by which its proofs are known, for those who check them.",
+        "Показать имя узла и ключ, по которым узнают его доказательства, - для проверяющих.",
+    ),
+    "help_link": (
+        "A last link that was kept: what was written until then has to be the same.",
+        "Сохранённое последнее звено: записанное до него не должно было измениться.",
+    ),
+    "bad_link": (
+        "a link is 64 hexadecimal digits, as montana ledger verify shows it",
+        "звено - 64 шестнадцатеричные цифры, как его показывает montana ledger verify",
+    ),
+    "help_proof_node": (
+        "The node's name, montana/..., where you have it from a place that you trust.",
+        "Имя узла, montana/..., если оно у вас из надёжного места.",
+    ),
+    "proof_of_another_node": (
+        "it is a proof of another node: {node}",
+        "это доказательство другого узла: {node}",
     ),
     "help_format": ("csv unless told.", "Вид; иначе csv."),
     "help_since": (
@@ -284,8 +305,8 @@ with the node's.""",
         "Новый файл; иначе стандартный вывод.",
     ),
     "help_public_key": (
-        "The node's key, where you have it from a place that you trust.",
-        "Ключ узла, если он у вас из надёжного места.",
+        "The node's key (ML-DSA-65), where you have it from a place that you trust.",
+        "Ключ узла (ML-DSA-65), если он у вас из надёжного места.",
     ),
     "help_currency": ("J unless told.", "Валюта; иначе J."),
     "help_id": (
@@ -377,6 +398,8 @@ with the node's.""",
     "ledger_transfers": ("transfers", "переводов"),
     "ledger_records": ("records of sessions", "записей о сессиях"),
     "ledger_sealed": ("sealed up to entry", "опечатано до записи"),
+    "ledger_signers": ("signed by", "подписано"),
+    "ledger_unsigned_roots": ("roots not signed", "корней без подписи"),
     "ledger_unchecked_signatures": ("signatures not checked", "подписей не проверено"),
     "ledger_link": ("last link", "последнее звено"),
     "ledger_folder": ("ledger", "книга"),
@@ -400,9 +423,9 @@ with the node's.""",
         "It is signed with the key that you have named.",
         "Подписано названным вами ключом.",
     ),
-    "proof_of_some_key": (
-        "It is signed. Compare this key with the node's:",
-        "Подписано. Сравните этот ключ с ключом узла:",
+    "proof_of_a_node": (
+        "It is signed by this node. Whose name that is, you have to know: name it with --node.",
+        "Подписано этим узлом. Чьё это имя, надо знать: укажите его с --node.",
     ),
     "proof_unsigned": (
         "It isn't signed: it holds together, and yet anybody could have made it.",

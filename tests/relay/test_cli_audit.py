@@ -159,6 +159,10 @@ def test_verify(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
         "unchecked_signatures",
         "link",
     }
+    assert found["signers"] == [origin_of(load_or_create(terminal.data))]
+    assert terminal.json("verify", "--link", found["link"].upper())["ok"] is True
+    changed = terminal.json("verify", "--link", "0" * 64, code=1)
+    assert "is none of the chain's" in changed["problems"][0]
     code, printed, complaint = terminal.run("verify")
     assert (code, complaint) == (0, "")
     assert f"records of sessions  {found['records']}\n" in printed
@@ -248,6 +252,7 @@ def test_export_of_what_was_closed_since(terminal: Terminal) -> None:
         (("export", "--since", "yesterday"), "--since: a date or a time such as 2026-11-01"),
         (("export", "--since", "٢٠٢٦-11-01"), "--since: a date or a time"),
         (("prove",), "RECORD is missing."),
+        (("verify", "--link", "12"), "--link: a link is 64 hexadecimal digits"),
         (("check-proof", "x", "--public-key", "12"), "--public-key: 3904 hexadecimal digits."),
         (("check-proof", "x", "--public-key", "x" * 3904), "--public-key: 3904 hexadecimal"),
         (("restores",), "Did you mean restore?"),
@@ -284,7 +289,15 @@ def test_a_record_is_proved_and_the_proof_checked(
     assert terminal.json("check-proof", str(file), "--public-key", key)["is_key_known"]
     code, printed, _ = terminal.run("check-proof", str(file))
     assert code == 0
-    assert printed.endswith(f"Compare this key with the node's:\n{key}\n")
+    assert printed.endswith(
+        "It is signed by this node. Whose name that is, you have to know: name it with --node.\n"
+    )
+    named = terminal.json("key")
+    assert named == {"origin": origin_of(load_or_create(terminal.data)), "public_key": key}
+    assert named["origin"] in terminal.run("key")[1]
+    assert terminal.json("check-proof", str(file), "--node", named["origin"])["is_signed"]
+    refused = terminal.refusal("check-proof", str(file), "--node", f"{named['origin'][:-1]}b")
+    assert f"it is a proof of another node: {named['origin']}" in refused
     other = f"{int(key[:2], 16) ^ 1:02x}{key[2:]}"
     assert "another key" in terminal.refusal("check-proof", str(file), "--public-key", other)
     monkeypatch.setenv("LC_ALL", "ru_RU.UTF-8")
