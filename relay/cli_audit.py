@@ -75,6 +75,8 @@ from relay.version import VERSION
 ASK_FIRST_S = 0.02
 ASK_INTERVAL_S = 0.25
 """A job that is short is asked after at once, a long one this often."""
+BACKUP_FOLDER = "/var/backups/montana"
+"""Where a node under systemd may write besides its data directory, see deploy/montana.service."""
 _COPY_BYTES = 1 << 20
 
 _Result = TypeVar("_Result", bound=JobResult)
@@ -86,7 +88,7 @@ _Result = TypeVar("_Result", bound=JobResult)
     help=text("help_ledger_group"),
     examples=(
         "montana ledger verify",
-        "montana ledger backup /backups/today",
+        f"montana ledger backup {BACKUP_FOLDER}/today",
         "montana ledger export --format csv --since 2026-11-01 --output november.csv",
     ),
 )
@@ -142,7 +144,7 @@ def verify_ledger(link: str | None, as_json: bool, config: Path | None, socket: 
     "backup",
     cls=LocalisedCommand,
     help=text("help_ledger_backup"),
-    examples=("montana ledger backup /backups/ledger-2026-11-01",),
+    examples=(f"montana ledger backup {BACKUP_FOLDER}/ledger-2026-11-01",),
 )
 @click.argument("file", metavar="FILE")
 @json_option
@@ -151,6 +153,7 @@ def back_up_ledger(file: str, as_json: bool, config: Path | None, socket: Path |
     """Write a backup."""
     job = BackupJob(_file_path("FILE", file))
     made = _do(job, BackupResult, locate(config, socket), "backing_up", as_json)
+    _expect_file(job.path, made.size_bytes)
     if as_json:
         print_json(made)
         return
@@ -169,8 +172,8 @@ def back_up_ledger(file: str, as_json: bool, config: Path | None, socket: Path |
     cls=LocalisedCommand,
     help=text("help_ledger_restore"),
     examples=(
-        "montana ledger restore /backups/ledger-2026-11-01",
-        "montana ledger restore /backups/ledger-2026-11-01 --config node.toml",
+        f"montana ledger restore {BACKUP_FOLDER}/ledger-2026-11-01",
+        f"montana ledger restore {BACKUP_FOLDER}/ledger-2026-11-01 --config node.toml",
     ),
 )
 @click.argument("file", metavar="FILE")
@@ -245,6 +248,8 @@ def export_ledger(
         if exported.path is not None:
             _hand_out(Path(exported.path))
         exported = ExportResult(records=exported.records, path=None)
+    elif job.path is not None:
+        _expect_file(job.path, exported.size_bytes)
     # Beside the records, what is said of them goes where it isn't taken for one.
     aside = output is None
     if as_json:
@@ -487,6 +492,20 @@ def _file_path(name: str, written: str) -> str:
     """A file as the node finds it: from the root on."""
     path: str = checked(name, str(Path(written).absolute()), FilePath, text("bad_path"))
     return path
+
+
+def _expect_file(path: str, size_bytes: int) -> None:
+    """See for ourselves the file that a node says that it has written.
+
+    Raises:
+        OperationError: it isn't here: the node sees other folders than we do.
+    """
+    try:
+        found_bytes = Path(path).stat().st_size
+    except OSError:
+        found_bytes = -1
+    if found_bytes != size_bytes:
+        raise OperationError(text("not_here", path=path, folder=BACKUP_FOLDER))
 
 
 def _hand_out(path: Path) -> None:

@@ -233,11 +233,12 @@ async def _carry_out(
                         ledger, job, source, lambda text: file.write(text.encode()), progress
                     )
                     await trio.to_thread.run_sync(sync_file, file)
+                    size_bytes = file.tell()
             except FileExistsError:
                 raise OperationError(f"{path} is there already; name a new file") from None
             except OSError as error:
                 raise OperationError(f"{path} can't be written: {error.strerror}") from error
-            return ExportResult(records=records, path=job.path)
+            return ExportResult(records=records, path=job.path, size_bytes=size_bytes)
 
 
 async def export(

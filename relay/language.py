@@ -74,6 +74,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "bad_key": ("{digits} hexadecimal digits.", "{digits} шестнадцатеричных цифр."),
     "cant_read": ("{path} can't be read: {reason}", "{path} не прочесть: {reason}"),
     "cant_write": ("{path} can't be written: {reason}", "{path} не записать: {reason}"),
+    "not_here": (
+        "The node has written {path}, and here it isn't: a node under systemd has a /tmp of its "
+        "own. Name a folder that both see, such as {folder}.",
+        "Узел записал {path}, но здесь этого файла нет: у узла под systemd свой /tmp. Укажите "
+        "папку, которую видят оба, например {folder}.",
+    ),
     "stop_first": (
         "A node is running behind {path}. Stop it first; nothing was restored.",
         "За {path} работает узел. Сначала остановите его; ничего не восстановлено.",

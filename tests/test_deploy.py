@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 from core.config import TurnConfig
+from relay.cli_audit import BACKUP_FOLDER, ledger_group
+from relay.command_line import LocalisedCommand
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,6 +43,26 @@ def test_the_unit_gives_no_privilege() -> None:
     for key in ("NoNewPrivileges", "PrivateDevices", "ProtectHome", "MemoryDenyWriteExecute"):
         assert service[key] == ["yes"]
     assert service["ProtectSystem"] == ["strict"]
+
+
+def test_the_unit_lets_the_node_write_where_the_documents_say() -> None:
+    # The "-": a node without that folder starts as well.
+    assert unit()["ReadWritePaths"] == [f"-{BACKUP_FOLDER}"]
+    # In the node's own /tmp nobody would find what it has written there.
+    assert unit()["PrivateTmp"] == ["yes"]
+    texts = [(ROOT / name).read_text() for name in ("README.md", "README.ru.md")]
+    for command in ledger_group.commands.values():
+        assert isinstance(command, LocalisedCommand)
+        texts.append("\n".join(command.examples))
+    named = [
+        re.findall(r"montana ledger (?:backup|restore) (\S+?)(?=[`\s]|$)", text) for text in texts
+    ]
+    assert all(named[:2])
+    assert sum(map(len, named[2:])) == 3
+    for path in [path for paths in named for path in paths]:
+        assert Path(path).parent == Path(BACKUP_FOLDER)
+    for text in texts[:2]:
+        assert f"`install -d -o montana -g montana -m 700 {BACKUP_FOLDER}`" in text
 
 
 def test_the_container_copies_what_a_build_needs() -> None:

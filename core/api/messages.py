@@ -465,10 +465,11 @@ class BackupResult(msgspec.Struct, frozen=True, tag="backup", tag_field="type", 
 
 
 class ExportResult(msgspec.Struct, frozen=True, tag="export", tag_field="type", kw_only=True):
-    """How many records were written, and where."""
+    """How many records were written, and where; `size_bytes` is 0 where that is no file."""
 
     records: int
     path: str | None
+    size_bytes: int = 0
 
 
 JobResult = VerifyResult | BackupResult | ExportResult

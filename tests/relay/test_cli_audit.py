@@ -22,13 +22,26 @@ from billing.journal import LOG, entry_key
 from billing.ledger import LmdbLedger
 from billing.receipts import Signer, SigningUnavailable, origin_of, sign_root
 from core.api.client import connect
-from core.api.messages import ExportJob, JobAskRequest, JobReply, JobStartRequest, VerifyJob
+from core.api.messages import (
+    BackupJob,
+    BackupResult,
+    ExportJob,
+    ExportResult,
+    JobAskRequest,
+    JobReply,
+    JobResult,
+    JobStartRequest,
+    ReplyBody,
+    RequestBody,
+    VerifyJob,
+)
+from core.api.server import ApiServer
 from core.clock import VirtualClock
 from core.errors import OperationError
 from core.identity import FILE_NAME, load_or_create
 from core.store import DATA_FILE
 from relay import cli, jobs, upkeep
-from relay.cli_audit import ledger_group
+from relay.cli_audit import BACKUP_FOLDER, ledger_group
 from relay.jobs import LEASE_S, SPOOL_FOLDER, Jobs
 from relay.upkeep import Upkeep
 from tests.support.node import run_montana, running_node, write_config
@@ -353,6 +366,39 @@ def test_progress_is_said_aside(terminal: Terminal, monkeypatch: pytest.MonkeyPa
     _, _, said = terminal.run("verify")
     assert said.startswith("\rverifying: ")
     assert said.endswith("\r\x1b[K")
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("words", [("backup",), ("export", "--output")], ids=" ".join)
+async def test_a_file_that_the_node_alone_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    terminal = Terminal(tmp_path, capsys, runs=True)
+    file = tmp_path / "file"
+
+    async def answer(body: RequestBody) -> ReplyBody:
+        assert isinstance(body, JobStartRequest)
+        result: JobResult
+        match body.job:
+            case BackupJob(path=path):
+                result = BackupResult(path=path, entries=1, size_bytes=7, link="0" * 64)
+            case ExportJob(path=path):
+                result = ExportResult(records=1, path=path, size_bytes=7)
+        return JobReply(number=1, done=1, of=1, result=result)
+
+    def run() -> tuple[int, str, str]:
+        return terminal.run(*words, str(file))
+
+    async with ApiServer(terminal.socket, software="-") as server, trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, answer)
+        for content in (b"", b"another size", b"the one"):
+            code, printed, complaint = await trio.to_thread.run_sync(run)
+            assert (code, printed) == (1, "")
+            assert f"The node has written {file}, and here it isn't" in complaint
+            assert f"such as {BACKUP_FOLDER}." in complaint
+            file.write_bytes(content)
+        assert (await trio.to_thread.run_sync(run))[0] == 0
+        nursery.cancel_scope.cancel()
 
 
 # ---------------------------------------------------------------- files
