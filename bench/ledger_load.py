@@ -24,7 +24,7 @@ from billing.tables import store_accounts
 from billing.tariff import Line
 from billing.transfers import Result, Transfer, new_id
 from core.clock import Clock
-from core.store import Writing
+from core.tables import Writing
 from core.units import NS_PER_US
 
 SYNC_BYTES = 4096

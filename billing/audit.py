@@ -37,7 +37,8 @@ from billing.tables import (
     session_key,
 )
 from core.errors import OperationError
-from core.store import Store, Writing
+from core.store import Store
+from core.tables import Writing
 
 _ACCOUNTS_AT_A_TIME = 1000
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)

@@ -52,7 +52,9 @@ from billing.tables import (
 )
 from core.errors import OperationError
 from core.new_file import new_file, sync_file, sync_folder
-from core.store import DATA_FILE, LockFile, Store, Writing, open_store
+from core.store import Store, open_store
+from core.store_files import DATA_FILE, lock_folder
+from core.tables import Writing
 
 MAGIC = b"montana ledger\n\0"
 VERSION = 1
@@ -198,7 +200,7 @@ def restore(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OperationError(f"the folder {folder} can't be made: {error.strerror}") from error
-    lock = LockFile(folder)
+    lock = lock_folder(folder)
     building = folder / "restoring"
     try:
         if (folder / DATA_FILE).exists():

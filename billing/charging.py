@@ -27,7 +27,7 @@ from billing.tables import SESSIONS, session_key
 from billing.tariff import Line
 from billing.transfers import derive_id
 from core.errors import OperationError
-from core.store import Writing
+from core.tables import Writing
 from core.units import NS_PER_S
 
 RECORDS_OF_AN_ENTRY = 4096

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.store import Tables, Writing
+from core.tables import Tables, Writing
 
 SHARE = 0.25
 """Bytes of blocks for each byte of the log."""

@@ -12,7 +12,7 @@ from billing.money import Currency
 from billing.packing import unpack
 from billing.tables import read_record
 from billing.transfers import Transfer
-from core.store import Tables
+from core.tables import Tables
 
 
 class HistoryLine(NamedTuple):

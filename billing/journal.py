@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from billing.accounts import AccountInfo
 from billing.book import TRANSFER
 from billing.meter import ROW
-from core.store import Store, Tables, Writing
+from core.store import Store
+from core.tables import Tables, Writing
 
 LOG = "log"
 CHAIN = "chain"

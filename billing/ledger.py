@@ -88,7 +88,8 @@ from billing.transfers import (
 )
 from core.clock import Clock
 from core.errors import OperationError
-from core.store import Store, Tables, Write, Writing, open_store
+from core.store import Store, Write, open_store
+from core.tables import Tables, Writing
 from core.units import NS_PER_S
 
 ISSUE, BURN, FEES, NODE, ESCROW = range(1, FIRST_USER_ACCOUNT)

@@ -25,7 +25,7 @@ from billing.records import find_record, node_reader, record_row, tree_size
 from billing.tables import STATE
 from core.errors import OperationError
 from core.identity import Identity, node_key_untrusted
-from core.store import Tables, Writing
+from core.tables import Tables, Writing
 
 SIGNATURE_BYTES: Final = 3309
 PUBLIC_KEY_BYTES: Final = 1952

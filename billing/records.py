@@ -21,7 +21,8 @@ from billing.journal import CallRecord
 from billing.merkle import full_nodes, leaf_hash
 from billing.money import J, format_amount
 from core.errors import OperationError
-from core.store import Store, Tables, Writing
+from core.store import Store
+from core.tables import Tables, Writing
 from core.units import NS_PER_S
 
 RECORD_IDS = "record_ids"

@@ -29,7 +29,7 @@ from billing.ledger import LmdbLedger
 from billing.records import Progress
 from billing.recount import Seal, find_seal
 from billing.tables import REPLAY_FROM, SESSIONS, STATE
-from core.store import Tables, Writing
+from core.tables import Tables, Writing
 
 _SEALED = b"sealed"
 """The last whole seal: the entry after which it was so, and those in which its parts are."""

@@ -19,7 +19,8 @@ from billing.journal import AccountsEntry, SideWrite
 from billing.packing import cut
 from billing.records import TABLES as RECORD_TABLES
 from core.errors import OperationError
-from core.store import Schema, Tables, Writing
+from core.store_files import Schema
+from core.tables import Tables, Writing
 
 ACCOUNTS = "accounts"
 ADDRESSES = "addresses"

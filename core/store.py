@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import queue
@@ -31,7 +30,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, TypeVar, cast
@@ -39,9 +38,23 @@ from typing import Any, NamedTuple, NoReturn, Self, TypeVar, cast
 import lmdb
 import outcome
 import trio
-from lmdb.verify import VerifyError, verify
 
 from core.errors import OperationError
+from core.lock_file import LockFile
+from core.new_file import sync_folder
+from core.store_files import (
+    DATA_FILE,
+    LOST_PAGES,
+    Schema,
+    create,
+    damaged,
+    lock_folder,
+    open_environment,
+    open_tables,
+    pages_bytes,
+    unusable,
+)
+from core.tables import Tables, Writing
 from core.units import GIB, MIB
 
 MAP_BYTES = 64 * GIB
@@ -55,146 +68,14 @@ EXIT_STORAGE = 74
 """EX_IOERR of sysexits.h."""
 ROOM_BYTES = MIB
 """Where less can be had, the disk is full."""
-DATA_FILE = "data.mdb"
-NEW_FILE = "data.new"
-LOCK_FILE = "writer.lock"
-READERS_MAXIMUM = 126
 
-_DAMAGES = (
-    lmdb.BadDbiError,
-    lmdb.CorruptedError,
-    lmdb.IncompatibleError,
-    lmdb.InvalidError,
-    lmdb.PageNotFoundError,
-    lmdb.PanicError,
-    lmdb.VersionMismatchError,
-)
-# A page that can't be read spoils the transaction, which says so the second time.
-_LOST_PAGES = (*_DAMAGES, lmdb.BadTxnError)
-_META = "meta"
-_SCHEMA_KEY = b"schema"
 _log = logging.getLogger("montana.store")
 _T = TypeVar("_T")
-
-
-class Tables:
-    """What a transaction sees: named tables of bytes, each in the order of its keys."""
-
-    __slots__ = ("_handles", "transaction")
-
-    def __init__(self, transaction: lmdb.Transaction, handles: Mapping[str, Any]) -> None:
-        self.transaction = transaction
-        self._handles = handles
-
-    def get(self, table: str, key: bytes) -> bytes | None:
-        """The value of a key."""
-        value = self.transaction.get(key, db=self._handles[table])
-        return None if value is None else bytes(value)
-
-    def part(self, table: str, key: bytes, start: int, stop: int) -> bytes | None:
-        """`start` to `stop` of a key's value, which may be long."""
-        value = self.transaction.get(key, db=self._handles[table])
-        return None if value is None else bytes(value[start:stop])
-
-    def get_many(self, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The values of those keys that are there."""
-        with self.transaction.cursor(self._handles[table]) as cursor:
-            return {bytes(key): bytes(value) for key, value in cursor.getmulti(keys)}
-
-    def items(
-        self, table: str, start: bytes = b"", stop: bytes | None = None, limit: int = 1000
-    ) -> list[tuple[bytes, bytes]]:
-        """At most `limit` entries from `start` on, up to before `stop`."""
-        found: list[tuple[bytes, bytes]] = []
-        with self.transaction.cursor(self._handles[table]) as cursor:
-            if not cursor.set_range(start):
-                return found
-            for raw_key, value in cursor:
-                key = bytes(raw_key)
-                if len(found) == limit or (stop is not None and key >= stop):
-                    break
-                found.append((key, bytes(value)))
-        return found
-
-    def items_back(
-        self, table: str, before: bytes | None = None, limit: int = 1000
-    ) -> list[tuple[bytes, bytes]]:
-        """At most `limit` entries below `before`, or from the end, the last first."""
-        found: list[tuple[bytes, bytes]] = []
-        with self.transaction.cursor(self._handles[table]) as cursor:
-            if before is None or not cursor.set_range(before):
-                there = cursor.last()
-            else:
-                there = cursor.prev()
-            while there and len(found) < limit:
-                key, value = cursor.item()
-                found.append((bytes(key), bytes(value)))
-                there = cursor.prev()
-        return found
-
-    def count(self, table: str) -> int:
-        """How many entries a table has."""
-        return int(self.transaction.stat(self._handles[table])["entries"])
-
-
-class Writing(Tables):
-    """A transaction that writes."""
-
-    __slots__ = ("_aborts", "_commits", "writes")
-
-    def __init__(self, transaction: lmdb.Transaction, handles: Mapping[str, Any]) -> None:
-        super().__init__(transaction, handles)
-        self._commits: list[Callable[[], None]] = []
-        self._aborts: list[Callable[[], None]] = []
-        self.writes = 0
-
-    def put(self, table: str, key: bytes, value: bytes | memoryview) -> None:
-        """Set a key's value."""
-        self.writes += 1
-        self.transaction.put(key, value, db=self._handles[table])
-
-    def put_many(self, table: str, items: Sequence[tuple[bytes, bytes]]) -> None:
-        """Set many; sorted by key they cost the least."""
-        self.writes += 1
-        with self.transaction.cursor(self._handles[table]) as cursor:
-            cursor.putmulti(items)
-
-    def delete(self, table: str, key: bytes) -> bool:
-        """Remove a key; whether it was there."""
-        self.writes += 1
-        return bool(self.transaction.delete(key, db=self._handles[table]))
-
-    def after_commit(self, action: Callable[[], None]) -> None:
-        """Call `action` on the writer thread once this is durable, before anybody is answered."""
-        self._commits.append(action)
-
-    def on_abort(self, action: Callable[[], None]) -> None:
-        """Call `action` when this has not happened after all; it may be tried again then. The last
-        one registered is called first."""
-        self._aborts.append(action)
-
-    def _committed(self) -> None:
-        for action in self._commits:
-            action()
-
-    def _aborted(self, since: int = 0) -> None:
-        for action in reversed(self._aborts[since:]):
-            action()
-        del self._aborts[since:]
 
 
 Write = Callable[[Writing], _T]
 Together = Callable[[Writing, list[Any]], Sequence[outcome.Outcome[Any]]]
 """Does what several have asked for; returns an outcome for each."""
-Migration = Callable[[Writing], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """The version of what the tables hold; `migrations[n]` leads from n to n + 1."""
-
-    version: int
-    migrations: Mapping[int, Migration] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -311,8 +192,8 @@ class Store:
         try:
             with self._environment.begin(buffers=True) as transaction:
                 yield Tables(transaction, self._handles)
-        except _LOST_PAGES as error:
-            raise _damaged(self._data.parent, str(error)) from error
+        except LOST_PAGES as error:
+            raise damaged(self._data.parent, str(error)) from error
         finally:
             with self._gate:
                 self._readers -= 1
@@ -410,21 +291,21 @@ class Store:
                 if isinstance(results, _Failed):
                     # What it has written goes, and so all the others once more.
                     transaction.abort()
-                    writing._aborted()
+                    writing.aborted()
                     failed += [(job, outcome.Error(results.error)) for job in results.unit.jobs]
                     units.remove(results.unit)
                     continue
                 transaction.commit()
             except lmdb.MapFullError as error:
                 transaction.abort()
-                writing._aborted()
+                writing.aborted()
                 if self._grow():
                     continue
                 return failed + _refuse(units, error)
             except lmdb.Error as error:
                 with contextlib.suppress(lmdb.Error):
                     transaction.abort()
-                writing._aborted()
+                writing.aborted()
                 # A disk that fills while pages are written shows as ENOSPC or, when a write came
                 # out short, as EIO: as a failed sync does. What tells them apart is the disk.
                 if not self._is_usable() or not self._is_full():
@@ -434,7 +315,7 @@ class Store:
                     )
                 return failed + _refuse(units, error)
             self._lengthen()
-            writing._committed()
+            writing.committed()
             return failed + results
 
     def _is_usable(self) -> bool:
@@ -459,9 +340,9 @@ class Store:
         """Have the file end with the last page. LMDB doesn't write a page that one transaction has
         both taken and given back; the next start would take a file without it for a cut one, and
         look through all of it."""
-        pages_bytes = _pages_bytes(self._environment)
-        if self.file_bytes < pages_bytes:
-            os.truncate(self._data, pages_bytes)
+        whole_bytes = pages_bytes(self._environment)
+        if self.file_bytes < whole_bytes:
+            os.truncate(self._data, whole_bytes)
 
     def _grow(self) -> bool:
         """Double the map, with no transaction open: to do it under a reader kills the process."""
@@ -498,18 +379,18 @@ def _run_units(
 ) -> list[tuple[_Job, outcome.Outcome[Any]]] | _Failed:
     results: list[tuple[_Job, outcome.Outcome[Any]]] = []
     for unit in units:
-        writes, aborts, commits = writing.writes, len(writing._aborts), len(writing._commits)
+        writes, aborts, commits = writing.writes, len(writing.aborts), len(writing.commits)
         try:
             results += zip(unit.jobs, unit.run(writing), strict=True)
         except (lmdb.MapFullError, lmdb.DiskError):
             raise
-        except _LOST_PAGES as error:
-            return _Failed(unit, _damaged(folder, str(error)))
+        except LOST_PAGES as error:
+            return _Failed(unit, damaged(folder, str(error)))
         except Exception as error:
             if writing.writes != writes:
                 return _Failed(unit, error)
-            writing._aborted(aborts)
-            del writing._commits[commits:]
+            writing.aborted(aborts)
+            del writing.commits[commits:]
             results += [(job, outcome.Error(error)) for job in unit.jobs]
     return results
 
@@ -535,33 +416,6 @@ def _resolve_all(resolutions: Sequence[tuple[Any, outcome.Outcome[Any]]]) -> Non
         resolve(result)
 
 
-class LockFile:
-    """Held by the one process that may open the folder's environment.
-
-    Raises:
-        OperationError: another process holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / LOCK_FILE
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            raise OperationError(
-                f"{folder} is in use by another process{f' ({holder})' if holder else ''}; "
-                "stop it, or ask it through its socket"
-            ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Let others have it."""
-        os.close(self._fd)
-
-
 def open_store(
     folder: Path,
     *,
@@ -576,152 +430,24 @@ def open_store(
     Raises:
         OperationError: another process has it, it is damaged, or it is of a newer version.
     """
-    try:
-        created = [place for place in (folder, *folder.parents) if not place.exists()]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for place in created:
-            _sync_folder(place.parent)
-        lock = LockFile(folder)
-    except OSError as error:
-        raise OperationError(f"{folder} can't be used: {error.strerror}") from error
-    try:
+    with contextlib.ExitStack() as cleanup:
+        try:
+            created = [place for place in (folder, *folder.parents) if not place.exists()]
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for place in created:
+                sync_folder(place.parent)
+            lock = lock_folder(folder)
+        except OSError as error:
+            raise OperationError(f"{folder} can't be used: {error.strerror}") from error
+        cleanup.callback(lock.release)
         try:
             if not (folder / DATA_FILE).exists():
-                _create(folder, tables, schema)
-            environment = _open_environment(folder, len(tables), map_bytes)
+                create(folder, tables, schema)
+            environment = open_environment(folder, len(tables), map_bytes)
+            cleanup.callback(environment.close)
+            handles = open_tables(environment, folder, tables, schema)
         except (lmdb.Error, OSError) as error:
-            raise _unusable(folder, error) from error
-        try:
-            handles = _open_tables(environment, folder, tables, schema)
-        except lmdb.Error as error:
-            environment.close()
-            raise _unusable(folder, error) from error
-        except BaseException:
-            environment.close()
-            raise
-    except BaseException:
-        lock.release()
-        raise
-    return Store(environment, handles, lock, map_maximum_bytes, on_fatal)
-
-
-def _create(folder: Path, tables: Sequence[str], schema: Schema) -> None:
-    """Make an empty environment, which has its name only once it is durable."""
-    new, new_lock = folder / NEW_FILE, folder / f"{NEW_FILE}-lock"
-    new.unlink(missing_ok=True)
-    environment = lmdb.open(
-        str(new), subdir=False, map_size=16 * MIB, max_dbs=len(tables) + 1, mode=0o600
-    )
-    try:
-        with environment.begin(write=True, buffers=True) as transaction:
-            handles = _handles(environment, transaction, tables)
-            writing = Writing(transaction, handles)
-            writing.put(_META, _SCHEMA_KEY, schema.version.to_bytes(4, "big"))
-    finally:
-        environment.close()
-    new.rename(folder / DATA_FILE)
-    new_lock.unlink(missing_ok=True)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _open_environment(folder: Path, tables: int, map_bytes: int) -> lmdb.Environment:
-    data = folder / DATA_FILE
-    size_bytes = data.stat().st_size
-    if not size_bytes:
-        # LMDB would take it for a new one.
-        raise _damaged(folder, "it is empty")
-    environment = lmdb.open(
-        str(folder),
-        map_size=max(map_bytes, size_bytes + 16 * MIB),
-        max_dbs=tables + 1,
-        max_readers=READERS_MAXIMUM,
-        mode=0o600,
-    )
-    # LMDB looks at no page before it is asked for, and a page past the file's end kills.
-    pages_bytes = _pages_bytes(environment)
-    if size_bytes < pages_bytes and (wrong := _look_through(data)):
-        environment.close()
-        raise _damaged(
-            folder,
-            f"the file ends after {size_bytes:,} of {pages_bytes:,} bytes: it was cut; {wrong}",
-        )
-    environment.reader_check()
-    return environment
-
-
-def _pages_bytes(environment: lmdb.Environment) -> int:
-    """How long the file is with all of its pages."""
-    return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
-
-
-def _look_through(data: Path) -> str:
-    """What is wrong with a file, in a few words; it takes a second for each 40 MB."""
-    try:
-        problems = verify(str(data), subdir=False)  # type: ignore[no-untyped-call]
-    except VerifyError as error:
-        return str(error)
-    return f"{problems[0]}, and {len(problems) - 1} more" if problems else ""
-
-
-def _damaged(folder: Path, reason: str) -> OperationError:
-    return OperationError(
-        f"{folder / DATA_FILE} is damaged ({reason}). Keep a copy of it, and restore the last "
-        "backup: montana ledger restore BACKUP"
-    )
-
-
-def _unusable(folder: Path, error: lmdb.Error | OSError) -> OperationError:
-    if isinstance(error, lmdb.DiskError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    ):
-        return OperationError(f"{folder} can't be opened: the disk is full; make room on it")
-    if isinstance(error, lmdb.MapFullError):
-        return OperationError(f"{folder} can't be opened: raise store.map_gib")
-    if isinstance(error, _DAMAGES):
-        return _damaged(folder, str(error))
-    return OperationError(f"{folder} can't be opened: {error}")
-
-
-def _handles(
-    environment: lmdb.Environment, transaction: lmdb.Transaction, tables: Sequence[str]
-) -> dict[str, Any]:
-    return {name: environment.open_db(name.encode(), txn=transaction) for name in (_META, *tables)}
-
-
-def _open_tables(
-    environment: lmdb.Environment, folder: Path, tables: Sequence[str], schema: Schema
-) -> dict[str, Any]:
-    """The tables' handles; what is of an older version is brought to this one, all steps or none.
-    In files of others nothing is changed."""
-    with environment.begin(write=True, buffers=True) as transaction:
-        try:
-            meta = environment.open_db(_META.encode(), txn=transaction, create=False)
-            stored = transaction.get(_SCHEMA_KEY, db=meta)
-        except (lmdb.NotFoundError, lmdb.IncompatibleError):
-            stored = None
-        if stored is None:
-            raise OperationError(
-                f"{folder / DATA_FILE} lacks its version: it is no ledger's; name another folder"
-            )
-        version = int.from_bytes(stored, "big")
-        if version > schema.version:
-            raise OperationError(
-                f"the ledger's files are of version {version}, and this program knows up to "
-                f"{schema.version}; run the newer program"
-            )
-        handles = _handles(environment, transaction, tables)
-        writing = Writing(transaction, handles)
-        for step in range(version, schema.version):
-            schema.migrations[step](writing)
-        if version != schema.version:
-            writing.put(_META, _SCHEMA_KEY, schema.version.to_bytes(4, "big"))
-    return handles
+            raise unusable(folder, error) from error
+        store = Store(environment, handles, lock, map_maximum_bytes, on_fatal)
+        cleanup.pop_all()
+        return store

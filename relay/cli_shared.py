@@ -180,7 +180,7 @@ def existing_ledger(path: Path) -> Path:
         OperationError: there is no ledger, or it is another user's.
     """
     # Late: it takes a while.
-    from core.store import DATA_FILE
+    from core.store_files import DATA_FILE
 
     refuse_stranger(path)
     folder = ledger_folder(path.parent)

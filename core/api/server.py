@@ -6,8 +6,8 @@ kernel's word on the peer (`SO_PEERCRED`) is checked besides.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -21,6 +21,7 @@ import trio
 from core.api.connection import NodeConnection
 from core.api.messages import Failure, ReplyBody, RequestBody
 from core.errors import ApiError, OperationError
+from core.lock_file import LockFile
 
 CONNECTIONS_MAX = 64
 HELLO_TIMEOUT_S = 5.0
@@ -49,7 +50,7 @@ class ApiServer:
         self._software = software
         self._allowed_uids = {0, os.geteuid()}
         self._connections = 0
-        self._lock_fd = -1
+        self._lock: LockFile | None = None
         self._socket: trio.socket.SocketType | None = None
 
     async def __aenter__(self) -> ApiServer:
@@ -63,22 +64,32 @@ class ApiServer:
                 f"the socket's path is longer than {PATH_BYTES_MAX} bytes: {self.path}; "
                 "choose a shorter data_dir"
             )
-        try:
-            self._lock_fd = self._lock()
-            # Holding the lock, we know that no node stands behind a socket that lies there.
-            self.path.unlink(missing_ok=True)
-            unix_socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            # Before bind, so that at no moment anybody else may connect (unix(7): Linux gives the
-            # file the mode of the socket's inode).
-            os.fchmod(unix_socket.fileno(), 0o600)
-            unix_socket.bind(str(self.path))
-            unix_socket.listen(_BACKLOG)
-        except OSError as error:
-            self._unlock()
-            raise OperationError(
-                f"the node's socket {self.path} can't be made: {error.strerror}"
-            ) from error
-        self._socket = trio.socket.from_stdlib_socket(unix_socket)
+        with contextlib.ExitStack() as cleanup:
+            try:
+                lock = LockFile(
+                    self.path.with_name(f"{self.path.name}.lock"),
+                    f"another node is running with the socket {self.path}",
+                    "stop it, or give this one another data_dir",
+                )
+                cleanup.callback(lock.release)
+                # Holding the lock, we know that no node stands behind a socket that lies there.
+                self.path.unlink(missing_ok=True)
+                unix_socket = socket.socket(
+                    socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+                )
+                cleanup.callback(unix_socket.close)
+                # Before bind, so that at no moment anybody else may connect (unix(7): Linux gives
+                # the file the mode of the socket's inode).
+                os.fchmod(unix_socket.fileno(), 0o600)
+                unix_socket.bind(str(self.path))
+                unix_socket.listen(_BACKLOG)
+            except OSError as error:
+                raise OperationError(
+                    f"the node's socket {self.path} can't be made: {error.strerror}"
+                ) from error
+            self._socket = trio.socket.from_stdlib_socket(unix_socket)
+            self._lock = lock
+            cleanup.pop_all()
         return self
 
     async def __aexit__(
@@ -88,9 +99,10 @@ class ApiServer:
         trace: TracebackType | None,
     ) -> None:
         assert self._socket is not None
+        assert self._lock is not None
         self._socket.close()
         self.path.unlink(missing_ok=True)
-        self._unlock()
+        self._lock.release()
 
     async def serve(self, handler: Handler) -> None:
         """Answer until cancelled. `handler` returns a reply's body for a request's; an
@@ -110,23 +122,6 @@ class ApiServer:
                     continue
                 self._connections += 1
                 nursery.start_soon(self._converse, connection, handler)
-
-    def _lock(self) -> int:
-        lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock_fd)
-            raise OperationError(
-                f"another node is running with the socket {self.path}; "
-                "stop it, or give this one another data_dir"
-            ) from None
-        return lock_fd
-
-    def _unlock(self) -> None:
-        if self._lock_fd >= 0:
-            os.close(self._lock_fd)
-            self._lock_fd = -1
 
     def _is_allowed(self, connection: trio.socket.SocketType) -> bool:
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)

@@ -31,7 +31,7 @@ from billing.tables import (
 from billing.vouchers import Vouchers
 from core.clock import VirtualClock
 from core.identity import Identity
-from core.store import Writing
+from core.tables import Writing
 from tests.support.small_ledger import Life, open_small
 
 

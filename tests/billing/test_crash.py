@@ -27,7 +27,7 @@ from billing.ledger import ISSUE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.transfers import Kind, Result, Transfer
 from core.clock import VirtualClock
-from core.store import Writing
+from core.tables import Writing
 from core.units import NS_PER_S
 from tests.support.ledger_audit import Audit, Told
 from tests.support.ledger_process import LINES, open_small

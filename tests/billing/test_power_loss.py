@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 from lmdb.verify import verify
 
-from core.store import DATA_FILE
+from core.store_files import DATA_FILE
 from tests.support.disk_shim import Disk, Kind, Record, build_shim, read_log, shim_environment
 from tests.support.ledger_audit import Audit, Told
 from tests.support.ledger_process import id_of, open_small

@@ -21,7 +21,7 @@ from billing.tariff import Line
 from billing.transfers import Kind, Result, Transfer, derive_id
 from core.clock import VirtualClock
 from core.errors import OperationError
-from core.store import Writing
+from core.tables import Writing
 from tests.support.small_ledger import open_small
 
 TURN = Line("turn", J.unit, 0, NODE)

@@ -21,7 +21,9 @@ from lmdb.verify import verify
 
 from core import store as store_module
 from core.errors import OperationError
-from core.store import DATA_FILE, EXIT_STORAGE, Schema, Store, Tables, Writing, open_store
+from core.store import EXIT_STORAGE, Store, open_store
+from core.store_files import DATA_FILE, NEW_FILE, Schema
+from core.tables import Tables, Writing
 from tests.support.disk_shim import Fail, Kind, build_shim, read_log, shim_environment
 
 ROOT = Path(__file__).parents[2]
@@ -253,7 +255,8 @@ CHILD = """
 import ctypes, errno, sys
 from pathlib import Path
 from core.errors import OperationError
-from core.store import Schema, open_store
+from core.store import open_store
+from core.store_files import Schema
 shim = ctypes.CDLL(None)
 store = open_store(Path(sys.argv[1]), tables=("a", "b"), schema=Schema(1))
 def put(key, value=b"v"):
@@ -379,7 +382,7 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
         with pytest.raises(OperationError, match=rf"in use by another process \({os.getpid()}\)"):
             open_here(tmp_path)
         code = (
-            "import sys; from pathlib import Path; from core.store import *\n"
+            "import sys; from pathlib import Path; from core.store import Schema, open_store\n"
             "open_store(Path(sys.argv[1]), tables=('a',), schema=Schema(1))"
         )
         other = subprocess.run(
@@ -531,9 +534,9 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 
 
 def test_a_new_store_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / store_module.NEW_FILE).write_bytes(b"half")
+    (tmp_path / NEW_FILE).write_bytes(b"half")
     with open_here(tmp_path) as store:
         assert isinstance(store, Store)
         with store.read() as tables:
             assert type(tables) is Tables
-    assert not list(tmp_path.glob(f"{store_module.NEW_FILE}*"))
+    assert not list(tmp_path.glob(f"{NEW_FILE}*"))

@@ -39,7 +39,7 @@ from core.api.server import ApiServer
 from core.clock import VirtualClock
 from core.errors import OperationError
 from core.identity import FILE_NAME, load_or_create
-from core.store import DATA_FILE
+from core.store_files import DATA_FILE
 from relay import cli, jobs, upkeep
 from relay.cli_audit import BACKUP_FOLDER, ledger_group
 from relay.jobs import LEASE_S, SPOOL_FOLDER, Jobs
