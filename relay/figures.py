@@ -52,8 +52,10 @@ class FigureReader:
 
     def collect_ended(self) -> None:
         """Take what ended since the last call, so that the engine may use its slots again."""
-        flows = self._data_plane.take_closed_flows()
+        # In this order: the engine lets go of a session's flows before the session, so that what
+        # a session has relayed is there with it, whichever moment a worker leaves its batch in.
         sessions = self._data_plane.take_closed_sessions()
+        flows = self._data_plane.take_closed_flows()
         self._ended_sessions_active_s += int(sessions["active_seconds"].sum())
         if self.on_ended is not None:
             self.on_ended(flows, sessions)

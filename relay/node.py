@@ -127,8 +127,8 @@ class Node:
                 bound=bound_payers(config.turn.payers.values(), ledger),
                 collect=self._figures.collect_ended,
                 unknown_is_free=config.billing.unknown_account == "free",
-                stop=lambda session, reason: self._listener.carry_out(
-                    self._server.close_session(session, reason)
+                stop=lambda sessions, reason: self._listener.carry_out(
+                    self._server.close_sessions(sessions, reason)
                 ),
             )
             self._listener.sessions = self._metering
@@ -209,8 +209,14 @@ class Node:
         try:
             read = self._read_config()
             turn = take_over(self._config.turn, read.turn, self._sized_for)
+            # Before anything has changed: it may be that the ledger can't be read.
+            bound = (
+                bound_payers(turn.payers.values(), self._ledger)
+                if self._metering is not None
+                else {}
+            )
             effects = self._server.reconfigure(turn, self._clock.monotonic_ns())
-        except ConfigError as error:
+        except (ConfigError, OperationError) as error:
             log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
             return
         if self._drain_scope is not None:
@@ -218,7 +224,7 @@ class Node:
         self._config = replace(self._config, turn=turn)
         self._issuer.secrets = turn.secrets
         if self._metering is not None:
-            self._metering.bound = bound_payers(turn.payers.values(), self._ledger)
+            self._metering.bound = bound
         self._listener.set_rate(turn.limits.bytes_per_second)
         self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")

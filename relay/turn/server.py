@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
 from core.config import TurnConfig
 from core.errors import StunError
@@ -198,9 +199,9 @@ class Server:
         effects = self._table.close_where(is_removed, "user removed")
         return effects + self._peers.judge_anew(now_ns)
 
-    def close_session(self, session: str, reason: str) -> list[Effect]:
-        """End every allocation of a session: a hang-up, an empty balance."""
-        return self._table.close_where(lambda one: one.session == session, reason)
+    def close_sessions(self, sessions: AbstractSet[str], reason: str) -> list[Effect]:
+        """End every allocation of some sessions: a hang-up, an empty balance."""
+        return self._table.close_where(lambda one: one.session in sessions, reason)
 
     def close_account(self, account: str, reason: str) -> list[Effect]:
         """End every allocation of an account: the operator's wish."""

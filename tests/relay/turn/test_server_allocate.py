@@ -440,7 +440,7 @@ def test_a_session_is_ended_as_a_whole() -> None:
     for port in range(3):
         Session(world, port).allocate()
     Session(world, 9, user="bob").allocate()
-    world.carry_out(world.server.close_session("alice", "hang-up"))
+    world.carry_out(world.server.close_sessions({"alice", "carol"}, "hang-up"))
     assert world.server.allocation_count == 1
     assert {effect.reason for effect in world.taken(CloseAllocation)} == {"hang-up"}
 
