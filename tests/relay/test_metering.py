@@ -20,11 +20,13 @@ from billing.ledger import ISSUE, NODE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.transfers import Transfer, new_id
 from core.clock import SystemClock
+from core.stun.channel_data import encode_channel_data
 from core.stun.constants import Method
 from tests.support.node import RunningNode, run_montana, running_node, write_config
 from tests.support.turn_client import TRANSPORT, UdpClient, outcome
 
 METERED = '[billing]\nturn = "metered"\n'
+CHANNEL = 0x4000
 CLOCK = SystemClock()
 
 
@@ -74,14 +76,50 @@ def limited(node: RunningNode, account: str) -> UdpClient:
 
 
 @contextmanager
+def two_ends(
+    node: RunningNode, username: str, password: str
+) -> Iterator[tuple[UdpClient, UdpClient]]:
+    """Two allocations of one credential, which are one session, each bound to the other."""
+    with (
+        UdpClient(node.turn[0], username, password) as one,
+        UdpClient(node.turn[0], username, password) as other,
+    ):
+        (here,), (there,) = one.allocate(), other.allocate()
+        assert one.bind(CHANNEL, there) == 0
+        assert other.bind(CHANNEL, here) == 0
+        yield one, other
+
+
+@contextmanager
+def two_ends_of(node: RunningNode, account: str) -> Iterator[tuple[UdpClient, UdpClient]]:
+    made = node.credentials(account)
+    with two_ends(node, made.username, made.password) as ends:
+        yield ends
+
+
+def wait_until_cut(node: RunningNode) -> None:
+    deadline_s = time.monotonic() + 30
+    while node.status()["allocations"]:
+        assert time.monotonic() < deadline_s, "nobody has cut the session"
+        time.sleep(0.2)
+
+
+def relay(one: UdpClient, other: UdpClient, payload: bytes) -> None:
+    """A message from one end to the other that arrives."""
+    datagram = encode_channel_data(CHANNEL, payload)
+    one.send(datagram)
+    assert other.receive() == datagram
+
+
+@contextmanager
 def talking(client: UdpClient) -> Iterator[list[bytes]]:
-    """Send through channel 0x4000 every 20 ms; collects what arrives meanwhile."""
+    """Send through the channel every 20 ms; collects what arrives meanwhile."""
     stop = threading.Event()
     received: list[bytes] = []
 
     def send() -> None:
         while not stop.wait(0.02):
-            client.send(b"\x40\x00\x00\x04talk")
+            client.send(encode_channel_data(CHANNEL, b"talk"))
 
     def receive() -> None:
         client.socket.settimeout(0.1)
@@ -103,26 +141,15 @@ def talking(client: UdpClient) -> Iterator[list[bytes]]:
 
 def test_an_account_of_ten_pays_for_ten_seconds(tmp_path: Path) -> None:
     with metered_node(tmp_path, {"user:carol": 10}) as node:
-        made = node.credentials("carol")
-        # One session: two allocations of one credential, that talk to each other.
-        with (
-            UdpClient(node.turn[0], made.username, made.password) as one,
-            UdpClient(node.turn[0], made.username, made.password) as other,
-        ):
-            (here,), (there,) = one.allocate(), other.allocate()
-            assert one.bind(0x4000, there) == 0
-            assert other.bind(0x4000, here) == 0
+        with two_ends_of(node, "carol") as (one, other):
             with talking(one), talking(other) as heard:
-                deadline_s = time.monotonic() + 30
-                while node.status()["allocations"]:
-                    assert time.monotonic() < deadline_s, "nobody has cut the session"
-                    time.sleep(0.2)
+                wait_until_cut(node)
             assert len(heard) > 100
             one.socket.settimeout(2)
             assert outcome(one.ask(Method.REFRESH)) == 437
             assert outcome(one.ask(Method.ALLOCATE, [TRANSPORT])) == 403
-        assert "no balance" in node.log()
-        assert made.username not in node.log()
+        assert "refused: no balance" in node.log()
+        assert one.client.username not in node.log()
     balance, earned, records = read_ledger(tmp_path / "data", "user:carol")
     assert (balance, earned) == (0, 10 * J.unit)
     (record,) = records
@@ -134,12 +161,8 @@ def test_an_account_of_ten_pays_for_ten_seconds(tmp_path: Path) -> None:
 def test_what_was_relayed_is_charged_and_the_rest_comes_back(tmp_path: Path) -> None:
     with (
         metered_node(tmp_path, {"user:carol": 1000}) as node,
-        limited(node, "carol") as one,
-        limited(node, "carol") as other,
+        two_ends_of(node, "carol") as (one, other),
     ):
-        (here,), (there,) = one.allocate(), other.allocate()
-        assert one.bind(0x4000, there) == 0
-        assert other.bind(0x4000, here) == 0
         with talking(one), talking(other):
             time.sleep(2.5)
         for client in (one, other):
@@ -150,11 +173,39 @@ def test_what_was_relayed_is_charged_and_the_rest_comes_back(tmp_path: Path) -> 
         other.close_allocation()
         time.sleep(2)
     balance, earned, records = read_ledger(tmp_path / "data", "user:carol")
-    (record,) = [record for record in records if record.cost]
+    (record,) = records
     assert record.seconds in (3, 4)
     assert record.reason == "client"
-    assert earned == sum(record.cost for record in records) == record.seconds * J.unit
+    assert earned == record.cost == record.seconds * J.unit
     assert balance == 1000 * J.unit - earned
+
+
+def test_megabytes_are_charged_where_they_have_a_price(tmp_path: Path) -> None:
+    tariff = '[billing.tariff.turn]\nsecond = "0"\nmegabyte = "3"\n'
+    with (
+        metered_node(tmp_path, {"user:carol": 10}, billing=tariff) as node,
+        two_ends_of(node, "carol") as (one, other),
+    ):
+        for _ in range(500):
+            relay(one, other, bytes(1000))
+        assert node.status()["bytes"] == {"to_peer": 500_000, "to_client": 500_000}
+    balance, earned, (record,) = read_ledger(tmp_path / "data", "user:carol")
+    assert (record.relayed_bytes, record.cost) == (1_000_000, 3 * J.unit)
+    assert (balance, earned) == (7 * J.unit, 3 * J.unit)
+
+
+def test_a_call_pays_for_its_credentials(tmp_path: Path) -> None:
+    """Not the account that they were made for, which has nothing."""
+    with metered_node(tmp_path, {"user:carol": 0}) as node:
+        printed = node.command("credentials", "carol", "--call", "CALL-42", "--json")
+        made = json.loads(printed)
+        with two_ends(node, made["username"], made["password"]) as (one, other):
+            relay(one, other, b"talk")
+            time.sleep(1.5)
+            relay(one, other, b"talk")
+            assert node.status()["sessions"] == 1
+        assert node.command("ledger", "export", "--format", "jsonl") == ""
+    assert read_ledger(tmp_path / "data", "user:carol") == (0, 0, [])
 
 
 @pytest.mark.parametrize(("unknown", "code"), [("refuse", 403), ("free", 0)])
@@ -171,30 +222,30 @@ def test_an_unknown_account(tmp_path: Path, unknown: str, code: int) -> None:
 
 def test_a_bound_secret_and_a_bound_user_pay_from_their_account(tmp_path: Path) -> None:
     turn = {"secrets": '[{value = "the secret of a shop", account = "user:shop"}]'}
-    with (
-        metered_node(tmp_path, {"user:shop": 100}, turn=turn) as node,
-        limited(node, "whoever") as customer,
-        UdpClient(node.turn[0], "bob", "bob's password") as bob,
-    ):
-        assert customer.allocate()
-        assert outcome(bob.ask(Method.ALLOCATE, [TRANSPORT])) == 403
-        customer.close_allocation()
+    user = '[turn.users.dora]\npassword = "a word"\naccount = "user:shop"\n'
+    with metered_node(tmp_path, {"user:shop": 100}, turn=turn, billing=user) as node:
+        with two_ends_of(node, "whoever") as (one, other):
+            relay(one, other, b"talk")
+        with two_ends(node, "dora", "a word") as (one, other):
+            relay(one, other, b"talk")
+        with UdpClient(node.turn[0], "bob", "bob's password") as bob:
+            assert outcome(bob.ask(Method.ALLOCATE, [TRANSPORT])) == 403
+    balance, earned, records = read_ledger(tmp_path / "data", "user:shop")
+    assert len(records) == 2
+    assert all(record.cost for record in records)
+    assert "user:shop dora" in {record.name for record in records}
+    assert earned == sum(record.cost for record in records) == 100 * J.unit - balance
 
 
 def talk_until_killed(config: Path) -> None:
-    with running_node(config=config) as node:
-        made = node.credentials("carol")
-        with (
-            UdpClient(node.turn[0], made.username, made.password) as one,
-            UdpClient(node.turn[0], made.username, made.password) as other,
-        ):
-            (here,), (there,) = one.allocate(), other.allocate()
-            assert one.bind(0x4000, there) == 0
-            assert other.bind(0x4000, here) == 0
-            with talking(one):
-                time.sleep(3.3)
-                node.process.kill()
-                node.process.wait()
+    with (
+        running_node(config=config) as node,
+        two_ends_of(node, "carol") as (one, _),
+        talking(one),
+    ):
+        time.sleep(3.3)
+        node.process.kill()
+        node.process.wait()
 
 
 def test_a_node_that_is_killed_charges_what_it_has_stored(tmp_path: Path) -> None:
@@ -274,21 +325,17 @@ def test_a_secret_may_be_bound_to_an_accounts_number(tmp_path: Path) -> None:
         assert refused.returncode == 1
 
 
-def test_a_frozen_account_is_cut_within_a_second_or_two(tmp_path: Path) -> None:
+def test_a_frozen_account_is_cut_and_told_as_one(tmp_path: Path) -> None:
     with metered_node(tmp_path, {"user:carol": 1000}) as node:
-        made = node.credentials("carol")
-        with (
-            UdpClient(node.turn[0], made.username, made.password) as one,
-            UdpClient(node.turn[0], made.username, made.password) as other,
-        ):
-            (here,), (there,) = one.allocate(), other.allocate()
-            assert one.bind(0x4000, there) == 0
-            assert other.bind(0x4000, here) == 0
+        with two_ends_of(node, "carol") as (one, _):
             with talking(one):
                 node.command("account", "freeze", "user:carol")
-                deadline_s = time.monotonic() + 10
-                while node.status()["allocations"]:
-                    assert time.monotonic() < deadline_s, "nobody has cut it"
-                    time.sleep(0.2)
+                wait_until_cut(node)
+            one.socket.settimeout(2)
+            assert outcome(one.ask(Method.ALLOCATE, [TRANSPORT])) == 403
         shown = json.loads(node.command("account", "show", "user:carol", "--json"))
         assert shown["held"] == "0.000000"
+        assert "a session was cut: its account is frozen" in node.log()
+        assert "refused: the account is frozen" in node.log()
+    _, _, (record,) = read_ledger(tmp_path / "data", "user:carol")
+    assert record.reason == "account frozen"
