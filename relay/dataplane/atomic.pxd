@@ -14,7 +14,6 @@ cdef extern from * nogil:
     #define montana_store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
     #define montana_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define montana_store_sequential(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
-    #define montana_add(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
     #define montana_increment_sequential(p) __atomic_add_fetch((p), 1, __ATOMIC_SEQ_CST)
     #define montana_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
     /* True when *p was `expected` and is `desired` now. */
@@ -38,7 +37,6 @@ cdef extern from * nogil:
     void store_release_64 "montana_store_release"(uint64_t *, uint64_t) noexcept
     void store_sequential_32 "montana_store_sequential"(uint32_t *, uint32_t) noexcept
     void store_sequential_64 "montana_store_sequential"(uint64_t *, uint64_t) noexcept
-    uint64_t fetch_add_64 "montana_add"(uint64_t *, uint64_t) noexcept
     uint64_t increment_sequential_64 "montana_increment_sequential"(uint64_t *) noexcept
     uint32_t exchange_32 "montana_exchange"(uint32_t *, uint32_t) noexcept
     bint swap_64 "montana_swap"(uint64_t *, uint64_t, uint64_t) noexcept

@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from relay.dataplane.atomic cimport load_relaxed_64
 from relay.dataplane.tables cimport (
-    Flow, FlowCounters, Tables, free_closed_flow, free_closed_session,
+    Flow, FlowCounters, Tables, active_seconds, free_closed_flow, free_closed_session,
 )
 from relay.dataplane.worker cimport (
     DROP_CONTROL_QUEUE, DROP_EXPIRED, DROP_FORBIDDEN, DROP_ICMP_RATE, DROP_LINK_LOCAL,
@@ -99,7 +99,7 @@ cdef void read_flow(const Tables *tables, uint32_t slot, FlowRow *row) noexcept:
 
 cdef void read_session(const Tables *tables, uint32_t slot, SessionRow *row) noexcept:
     row.session = slot
-    row.active_seconds = load_relaxed_64(&tables.sessions[slot].active_seconds)
+    row.active_seconds = active_seconds(&tables.sessions[slot])
 
 
 cdef object living_flows(const Tables *tables):

@@ -72,7 +72,8 @@ class DataPlane(Protocol):
 
     def open_session(self, granted_seconds: int = UNLIMITED_SECONDS) -> int:
         """A handle under which active seconds are counted, over any number of allocations. When
-        there have been as many as granted, nothing but STUN is relayed any more (`unpaid`).
+        there have been as many as granted, nothing but a little STUN is relayed any more
+        (`unpaid`).
 
         Raises:
             RelayUnavailable: no slot is left.
@@ -154,7 +155,7 @@ class DataPlane(Protocol):
 
     def session_counters(self) -> Any:
         """A numpy structured array, one row a living session: session, active_seconds (seconds in
-        which anything but STUN was relayed, counted once each, never reset)."""
+        which anything but a little STUN was relayed, counted once each, never reset)."""
 
     def take_closed_flows(self) -> Any:
         """The last counters of flows that no worker can still touch, each exactly once."""

@@ -72,6 +72,7 @@ cdef extern from * nogil:
 
 cdef enum:
     STUN_HEADER_BYTES = 20
+    STUN_MAX_BYTES = 1280       # of what is relayed: requests of ICE have a tenth of it
     MAGIC_COOKIE = 0x2112A442
     SEND_INDICATION = 0x0016
     DATA_INDICATION = 0x0017
@@ -161,8 +162,13 @@ cdef inline unsigned int to_sockaddr(const Addr *a, void *target) noexcept nogil
     return sizeof(sockaddr_in6)
 
 cdef inline bint is_stun(const uint8_t *data, uint32_t size) noexcept nogil:
-    """By first byte and magic cookie (RFC 7983): what an active second does not count."""
-    return size >= STUN_HEADER_BYTES and data[0] < 4 and get_32(data + 4) == MAGIC_COOKIE
+    """What an active second does not count: a whole message of STUN (RFC 8489 section 5) of the
+    size that such have, not something else behind its header."""
+    return (
+        STUN_HEADER_BYTES <= size <= STUN_MAX_BYTES and data[0] < 4
+        and get_32(data + 4) == MAGIC_COOKIE
+        and <uint32_t>get_16(data + 2) + STUN_HEADER_BYTES == size and (size & 3) == 0
+    )
 
 cdef inline PacketClass classify_packet(const uint8_t *data, uint32_t size) noexcept nogil:
     """What a datagram from a client is, by its first bytes (RFC 7983 section 7)."""

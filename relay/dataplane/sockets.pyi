@@ -19,6 +19,8 @@ CONTROL_PER_SECOND: int
 goes with them. As many ICMP errors reach the control plane, the others are `drop_icmp_rate`."""
 STRANGER_BYTES: int
 """A stranger's larger datagram is `drop_malformed`; one of a client counts for several."""
+STUN_BYTES_PER_SECOND: int
+"""What of STUN a session may relay in a second that is not counted as an active one."""
 SPARE_SLOTS: int
 
 class SocketDataPlane:

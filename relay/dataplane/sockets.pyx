@@ -20,10 +20,10 @@ from relay.dataplane.packet cimport Addr, from_sockaddr, get_ip, same_address, s
 from relay.dataplane.ring cimport RECORD_DATAGRAM, Record, Ring, drop_record, peek_record
 from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
-    Allocation, Flow, Relay, Tables, add_allocation, add_flow, add_relay, add_session,
-    create_tables, destroy_tables, find_channel, find_peer, join_relay, part_relay,
-    publish_allocation, reclaim, refresh_permission, release_session, remove_allocation,
-    remove_flow, remove_relay,
+    STUN_BYTES_PER_SECOND as _STUN_BYTES_PER_SECOND, Allocation, Flow, Relay, Tables,
+    add_allocation, add_flow, add_relay, add_session, create_tables, destroy_tables, find_channel,
+    find_peer, join_relay, part_relay, publish_allocation, reclaim, refresh_permission,
+    release_session, remove_allocation, remove_flow, remove_relay,
 )
 from relay.dataplane.udp_socket cimport (
     bind_socket, dropped_by_kernel, get_option, new_socket, set_option,
@@ -50,6 +50,7 @@ LISTENER_BUFFER_BYTES = 8 * 1024 * 1024
 RELAY_BUFFER_BYTES = 1024 * 1024
 CONTROL_PER_SECOND = _CONTROL_PER_SECOND
 STRANGER_BYTES = _STRANGER_BYTES
+STUN_BYTES_PER_SECOND = _STUN_BYTES_PER_SECOND
 SPARE_SLOTS = 256
 """Beside what is asked for: what has been closed but may still be seen by a worker."""
 _WAIT_TRIES = 500

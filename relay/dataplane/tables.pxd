@@ -11,13 +11,12 @@ channel by (allocation, peer) and by (allocation, channel number) as well.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from relay.dataplane.atomic cimport (
-    fetch_add_64, load_relaxed_64, load_sequential_32, swap_64,
-)
-from relay.dataplane.packet cimport Addr, fold, same_address, same_ip
+from relay.dataplane.atomic cimport load_relaxed_64, load_sequential_32, swap_64
+from relay.dataplane.packet cimport Addr, fold, is_stun, same_address, same_ip
 
 cdef enum:
     MAX_WORKERS = 64
+    STUN_BYTES_PER_SECOND = 16384   # what a session may relay of STUN before the second counts
 
 cdef enum OwnAddress:
     OWN_NO = 0
@@ -25,9 +24,10 @@ cdef enum OwnAddress:
     OWN_ALLOWED = 2
 
 cdef struct Session:
-    uint64_t last_active_s      # atomic: the newest second that has been counted
-    uint64_t active_seconds     # atomic
+    uint64_t active             # atomic: the newest second that has been counted, and below it
+                                # 32 bits of how many there have been
     uint64_t granted_seconds    # atomic: as many active seconds may there be
+    uint64_t stun_in_second     # atomic: bytes of STUN, see within_second
     uint32_t references         # writer alone: allocations, and one while it is open
     bint live                   # writer alone
     uint32_t next               # writer alone: free list, closed list
@@ -232,19 +232,49 @@ cdef inline void to_inner(const Tables *tables, Addr *address) noexcept nogil:
             address.low = tables.inner[i].low
             return
 
-cdef inline bint spend_second(Tables *tables, uint32_t session, uint64_t now_s) noexcept nogil:
+cdef inline bint within_second(
+    uint64_t *window, uint64_t now_s, uint32_t amount, uint32_t limit
+) noexcept nogil:
+    """Count so many in the second `now_s`, `limit` at most: `window` is the second, and below it
+    32 bits of count. Workers share it; one whose clock was read a little earlier counts in the
+    newest second."""
+    cdef uint64_t begin = now_s << 32
+    cdef uint64_t seen, counted
+    while True:
+        seen = load_relaxed_64(window)
+        counted = seen if seen > begin else begin
+        if <uint32_t>counted + amount > limit:
+            return False
+        if swap_64(window, seen, counted + amount):
+            return True
+
+cdef inline bint spend_second(Session *session, uint64_t now_s) noexcept nogil:
     """Count the second `now_s` once, however many workers and allocations see it; False where the
-    session has been granted no further second."""
-    cdef Session *entry = &tables.sessions[session]
-    cdef uint64_t last_s = load_relaxed_64(&entry.last_active_s)
-    if last_s < now_s:
-        # Of two workers that begin the last second at once, one may come here just after the
-        # other has, and finds it begun.
-        if load_relaxed_64(&entry.active_seconds) >= load_relaxed_64(&entry.granted_seconds):
-            return load_relaxed_64(&entry.last_active_s) >= now_s
-        if swap_64(&entry.last_active_s, last_s, now_s):
-            fetch_add_64(&entry.active_seconds, 1)
-    return True
+    session has been granted no further second. The second and the count are one word: else a
+    worker in the next second could read the count before another has added the last one."""
+    cdef uint64_t seen
+    while True:
+        seen = load_relaxed_64(&session.active)
+        if seen >> 32 >= now_s:
+            return True
+        if <uint32_t>seen >= load_relaxed_64(&session.granted_seconds):
+            return False
+        if swap_64(&session.active, seen, (now_s << 32 | <uint32_t>seen) + 1):
+            return True
+
+cdef inline uint64_t active_seconds(const Session *session) noexcept nogil:
+    return <uint32_t>load_relaxed_64(&session.active)
+
+cdef inline bint may_relay(
+    Session *session, uint64_t now_s, const uint8_t *payload, uint32_t size
+) noexcept nogil:
+    """Whether the payload is paid for, or need not be. STUN keeps ways open and costs nothing, as
+    long as there is no more of it than that takes."""
+    if is_stun(payload, size) and within_second(
+        &session.stun_in_second, now_s, size, STUN_BYTES_PER_SECOND
+    ):
+        return True
+    return spend_second(session, now_s)
 
 
 cdef Tables *create_tables(

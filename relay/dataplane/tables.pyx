@@ -191,8 +191,8 @@ cdef uint32_t add_session(Tables *tables, uint64_t granted_seconds) noexcept:
     reclaim(tables)
     slot = _take(&tables.session_pool, tables.sessions[tables.session_pool.free].next)
     if slot:
-        store_relaxed_64(&tables.sessions[slot].last_active_s, 0)
-        store_relaxed_64(&tables.sessions[slot].active_seconds, 0)
+        store_relaxed_64(&tables.sessions[slot].active, 0)
+        store_relaxed_64(&tables.sessions[slot].stun_in_second, 0)
         store_relaxed_64(&tables.sessions[slot].granted_seconds, granted_seconds)
         tables.sessions[slot].references = 1
         tables.sessions[slot].live = True

@@ -11,14 +11,14 @@ from relay.dataplane.atomic cimport (
 from relay.dataplane.packet cimport (
     CHANNEL_HEADER_BYTES, MIX, PACKET_CHANNEL_DATA, PACKET_MALFORMED, PACKET_SEND, Addr,
     PacketClass, SendIndication, build_data_header, classify_packet, crc_prepare, fold,
-    from_sockaddr, get_16, get_ip, is_link_local, is_stun, parse_send, put_16, same_address, set_ip,
+    from_sockaddr, get_16, get_ip, is_link_local, parse_send, put_16, same_address, set_ip,
     to_sockaddr,
 )
 from relay.dataplane.ring cimport RECORD_DATAGRAM, RECORD_ICMP, RING_BYTES, Record, put_record
 from relay.dataplane.system cimport *
 from relay.dataplane.tables cimport (
     OWN_NO, OWN_RELAYS_ONLY, Allocation, Flow, FlowCounters, Relay, Tables, find_allocation,
-    find_channel, find_peer, find_relay, is_endpoint, spend_second, to_inner,
+    find_channel, find_peer, find_relay, is_endpoint, may_relay, to_inner, within_second,
 )
 from relay.dataplane.udp_socket cimport forbid_fragments, let_fragment
 
@@ -389,23 +389,6 @@ cdef inline bint within_rate(
             return True
 
 
-cdef inline bint within_second(
-    const Worker *worker, uint64_t *window, uint32_t amount
-) noexcept nogil:
-    """Count so many in the present second, CONTROL_PER_SECOND at most: `window` is the second, and
-    below it 32 bits of count. Workers share it; one whose clock was read a little earlier counts
-    in the newest second."""
-    cdef uint64_t begin = worker.now_s << 32
-    cdef uint64_t seen, counted
-    while True:
-        seen = load_relaxed_64(window)
-        counted = seen if seen > begin else begin
-        if <uint32_t>counted + amount > CONTROL_PER_SECOND:
-            return False
-        if swap_64(window, seen, counted + amount):
-            return True
-
-
 cdef inline void count_to_peer(Worker *worker, uint32_t flow, uint32_t size) noexcept nogil:
     cdef FlowCounters *counters = &worker.counters[flow]
     bump_64(&counters.packets_to_peer, 1)
@@ -459,9 +442,7 @@ cdef void to_client(
     ):
         count(worker, DROP_RATE, 1)
         return
-    if not is_stun(payload, size) and not spend_second(
-        tables, allocation.session, worker.now_s
-    ):
+    if not may_relay(&tables.sessions[allocation.session], worker.now_s, payload, size):
         count(worker, DROP_UNPAID, 1)
         return
     packet = new_packet(worker)
@@ -547,9 +528,7 @@ cdef void to_peer(
     ):
         count(worker, DROP_RATE, 1)
         return
-    if not is_stun(payload, size) and not spend_second(
-        tables, allocation.session, worker.now_s
-    ):
+    if not may_relay(&tables.sessions[allocation.session], worker.now_s, payload, size):
         count(worker, DROP_UNPAID, 1)
         return
     count_to_peer(worker, flow_slot, size)
@@ -577,8 +556,8 @@ cdef void to_control(
     cdef Record record
     cdef int ring = 0
     if allocation and within_second(
-        worker, &worker.tables.allocations[allocation].asked_in_second,
-        (size + STRANGER_BYTES - 1) // STRANGER_BYTES,
+        &worker.tables.allocations[allocation].asked_in_second, worker.now_s,
+        (size + STRANGER_BYTES - 1) // STRANGER_BYTES, CONTROL_PER_SECOND,
     ):
         ring = 1
     elif size > STRANGER_BYTES:
@@ -786,7 +765,9 @@ cdef void icmp_to_control(
     if not flow or load_relaxed_64(&worker.tables.flows[flow].expires_ns) <= worker.now_ns:
         count(worker, DROP_NO_PERMISSION, 1)
         return
-    if not within_second(worker, &allocation.errors_in_second, 1):
+    if not within_second(
+        &allocation.errors_in_second, worker.now_s, 1, CONTROL_PER_SECOND
+    ):
         count(worker, DROP_ICMP_RATE, 1)
         return
     memset(&record, 0, sizeof(record))

@@ -55,6 +55,7 @@ def main(duration_s: float) -> None:
                         client.socket.send(send_indication(address_of(peer), b"by Send"))
                         client.socket.send(send_indication(address_of(peer), b"whole", [whole]))
                         client.socket.send(request)
+                        client.send_channel(request, CHANNEL + 1)
                         peer.sendto(b"back", (client.relay.host, client.relay.port))
                         other_peer.sendto(b"back", ("::1", client.relayed[1].port))
                         peer.recv(100)

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.stun.constants import MessageClass, Method
+from core.stun.constants import Attribute, MessageClass, Method
 from core.stun.message import encode_message
+from relay.dataplane.sockets import STUN_BYTES_PER_SECOND, SocketDataPlane
 from tests.support.engine import (
+    TIMEOUT_S,
     Client,
     address_of,
     join,
@@ -30,12 +32,15 @@ def test_active_seconds_are_counted_once_a_session() -> None:
         for client in (*clients, quiet):
             client.bind(address_of(peer))
         begun = time.clock_gettime(time.CLOCK_MONOTONIC)
+        free = STUN_BYTES_PER_SECOND // len(stun)
         while time.clock_gettime(time.CLOCK_MONOTONIC) < begun + 2.2:
             for client in clients:
                 client.send_channel(b"media")
                 peer.recv(100)
-            quiet.send_channel(stun)
-            peer.recv(100)
+            if free:
+                quiet.send_channel(stun)
+                peer.recv(100)
+                free -= 1
         ended = time.clock_gettime(time.CLOCK_MONOTONIC)
         rows = engine.session_counters()
         counted = dict(zip(rows["session"].tolist(), rows["active_seconds"].tolist(), strict=True))
@@ -137,3 +142,73 @@ def test_a_session_relays_the_seconds_that_it_was_granted() -> None:
         engine.grant_sessions(np.array([session], np.uint32), np.array([2], np.uint64))
         assert send_for_a_second(b"second")
         assert engine.session_counters()["active_seconds"].tolist() == [2]
+
+
+def active_seconds_of(engine: SocketDataPlane) -> dict[int, int]:
+    """By session."""
+    rows = engine.session_counters()
+    return dict(zip(rows["session"].tolist(), rows["active_seconds"].tolist(), strict=True))
+
+
+def test_a_header_of_stun_makes_no_payload_free() -> None:
+    header = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [])
+    large = encode_message(
+        Method.BINDING, MessageClass.REQUEST, bytes(12), [(Attribute.DATA, bytes(1400))]
+    )
+    with running_engine() as engine, udp_socket() as peer:
+        for payload in (header + b"media", header + bytes(100), large):
+            session = engine.open_session()
+            client = Client(engine, session)
+            client.bind(address_of(peer))
+            client.send_channel(payload)
+            assert peer.recv(2000) == payload
+            assert active_seconds_of(engine)[session] == 1
+            back = engine.open_session(0)
+            other = Client(engine, back)
+            other.permit(address_of(peer))
+            dropped = engine.totals()["drop_unpaid"]
+            peer.sendto(payload, (other.relay.host, other.relay.port))
+            wait_for_total(engine, "drop_unpaid", dropped + 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_with_much_stun_is_an_active_one(workers: int) -> None:
+    stun = encode_message(
+        Method.BINDING, MessageClass.REQUEST, bytes(12), [(Attribute.DATA, bytes(1000))]
+    )
+    with running_engine(workers=workers) as engine, udp_socket() as peer:
+        session, unpaid = engine.open_session(), engine.open_session(0)
+        # What counts is all that a session has, over all of its allocations.
+        paying = [Client(engine, session) for _ in range(2)]
+        poor = [Client(engine, unpaid) for _ in range(2)]
+        for client in (*paying, *poor):
+            client.bind(address_of(peer))
+        relayed_bytes = 0
+        until = time.monotonic() + 4 * TIMEOUT_S
+        while not active_seconds_of(engine)[session]:
+            assert time.monotonic() < until
+            for client in paying:
+                client.send_channel(stun)
+                assert peer.recv(2000) == stun
+                relayed_bytes += len(stun)
+        assert relayed_bytes > STUN_BYTES_PER_SECOND
+        # Where nobody pays it is held up, and the next second has its share again.
+        for _ in range(2):
+            before = engine.totals()
+            sent = 0
+            begun_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+            while engine.totals()["drop_unpaid"] == before["drop_unpaid"]:
+                assert time.monotonic() < until
+                for client in poor:
+                    client.send_channel(stun)
+                    sent += 1
+                wait_for_total(engine, "packets_received", before["packets_received"] + sent)
+            ended_s = time.clock_gettime(time.CLOCK_MONOTONIC)
+            free = engine.totals()["packets_to_peer"] - before["packets_to_peer"]
+            seconds = int(ended_s) - int(begun_s) + 1
+            assert 0 < free <= seconds * (STUN_BYTES_PER_SECOND // len(stun))
+            for _ in range(free):
+                assert peer.recv(2000) == stun
+            while int(time.clock_gettime(time.CLOCK_MONOTONIC)) == int(ended_s):
+                time.sleep(0.01)
+        assert active_seconds_of(engine)[unpaid] == 0

@@ -170,12 +170,27 @@ def test_what_counts_as_link_local(client: Address) -> None:
     assert probe.counts_as_link_local(client.ip) == expected
 
 
+def stun_of(size: int) -> bytes:
+    """A whole message of STUN that has so many bytes."""
+    attribute = (Attribute.DATA, bytes(size - 24))
+    return encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [attribute])
+
+
 @MANY
-@given(st.one_of(st.binary(max_size=60), sends()))
-def test_what_counts_as_stun(payload: bytes) -> None:
-    expected = len(payload) >= 20 and payload[0] < 4 and payload[4:8] == b"\x21\x12\xa4\x42"
-    assert probe.counts_as_stun(payload) == expected
-    if is_stun(payload):
+@given(
+    st.one_of(st.binary(max_size=60), sends(), mangled(sends())),
+    st.one_of(st.just(b""), st.binary(max_size=60)),
+)
+@example(stun_of(1280), b"")
+@example(stun_of(1284), b"")
+@example(stun_of(24), b"\0\0\0\0")
+@example(b"\0\1\0\2\x21\x12\xa4\x42" + bytes(14), b"")
+def test_what_counts_as_stun(payload: bytes, behind: bytes) -> None:
+    payload += behind
+    header = len(payload) >= 20 and payload[0] < 4 and payload[4:8] == b"\x21\x12\xa4\x42"
+    whole = len(payload) % 4 == 0 and int.from_bytes(payload[2:4], "big") + 20 == len(payload)
+    assert probe.counts_as_stun(payload) == (header and whole and len(payload) <= 1280)
+    if is_stun(payload) and len(payload) <= 1280:
         assert probe.counts_as_stun(payload) or payload[0] >= 4
 
 
