@@ -25,16 +25,6 @@ from relay import cli
 from relay.cli_shared import show_size
 from tests.support.node import run_montana, write_config
 
-COMMANDS = [
-    (),
-    ("up",),
-    ("credentials",),
-    ("status",),
-    ("config",),
-    ("config", "check"),
-    ("check",),
-    ("check", "link"),
-]
 STATUS = StatusReply(
     version="1.2.3",
     uptime_s=90_061,
@@ -91,18 +81,6 @@ async def terminal(capsys: pytest.CaptureFixture[str], folder: Path) -> AsyncIte
         nursery.start_soon(server.serve, answer)
         yield Terminal(capsys, path)
         nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("language", ["en_US.UTF-8", "ru_RU.UTF-8"])
-def test_every_help_shows_examples_in_one_language(command: tuple[str, ...], language: str) -> None:
-    printed = run_montana(*command, "--help", LC_ALL=language).stdout
-    russian = language.startswith("ru")
-    assert ("Примеры:" if russian else "Examples:") in printed
-    assert "  montana " + " ".join(command[:1]) in printed
-    for english in ("Usage", "Options", "Commands", "Show this"):
-        assert (english in printed) is (not russian and english in printed)
-    assert ("Показать это и выйти." in printed) is russian
 
 
 @pytest.mark.parametrize(

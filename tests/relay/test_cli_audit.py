@@ -41,13 +41,12 @@ from core.errors import OperationError
 from core.identity import FILE_NAME, load_or_create
 from core.store_files import DATA_FILE
 from relay import cli, jobs, upkeep
-from relay.cli_audit import BACKUP_FOLDER, ledger_group
+from relay.cli_audit import BACKUP_FOLDER
 from relay.jobs import LEASE_S, SPOOL_FOLDER, Jobs
 from relay.upkeep import Upkeep
-from tests.support.node import run_montana, running_node, write_config
+from tests.support.node import running_node, write_config
 from tests.support.small_ledger import Life, open_small
 
-COMMANDS = [("ledger",), *(("ledger", name) for name in ledger_group.commands)]
 PAGE_BYTES = 4096
 RECORDS = 17
 """Of sessions that were closed; three more live on until a node starts."""
@@ -132,21 +131,6 @@ def stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Terminal:
     """A ledger of this test's own."""
     make_ledger(tmp_path / "data")
     return Terminal(tmp_path / "data", capsys, runs=False)
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("language", ["en_US.UTF-8", "ru_RU.UTF-8"])
-def test_every_help_shows_examples_in_one_language(command: tuple[str, ...], language: str) -> None:
-    # What click has of us was made when it was imported: another process for each language.
-    printed = run_montana(*command, "--help", LC_ALL=language).stdout
-    russian = language.startswith("ru")
-    assert ("Примеры:" if russian else "Examples:") in printed
-    assert "  montana " + " ".join(command) in printed
-    assert ("Показать это и выйти." in printed) is russian
-    for english in ("Usage", "Options", "Commands"):
-        assert not (russian and english in printed)
-    for kind in ("TEXT", "INTEGER"):
-        assert kind not in printed
 
 
 # ---------------------------------------------------------------- on a node and on files

@@ -21,16 +21,9 @@ from core.api.framing import encode_frame
 from core.api.messages import Failure, Reply, encode_message
 from core.clock import SystemClock
 from relay import cli, cli_shared
-from relay.cli_ledger import account_group, voucher_group
 from tests.support.node import RunningNode, run_montana, running_node, write_config
 
 ID = "0123456789abcdef" * 2
-COMMANDS = [
-    ("account",),
-    *(("account", name) for name in account_group.commands),
-    ("voucher",),
-    *(("voucher", name) for name in voucher_group.commands),
-]
 
 
 class Files:
@@ -78,23 +71,6 @@ def node() -> Iterator[RunningNode]:
 def ask(node: RunningNode, *words: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(node.command(*words, "--json"))
     return document
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-@pytest.mark.parametrize("language", ["en_US.UTF-8", "ru_RU.UTF-8"])
-def test_every_help_shows_examples_in_one_language(command: tuple[str, ...], language: str) -> None:
-    # What click has of us was made when it was imported: another process for each language.
-    printed = run_montana(*command, "--help", LC_ALL=language).stdout
-    russian = language.startswith("ru")
-    assert ("Примеры:" if russian else "Examples:") in printed
-    assert "  montana " + " ".join(command) in printed
-    assert ("Показать это и выйти." in printed) is russian
-    assert ("Show this and exit." in printed) is not russian
-    for english in ("Usage", "Options", "Commands"):
-        assert not (russian and english in printed)
-    # What click calls values that nobody has named.
-    for kind in ("TEXT", "INTEGER"):
-        assert kind not in printed
 
 
 # ---------------------------------------------------------------- through the socket

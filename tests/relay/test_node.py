@@ -263,6 +263,7 @@ def test_a_second_signal_ends_the_drain() -> None:
         wait_until(lambda: bool(draining.status()["draining"]))
         draining.process.send_signal(signal.SIGTERM)
         draining.process.wait(timeout=10)
+        assert draining.process.returncode == 0
 
 
 def test_a_drain_ends_at_its_time() -> None:

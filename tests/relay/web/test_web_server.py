@@ -152,16 +152,24 @@ async def test_head_tags_and_methods() -> None:
         assert wrong.headers["allow"] == "GET, HEAD"
 
 
+async def receive_until(stream: trio.abc.ReceiveStream, wanted: bytes, times: int) -> bytes:
+    """What comes until `wanted` has come so often."""
+    data = b""
+    while data.count(wanted) < times:
+        more = await stream.receive_some(65_536)
+        assert more, data
+        data += more
+    return data
+
+
 @pytest.mark.trio
 async def test_requests_share_a_connection_and_may_come_at_once() -> None:
     async with serving() as server, await connect(server) as stream:
         await stream.send_all(request_bytes("GET", "/") * 3)
-        data = b""
-        while data.count(b"HTTP/1.1 200") < 3:
-            data += await stream.receive_some(65_536)
+        data = await receive_until(stream, b"HTTP/1.1 200", 3)
         await stream.send_all(request_bytes("GET", "/nothing"))
-        while b"HTTP/1.1 404" not in data:
-            data += await stream.receive_some(65_536)
+        data += await receive_until(stream, b"HTTP/1.1 404", 1)
+        assert data.count(b"HTTP/1.1 ") == 4
 
 
 @pytest.mark.trio
