@@ -270,7 +270,9 @@ class _Walk:
                 ids = journal.decode_transfers(entry).records["id"].tobytes()
                 table, what = IDS, "transfer"
                 expected = {
-                    ids[16 * index : 16 * index + 16]: (number << 20 | index).to_bytes(8, "big")
+                    ids[16 * index : 16 * index + 16]: journal.place_of(number, index).to_bytes(
+                        8, "big"
+                    )
                     for index in range(len(ids) // 16)
                 }
             elif entry[0] == EntryKind.RECORDS:
@@ -284,7 +286,7 @@ class _Walk:
                     )
                 table, what = RECORD_IDS, "record"
                 expected = {
-                    record.id: (number << 20 | index).to_bytes(8, "big")
+                    record.id: journal.place_of(number, index).to_bytes(8, "big")
                     + (first + index).to_bytes(8, "big")
                     for index, record in enumerate(records)
                 }

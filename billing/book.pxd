@@ -49,8 +49,12 @@ cdef class Book:
     cdef list _undo_python
     cdef readonly dict pending
     cdef readonly dict refunded
+    cdef readonly dict heirs
 
     cdef int _save(self, uint32_t account, uint32_t currency) except -1
+    cdef const Record *_earlier(
+        self, bytes raw_id, Record *base, dict seen, object existing
+    ) except? NULL
     cdef int _remember(self, dict table, object key) except -1
     cdef int _apply_one(
         self, bytes raw_id, Record *record, Record *base, dict seen, object existing

@@ -5,7 +5,7 @@ undone, so that memory never runs ahead of the disk. It does no I/O and knows no
 are numbers from 0 on, currencies columns, times nanoseconds that the caller gives.
 """
 
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -13,6 +13,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 import numpy as np
 
+from billing.money import AMOUNT_MAXIMUM, CURRENCIES
+from billing.transfers import NO_ID, Kind, Result
 from core.units import NS_PER_S
 
 cdef extern from *:
@@ -44,7 +46,6 @@ the pending transfer that this one resolves had reserved."""
 
 assert TRANSFER.itemsize == sizeof(Record) == 96
 
-NO_ID = bytes(16)
 SYSTEM = FLAG_SYSTEM
 FROZEN = FLAG_FROZEN
 CLOSED = FLAG_CLOSED
@@ -83,9 +84,38 @@ cdef enum:
 cdef enum:
     MAXIMUM_INDEX_BITS = 20
 
+INDEX_BITS = MAXIMUM_INDEX_BITS
+"""Of a place, those that say which of its entry's transfers or records it is."""
+LINKED, ALL, REFUND = TRANSFER_LINKED, TRANSFER_ALL, TRANSFER_REFUND
+"""Flags of a `TRANSFER`: it belongs to the next one; a pending one is posted whole; a refund."""
+
 # What no transfer takes an account past. All that the system accounts can owe is then less than
 # 2^63, so that charges, which only move what is there, can't overflow anywhere.
 cdef int64_t BALANCE_LIMIT = 1 << 60
+
+# What C has to know at compile time, beside where people read it.
+assert CURRENCY_COUNT == len(CURRENCIES) and BALANCE_LIMIT == AMOUNT_MAXIMUM
+assert list(Kind) == [
+    KIND_POST, KIND_PENDING, KIND_POST_PENDING, KIND_VOID_PENDING, KIND_EXPIRE_PENDING
+]
+assert {one.name: one.value for one in Result} == {
+    "DONE": DONE,
+    "EXISTS": EXISTS,
+    "ID_REUSED": ID_REUSED,
+    "LINKED_FAILED": LINKED_FAILED,
+    "BAD_AMOUNT": BAD_AMOUNT,
+    "SAME_ACCOUNT": SAME_ACCOUNT,
+    "NO_ACCOUNT": NO_ACCOUNT,
+    "FROZEN": IS_FROZEN,
+    "CLOSED": IS_CLOSED,
+    "NO_FUNDS": NO_FUNDS,
+    "OVERFLOW": OVERFLOW,
+    "BAD_KIND": BAD_KIND,
+    "NO_REFERENCE": NO_REFERENCE,
+    "RESOLVED": RESOLVED,
+    "EXCEEDS": EXCEEDS,
+    "OPEN_CHAIN": OPEN_CHAIN,
+}
 
 
 cdef class Book:
@@ -95,6 +125,7 @@ cdef class Book:
         count: accounts, numbered from 0.
         pending: id -> (debit, credit, currency, amount, expires_ns) of transfers to be resolved.
         refunded: id -> how much of a transfer has been refunded.
+        heirs: account -> the one that it was merged into.
     """
 
     def __cinit__(self):
@@ -106,6 +137,7 @@ cdef class Book:
         self._undo_python = []
         self.pending = {}
         self.refunded = {}
+        self.heirs = {}
         self._resize(1024)
 
     def __dealloc__(self):
@@ -166,6 +198,21 @@ cdef class Book:
         assert 0 <= account < self.count
         self._undo_python.append((account, int(self.flags[account])))
         self.flags[account] = flags
+
+    def merge(self, uint32_t account, uint32_t heir):
+        """Say that `heir` has taken an account over."""
+        assert 0 < account < self.count and 0 < heir < self.count
+        assert self.heir(heir) != account
+        self._remember(self.heirs, account)
+        self.heirs[account] = heir
+
+    def heir(self, uint32_t account):
+        """Who has taken an account over, at the end of all merges; itself where nobody has."""
+        following = account
+        while following is not None:
+            account = following
+            following = self.heirs.get(account)
+        return account
 
     def balance(self, Py_ssize_t account, Py_ssize_t currency):
         """(posted, reserved, incoming, held) of an account in a currency."""
@@ -244,6 +291,20 @@ cdef class Book:
         entry.last = self.last[account]
         self.dirty[account // BLOCK_ACCOUNTS] = 1
         return 0
+
+    cdef const Record *_earlier(
+        self, bytes raw_id, Record *base, dict seen, existing
+    ) except? NULL:
+        """The transfer of that id, of this call or stored; NULL where there is none. It lives as
+        long as they do."""
+        cdef bytes stored
+        index = seen.get(raw_id)
+        if index is not None:
+            return &base[<Py_ssize_t>index]
+        stored = existing.get(raw_id)
+        if stored is None:
+            return NULL
+        return <const Record *>PyBytes_AS_STRING(stored)
 
     cdef int _remember(self, dict table, object key) except -1:
         self._undo_python.append((table, key, table.get(key)))
@@ -337,14 +398,9 @@ cdef class Book:
         self, bytes raw_id, Record *record, Record *base, dict seen, existing
     ) except -1:
         """The code of one transfer; what it moves is moved when that is `DONE`."""
-        cdef Record *other
-        cdef bytes stored = existing.get(raw_id)
-        if stored is not None:
-            other = <Record *>PyBytes_AS_STRING(stored)
-            return EXISTS if is_repetition(record, other) else ID_REUSED
-        index = seen.get(raw_id)
-        if index is not None:
-            return EXISTS if is_repetition(record, &base[<Py_ssize_t>index]) else ID_REUSED
+        cdef const Record *earlier = self._earlier(raw_id, base, seen, existing)
+        if earlier != NULL:
+            return EXISTS if is_repetition(record, earlier) else ID_REUSED
         if record.currency >= CURRENCY_COUNT or record.flags & ~TRANSFER_FLAGS:
             return BAD_KIND
         if record.kind == KIND_POST or record.kind == KIND_PENDING:
@@ -362,8 +418,7 @@ cdef class Book:
         cdef int64_t amount = record.amount
         cdef int64_t left, sum_
         cdef Py_ssize_t from_row, to_row
-        cdef Record *original
-        cdef bytes stored
+        cdef const Record *original
         if record.flags & TRANSFER_ALL or (record.kind == KIND_POST and record.timeout_s):
             return BAD_KIND
         if amount <= 0:
@@ -378,19 +433,15 @@ cdef class Book:
             return IS_FROZEN
         reference = PyBytes_FromStringAndSize(<char *>record.reference, 16)
         if record.flags & TRANSFER_REFUND:
-            index = seen.get(reference)
-            stored = existing.get(reference)
-            if index is not None:
-                original = &base[<Py_ssize_t>index]
-            elif stored is not None:
-                original = <Record *>PyBytes_AS_STRING(stored)
-            else:
+            original = self._earlier(reference, base, seen, existing)
+            if original == NULL:
                 return NO_REFERENCE
+            # Whoever has taken an account over gives back for it, and is given back.
             if (
                 record.kind != KIND_POST
                 or (original.kind != KIND_POST and original.kind != KIND_POST_PENDING)
-                or original.debit != credit
-                or original.credit != debit
+                or self.heir(original.debit) != credit
+                or self.heir(original.credit) != debit
                 or original.currency != currency
                 or original.flags & TRANSFER_REFUND
             ):
@@ -443,17 +494,11 @@ cdef class Book:
         cdef int64_t whole
         cdef uint32_t debit, credit, currency
         cdef Py_ssize_t from_row, to_row
-        cdef Record *original = NULL
-        cdef bytes stored
+        cdef const Record *original
         reference = PyBytes_FromStringAndSize(<char *>record.reference, 16)
         pending = self.pending.get(reference)
         if pending is None:
-            index = seen.get(reference)
-            stored = existing.get(reference)
-            if index is not None:
-                original = &base[<Py_ssize_t>index]
-            elif stored is not None:
-                original = <Record *>PyBytes_AS_STRING(stored)
+            original = self._earlier(reference, base, seen, existing)
             if original != NULL and original.kind == KIND_PENDING:
                 return RESOLVED
             return NO_REFERENCE
@@ -515,6 +560,8 @@ cdef class Book:
         cdef Py_ssize_t row
         for i in range(total):
             record = <const Record *>&raw[i * <Py_ssize_t>sizeof(Record)]
+            if record.kind > KIND_EXPIRE_PENDING:
+                raise ValueError(f"entry {entry} has a transfer of no kind that is known")
             if record.kind == KIND_POST:
                 posted, reserved = record.amount, 0
             elif record.kind == KIND_PENDING:
@@ -524,7 +571,8 @@ cdef class Book:
                 reserved = -record.pending_amount
             for side in range(2):
                 account = record.credit if side else record.debit
-                assert 0 < account < self.count
+                if not 0 < account < self.count or record.currency >= CURRENCY_COUNT:
+                    raise ValueError(f"entry {entry} names account #{account}, which is not there")
                 if seen_entries[account // BLOCK_ACCOUNTS] >= entry:
                     continue
                 row = <Py_ssize_t>account * CURRENCY_COUNT + record.currency

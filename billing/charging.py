@@ -191,10 +191,10 @@ class Charging:
         now_ns = ledger.clock.now_ns()
         # Held by nobody while it moves; then each holds of the target what it can.
         released = self._meter.reassign(slots, NODE, now_ns // NS_PER_S)
-        writing.on_abort(lambda: self._meter.undo_reassign(released))
+        writing.on_abort(lambda: self._meter.undo_segments(released))
         move()
         held = self._meter.reassign(slots, target, now_ns // NS_PER_S)
-        writing.on_abort(lambda: self._meter.undo_reassign(held))
+        writing.on_abort(lambda: self._meter.undo_segments(held))
         passed_on = {
             slot: msgspec.structs.replace(
                 info,
@@ -255,7 +255,7 @@ class Charging:
                     relayed_bytes=max(0, int(columns["bytes"][slot]) - info.bytes_before),
                     cost=int(columns["cost"][slot]),
                     reason=closing[slot],
-                    previous=ledger.book.point(info.account, entry << 20 | index),
+                    previous=ledger.book.point(info.account, journal.place_of(entry, index)),
                 )
             )
             writing.delete(SESSIONS, session_key(slot))

@@ -65,6 +65,8 @@ class Checkpoint:
                 offset, first = _HEAD.size, block * what.block
                 for name in what.names:
                     part = columns[name][first : first + count]
+                    if len(part) != count:
+                        raise ValueError(f"block {block} of {what.table} is longer than it can be")
                     stored = np.frombuffer(value, part.dtype, part.size, offset)
                     part[...] = stored.reshape(part.shape)
                     offset += stored.nbytes

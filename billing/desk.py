@@ -261,7 +261,7 @@ class Desk:
             amount = parse_amount_untrusted(request.amount, CURRENCIES[original.currency])
         elif earlier is not None:
             amount = earlier.amount
-        main = _undo(identity, reference, original, amount)
+        main = self._undo(identity, reference, original, amount)
         # With the last of it comes what is left of the fee.
         fee_reference, fee_identity = derive_id(reference, b"fee"), derive_id(identity, b"fee")
         fee = self._ledger.find_transfer(fee_reference) if original.code == Code.USER else None
@@ -274,9 +274,27 @@ class Desk:
         if fee is None or not fee_amount:
             await self._do([main])
         else:
-            undo_fee = _undo(fee_identity, fee_reference, fee, fee_amount)
+            undo_fee = self._undo(fee_identity, fee_reference, fee, fee_amount)
             await self._do([main._replace(linked=True), undo_fee])
         return _transfer_reply(main, fee_amount)
+
+    def _undo(self, identity: bytes, reference: bytes, original: Transfer, amount: int) -> Transfer:
+        """Where accounts were merged since, those that have taken them over refund for them; what
+        was refunded before is asked for as it was then."""
+        earlier = self._ledger.find_transfer(identity)
+        if earlier is None:
+            sides = self._ledger.heir(original.credit), self._ledger.heir(original.debit)
+        else:
+            sides = earlier.debit, earlier.credit
+        return Transfer(
+            identity,
+            *sides,
+            amount,
+            original.currency,
+            code=Code.REFUND,
+            reference=reference,
+            refund=True,
+        )
 
     async def _link(self, request: AccountLinkRequest | AccountUnlinkRequest) -> AccountReply:
         named = self._name_untrusted(request.account)
@@ -405,19 +423,6 @@ class Desk:
 
     def _id_untrusted(self, text: str | None) -> bytes:
         return new_id(self._clock) if text is None else parse_id_untrusted(text)
-
-
-def _undo(identity: bytes, reference: bytes, original: Transfer, amount: int) -> Transfer:
-    return Transfer(
-        identity,
-        original.credit,
-        original.debit,
-        amount,
-        original.currency,
-        code=Code.REFUND,
-        reference=reference,
-        refund=True,
-    )
 
 
 def _once_untrusted(text: str | None) -> bytes | None:

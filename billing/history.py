@@ -38,32 +38,54 @@ class Latest(NamedTuple):
     settled: dict[Currency, int]
 
 
-def is_line_untrusted(tables: Tables, place: int, account: int) -> bool:
-    """Whether the account's history has a line at `place`."""
-    entry = tables.get(journal.LOG, journal.entry_key(place >> 20)) if 0 < place < 2**63 else None
-    index = place & 0xFFFFF
-    if entry is None:
-        return False
-    if entry[0] == EntryKind.RECORDS:
-        records = journal.decode_records(entry)
-        return index < len(records) and records[index].account == account
-    if entry[0] != EntryKind.TRANSFERS:
-        return False
-    stored = journal.decode_transfers(entry).records
-    return index < len(stored) and account in (stored[index]["debit"], stored[index]["credit"])
+class HistoryReader:
+    """Reads histories in one transaction. An entry of call records is long and has many lines of an
+    account: it is taken apart once, and of its records those that are asked for are decoded."""
 
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._records_entry = 0
+        self._records: list[bytes] = []
 
-def line_at(tables: Tables, place: int, account: int) -> tuple[HistoryLine, int]:
-    """The line at `place` of an account's history, and the place of the one before it."""
-    key = journal.entry_key(place >> 20)
-    if tables.part(journal.LOG, key, 0, 1) == bytes([EntryKind.RECORDS]):
-        entry = tables.get(journal.LOG, key)
-        assert entry is not None
-        record = journal.decode_records(entry)[place & 0xFFFFF]
-        return HistoryLine(place, record.closed_ns, None, record), record.previous
-    stored = read_record(tables, place)
-    line = HistoryLine(place, int(stored["time_ns"]), unpack(stored))
-    return line, _previous(stored, account)
+    def is_line_untrusted(self, place: int, account: int) -> bool:
+        """Whether the account's history has a line at `place`."""
+        if not 0 < place < 2**63:
+            return False
+        entry, index = journal.split_place(place)
+        kind = self._kind(entry)
+        if kind == EntryKind.RECORDS:
+            records = self._records_of(entry)
+            return (
+                index < len(records)
+                and journal.decode_record_untrusted(records[index]).account == account
+            )
+        if kind != EntryKind.TRANSFERS:
+            return False
+        if index >= journal.transfer_count(self._tables, entry):
+            return False
+        stored = read_record(self._tables, place)
+        return account in (stored["debit"], stored["credit"])
+
+    def line_at(self, place: int, account: int) -> tuple[HistoryLine, int]:
+        """The line at `place` of an account's history, and the place of the one before it."""
+        entry, index = journal.split_place(place)
+        if self._kind(entry) == EntryKind.RECORDS:
+            record = journal.decode_record_untrusted(self._records_of(entry)[index])
+            return HistoryLine(place, record.closed_ns, None, record), record.previous
+        stored = read_record(self._tables, place)
+        line = HistoryLine(place, int(stored["time_ns"]), unpack(stored))
+        return line, _previous(stored, account)
+
+    def _kind(self, entry: int) -> int | None:
+        first = self._tables.part(journal.LOG, journal.entry_key(entry), 0, 1)
+        return first[0] if first else None
+
+    def _records_of(self, entry: int) -> list[bytes]:
+        if entry != self._records_entry:
+            content = self._tables.get(journal.LOG, journal.entry_key(entry))
+            assert content is not None
+            self._records_entry, self._records = entry, journal.raw_records(content)
+        return self._records
 
 
 def _previous(record: np.void, account: int) -> int:

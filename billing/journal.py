@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from billing.accounts import AccountInfo
-from billing.book import TRANSFER
+from billing.book import INDEX_BITS, TRANSFER
 from billing.meter import ROW
 from core.store import Store
 from core.tables import Tables, Writing
@@ -197,6 +197,16 @@ class _TickTail(msgspec.Struct, frozen=True, array_like=True):
 _TICK_TAIL = msgspec.msgpack.Decoder(_TickTail)
 
 
+def place_of(entry: int, index: int) -> int:
+    """Where a transfer or a record stands, as one number: more than 0, since entries begin at 1."""
+    return entry << INDEX_BITS | index
+
+
+def split_place(place: int) -> tuple[int, int]:
+    """The reverse: (entry, index)."""
+    return place >> INDEX_BITS, place & ((1 << INDEX_BITS) - 1)
+
+
 def entry_key(number: int) -> bytes:
     """The key of an entry."""
     return number.to_bytes(8, "big")
@@ -223,6 +233,13 @@ def read_transfer(tables: Tables, entry: int, index: int) -> bytes:
     raw = tables.part(LOG, entry_key(entry), start, start + TRANSFER.itemsize)
     assert raw is not None
     return raw
+
+
+def transfer_count(tables: Tables, entry: int) -> int:
+    """How many transfers a stored entry of that kind has."""
+    raw = tables.part(LOG, entry_key(entry), 1, 4)
+    assert raw is not None
+    return int.from_bytes(raw, "big")
 
 
 def encode_accounts(content: AccountsEntry) -> bytes:

@@ -11,8 +11,8 @@ engine can stand behind the same interface: `tests/billing/test_contract.py` say
 
 from __future__ import annotations
 
-import contextlib
 import heapq
+import logging
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -36,9 +36,9 @@ from billing.accounts import (
     account_number_untrusted,
     normalise_address_untrusted,
 )
-from billing.book import BLOCK, CLOSED, SYSTEM, TRANSFER, Book
+from billing.book import BLOCK, CLOSED, REFUND, SYSTEM, TRANSFER, Book
 from billing.checkpoint import Checkpoint, Columns
-from billing.history import HistoryLine, Latest, is_line_untrusted, line_at
+from billing.history import HistoryLine, HistoryReader, Latest
 from billing.journal import (
     AccountsEntry,
     EntryKind,
@@ -48,7 +48,7 @@ from billing.journal import (
 )
 from billing.meter import SESSION_BLOCK, Meter
 from billing.money import CURRENCIES, Currency, J
-from billing.packing import FLAG_LINKED, FLAG_REFUND, Batch, batch_of, chained, cut, unpack
+from billing.packing import Batch, batch_of, chained, unpack
 from billing.tables import (
     ACCOUNTS,
     BALANCES,
@@ -65,6 +65,7 @@ from billing.tables import (
     SIDE_TABLES,
     STATE,
     TABLES,
+    UNREADABLE,
     account_key,
     decode_info,
     find_account,
@@ -76,19 +77,11 @@ from billing.tables import (
     store_ids,
     store_side_writes,
 )
-from billing.transfers import (
-    ID_BYTES,
-    NO_ID,
-    Code,
-    Kind,
-    Result,
-    Transfer,
-    TransferRefused,
-    derive_id,
-)
+from billing.transfers import Code, Kind, Result, Transfer, TransferRefused, derive_id
 from core.clock import Clock
 from core.errors import OperationError
 from core.store import Store, Write, open_store
+from core.store_files import damaged
 from core.tables import Tables, Writing
 from core.units import NS_PER_S
 
@@ -103,7 +96,11 @@ SESSIONS_MAXIMUM = 1 << 20
 
 _PACK = struct.Struct("<16s16sqqqQQIIIHHBB6x")
 
+EXPIRIES_SPARED = 1024
+"""Ends of pending transfers that are kept in vain at most, beside as many as there are."""
+
 _RESULTS = tuple(Result)
+_log = logging.getLogger("montana.ledger")
 
 
 class Balance(NamedTuple):
@@ -186,6 +183,10 @@ class Ledger(Protocol):
         """How much of the transfer of that id was refunded, with what is about to be made
         durable."""
 
+    def heir(self, account: int) -> int:
+        """Who has taken an account over, at the end of all merges; itself where nobody has. A
+        refund leads from the payee's heir to the payer's."""
+
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
@@ -224,6 +225,7 @@ class LmdbLedger:
 
     def __init__(self, store: Store, clock: Clock, sessions: int) -> None:
         self._store = store
+        self._closed = False
         self.walkers = 0
         self._expiries: list[tuple[int, bytes]] = []
         self.book = Book()
@@ -272,10 +274,16 @@ class LmdbLedger:
     def close(self) -> None:
         """Store every balance, so that the next start has nothing to do again, and close. May be
         called twice."""
-        # On a full disk the next start does it again: the log has it all.
-        with contextlib.suppress(OperationError):
+        if self._closed:
+            return
+        self._closed = True
+        try:
             self._store.submit(self._store_all).result()
-        self._store.close()
+        except OperationError as error:
+            # The log has it all.
+            _log.warning("the balances were not stored, the next start counts anew: %s", error)
+        finally:
+            self._store.close()
 
     @property
     def store(self) -> Store:
@@ -323,6 +331,10 @@ class LmdbLedger:
         """See `Ledger`."""
         return int(self.book.refunded.get(identity, 0))
 
+    def heir(self, account: int) -> int:
+        """See `Ledger`."""
+        return self.book.heir(account)
+
     async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
         """See `Ledger`."""
         return await self._store.write(
@@ -343,10 +355,11 @@ class LmdbLedger:
         if before is None:
             return (await self.latest(account, limit)).lines
         with self._store.read() as tables:
-            if not is_line_untrusted(tables, before, account):
+            reader = HistoryReader(tables)
+            if not reader.is_line_untrusted(before, account):
                 raise OperationError("the account's history has no line at this place", "no_line")
-            _, place = line_at(tables, before, account)
-            return _lines_from(tables, account, place, limit)
+            _, place = reader.line_at(before, account)
+            return _lines_from(reader, account, place, limit)
 
     async def latest(self, account: int, limit: int = 100) -> Latest:
         """See `Ledger`."""
@@ -363,7 +376,7 @@ class LmdbLedger:
 
         place, settled = await self._store.write(read)
         with self._store.read() as tables:
-            return Latest(_lines_from(tables, account, place, limit), settled)
+            return Latest(_lines_from(HistoryReader(tables), account, place, limit), settled)
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """See `Ledger`."""
@@ -559,6 +572,8 @@ class LmdbLedger:
         self.begin(writing)
         for info in accounts:
             self.book.set_flags(info.number, flags_of(info))
+            if info.merged_into is not None and info.number not in self.book.heirs:
+                self.book.merge(info.number, info.merged_into)
         entry = AccountsEntry(accounts=tuple(accounts), addresses=addresses)
         store_accounts(writing, entry)
         self.append(writing, journal.encode_accounts(entry))
@@ -614,41 +629,9 @@ class LmdbLedger:
         results: list[Result] = await self._store.write_together(self._transfer_together, batch)
         return results + [Result.OPEN_CHAIN] * (len(transfers) - closed)
 
-    async def transfer_records(self, records: NDArray[np.void]) -> NDArray[np.uint8]:
-        """The same for many at once, without an object for each.
-
-        Args:
-            records: array of `billing.book.TRANSFER`, with what a `Transfer` says; the rest zero.
-
-        Returns:
-            the `Result` of each, as a number.
-
-        Raises:
-            OperationError: too many at once, an id that is none, or the disk is full.
-        """
-        if len(records) > BATCH_TRANSFERS:
-            raise OperationError(f"a call has {BATCH_TRANSFERS} transfers at most")
-        ids = cut(records["id"].tobytes())
-        if NO_ID in ids:
-            raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
-        ids += [one for one in set(cut(records["reference"].tobytes())) if one != NO_ID]
-        closed = len(records)
-        while closed and records[closed - 1]["flags"] & FLAG_LINKED:
-            closed -= 1
-        batch = Batch(records[:closed].tobytes(), ids, ())
-        codes: NDArray[np.uint8] = await self._store.write_together(self._records_together, batch)
-        open_chain = np.full(len(records) - closed, Result.OPEN_CHAIN, np.uint8)
-        return np.concatenate([codes, open_chain])
-
     def _transfer_together(
         self, writing: Writing, batches: list[Batch]
     ) -> list[outcome.Outcome[list[Result]]]:
-        done = self._records_together(writing, batches)
-        return [outcome.Value([_RESULTS[code] for code in one.unwrap().tolist()]) for one in done]
-
-    def _records_together(
-        self, writing: Writing, batches: list[Batch]
-    ) -> list[outcome.Outcome[NDArray[np.uint8]]]:
         codes: list[NDArray[np.uint8]] = []
         part: list[Batch] = []
         size = 0
@@ -659,7 +642,7 @@ class LmdbLedger:
             part.append(batch)
             size += batch.transfers
         codes += self._do(writing, part)
-        return [outcome.Value(one) for one in codes]
+        return [outcome.Value([_RESULTS[code] for code in one.tolist()]) for one in codes]
 
     def _do(self, writing: Writing, batches: Sequence[Batch]) -> list[NDArray[np.uint8]]:
         """Do the transfers of many calls as one entry of the log; returns results as numbers."""
@@ -693,7 +676,9 @@ class LmdbLedger:
     def next_expiry_ns(self) -> int | None:
         """When a pending transfer's time is over, on the ledger's clock; None where none has one.
         What is over is given free with the next transfer, or by `expire`."""
-        return self._expiries[0][0] if self._expiries else None
+        # One look: the writer's thread may take it away meanwhile.
+        first = self._expiries[:1]
+        return first[0][0] if first else None
 
     def expire(self, writing: Writing) -> None:
         """Give free what pending transfers have reserved whose time is over."""
@@ -708,28 +693,28 @@ class LmdbLedger:
 
     def _due(self, writing: Writing, now_ns: int) -> list[Transfer]:
         """Pending transfers whose time is over."""
-        due: list[Transfer] = []
+        due: dict[bytes, Transfer] = {}
         while self._expiries and self._expiries[0][0] <= now_ns and len(due) < ENTRY_TRANSFERS:
             expiry = heapq.heappop(self._expiries)
-            identity = expiry[1]
+            expires_ns, identity = expiry
             writing.on_abort(partial(heapq.heappush, self._expiries, expiry))
-            if identity in self.book.pending:
+            pending = self.book.pending.get(identity)
+            # It may have been resolved, or refused with its commit and done again later.
+            if pending is not None and pending[4] == expires_ns:
                 expiry_id = derive_id(identity, b"expire")
                 while writing.get(IDS, expiry_id) is not None:
                     # Somebody has made a transfer under it, to keep this one from its end.
                     expiry_id = derive_id(expiry_id, b"expire")
-                due.append(
-                    Transfer(
-                        expiry_id,
-                        0,
-                        0,
-                        0,
-                        self.book.pending[identity][2],
-                        kind=Kind.EXPIRE_PENDING,
-                        reference=identity,
-                    )
+                due[identity] = Transfer(
+                    expiry_id, 0, 0, 0, pending[2], kind=Kind.EXPIRE_PENDING, reference=identity
                 )
-        return due
+        return list(due.values())
+
+    def _tidy_expiries(self) -> None:
+        """Forget the ends of what is no longer pending, once they are the most of them. For after a
+        commit: what is undone would be pending again."""
+        if len(self._expiries) > 2 * len(self.book.pending) + EXPIRIES_SPARED:
+            self._expiries[:] = _expiries_of(self.book.pending)
 
     def _existing(self, tables: Tables, ids: Sequence[bytes]) -> dict[bytes, bytes]:
         places = tables.get_many(IDS, ids)
@@ -740,7 +725,7 @@ class LmdbLedger:
         return found
 
     def _store_pending(self, writing: Writing, stored: NDArray[np.void]) -> None:
-        refunds = stored["flags"] & FLAG_REFUND != 0
+        refunds = stored["flags"] & REFUND != 0
         unusual = np.flatnonzero((stored["kind"] != Kind.POST) | refunds)
         for index in unusual.tolist():
             record = stored[index]
@@ -758,6 +743,8 @@ class LmdbLedger:
                 writing.put(REFUNDED, reference, total.to_bytes(8, "big"))
             else:
                 writing.delete(PENDING, reference)
+        if len(unusual):
+            writing.after_commit(self._tidy_expiries)
 
     # ------------------------------------------------------------ the log, and the start
 
@@ -793,14 +780,22 @@ class LmdbLedger:
             state = tables.get(STATE, REPLAY_FROM)
             accounts_as_of, sessions_as_of = (one.load(tables) for one in self._checkpoints)
             for key, value in tables.items(PENDING, limit=1 << 30):
-                pending = PENDING_VALUE.unpack(value)
+                debit, credit, currency, *_ = pending = PENDING_VALUE.unpack(value)
+                if not (self._is_account(debit) and self._is_account(credit)):
+                    raise ValueError("a pending transfer names an account that is not there")
+                if currency >= len(CURRENCIES):
+                    raise ValueError("a pending transfer is of no currency that is known")
                 self.book.pending[key] = pending
-                if pending[4]:
-                    heapq.heappush(self._expiries, (pending[4], key))
             for key, value in tables.items(REFUNDED, limit=1 << 30):
                 self.book.refunded[key] = int.from_bytes(value, "big")
-        first_entry = int.from_bytes(state or b"", "big") + 1
+            first_entry = int.from_bytes(state or b"", "big") + 1
+            link = journal.FIRST_LINK
+            if first_entry > 1:
+                key = journal.entry_key(first_entry - 1)
+                link = tables.get(journal.CHAIN, key) or b""
+        self._expiries = _expiries_of(self.book.pending)
         for number, entry in journal.walk(self._store, first_entry, self._journal.head):
+            link = journal.next_link(link, entry)
             kind = entry[0]
             if kind == EntryKind.TRANSFERS:
                 records = journal.decode_transfers(entry).records
@@ -808,6 +803,8 @@ class LmdbLedger:
             elif kind == EntryKind.TICK:
                 tick = journal.decode_tick(entry)
                 for info in tick.opened:
+                    if not 0 <= info.slot < self.meter.capacity:
+                        raise ValueError(f"entry {number} names a session that there can't be")
                     if sessions_as_of[info.slot // SESSION_BLOCK] < number:
                         self.meter.columns["seconds"][info.slot] = info.seconds_before
                         self.meter.columns["bytes"][info.slot] = info.bytes_before
@@ -815,11 +812,18 @@ class LmdbLedger:
                 self.meter.replay(tick.rows, tick.credits, number, accounts_as_of, sessions_as_of)
             elif kind == EntryKind.RECORDS:
                 for index, record in enumerate(journal.decode_records(entry)):
+                    if not self._is_account(record.account):
+                        raise ValueError(f"entry {number} names an account that is not there")
                     if accounts_as_of[record.account // BLOCK] < number:
-                        self.book.point(record.account, number << 20 | index)
+                        self.book.point(record.account, journal.place_of(number, index))
+        if link != self._journal.link:
+            raise ValueError("the log's entries are not those that its chain was made of")
         self.book.forget_undo()
         for checkpoint in self._checkpoints:
             checkpoint.resume(first_entry)
+
+    def _is_account(self, number: int) -> bool:
+        return 0 < number < self.book.count
 
     def _restore_sessions(self) -> None:
         """Take up the sessions that a crash has left; whoever runs the meter closes them."""
@@ -843,22 +847,31 @@ class LmdbLedger:
             start = found[-1][0] + b"\0"
 
     def _load_accounts(self) -> None:
+        merged: dict[int, int] = {}
         first = 0
         while True:
             with self._store.read() as tables:
                 found = tables.items(ACCOUNTS, account_key(first), limit=10_000)
             if not found:
-                return
+                break
             for _, value in found:
                 info = decode_info(value)
                 number = self.book.open(flags_of(info))
-                assert number == info.number
+                if number != info.number:
+                    raise ValueError(f"account #{number} is stored as #{info.number}")
+                if info.merged_into is not None:
+                    merged[number] = info.merged_into
                 first = number + 1
+
+        for number, heir in merged.items():
+            if not self._is_account(heir) or self.book.heir(heir) == number:
+                raise ValueError(f"account #{number} is merged into #{heir}, which can't be")
+            self.book.merge(number, heir)
 
     def _create(self, writing: Writing) -> None:
         for number, name in enumerate(SYSTEM_ACCOUNTS, 1):
             made = self._open(writing, (name,), SYSTEM)
-            assert made == number
+            assert made == number, "accounts are numbered from 1 on"
 
 
 def open_ledger(
@@ -872,9 +885,19 @@ def open_ledger(
     store = open_store(folder, tables=TABLES, schema=SCHEMA, **options)
     try:
         return LmdbLedger(store, clock, sessions)
+    except (*UNREADABLE, AssertionError) as error:
+        store.close()
+        raise damaged(folder, str(error) or type(error).__name__) from error
     except BaseException:
         store.close()
         raise
+
+
+def _expiries_of(pending: dict[bytes, tuple[int, int, int, int, int]]) -> list[tuple[int, bytes]]:
+    """A heap of when those end that have an end."""
+    expiries = [(one[4], identity) for identity, one in pending.items() if one[4]]
+    heapq.heapify(expiries)
+    return expiries
 
 
 def _own_address(address: str) -> str:
@@ -891,10 +914,10 @@ def _assert_user(info: AccountInfo) -> None:
         raise OperationError("the account is closed", "account_closed")
 
 
-def _lines_from(tables: Tables, account: int, place: int, limit: int) -> list[HistoryLine]:
+def _lines_from(reader: HistoryReader, account: int, place: int, limit: int) -> list[HistoryLine]:
     lines: list[HistoryLine] = []
     while place and len(lines) < min(limit, HISTORY_LINES):
-        line, place = line_at(tables, place, account)
+        line, place = reader.line_at(place, account)
         lines.append(line)
     return lines
 

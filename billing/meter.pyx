@@ -7,23 +7,16 @@ that is read twice is charged once. It holds the price of the next seconds ahead
 spent for everybody else. No account is ever charged more than it has.
 """
 
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import numpy as np
 
 from billing.book cimport BLOCK_ACCOUNTS, CURRENCY_COUNT, FLAG_CLOSED, FLAG_FROZEN, Book
+from billing.money import J
+from core.limits import PRICE_MAXIMUM_J
 
-SLICE_S = 30
-"""Seconds held ahead."""
-IDLE_SLICE_S = 2
-"""Seconds held by a session that has relayed nothing for `IDLE_S`."""
-IDLE_S = 60
-UNLIMITED_S = 0xFFFFFFFF
-"""A grant that does not end."""
-MEGABYTE = 1_000_000
-
-SESSION_BLOCK = 4096
-"""Sessions of a block of the checkpoint."""
+cdef extern from *:
+    bint multiply_overflows "__builtin_mul_overflow"(int64_t, int64_t, int64_t *) nogil
 
 cdef enum:
     _SESSION_BLOCK = 4096
@@ -35,13 +28,36 @@ cdef enum:
     _RENEW_SHARE = 5
 
 cdef uint32_t _UNLIMITED_S = 0xFFFFFFFF
-cdef int64_t ROW_CHARGE_MAXIMUM = 0xFFFFFFFF
+cdef int64_t _ROW_CHARGE_MAXIMUM = 0xFFFFFFFF
+cdef int64_t _TICK_CHARGE_MAXIMUM = _ROW_CHARGE_MAXIMUM << 14
+# Of the seconds and of the bytes of a segment, each: with what came before they still fit, and no
+# account has as much.
+cdef int64_t SEGMENT_COST_MAXIMUM = 1 << 61
+
+SLICE_S = _SLICE_S
+"""Seconds held ahead."""
+IDLE_SLICE_S = _IDLE_SLICE_S
+"""Seconds held by a session that has relayed nothing for `IDLE_S`."""
+IDLE_S = _IDLE_S
+UNLIMITED_S = _UNLIMITED_S
+"""A grant that does not end."""
+MEGABYTE = _MEGABYTE
+SESSION_BLOCK = _SESSION_BLOCK
+"""Sessions of a block of the checkpoint."""
+ROW_CHARGE_MAXIMUM = _ROW_CHARGE_MAXIMUM
+"""micro-J of one `ROW`."""
+TICK_CHARGE_MAXIMUM = _TICK_CHARGE_MAXIMUM
+"""micro-J of one session in one tick, so that its rows fit memory; what is over comes with the next
+tick. It is more than a slice and as many megabytes cost at the largest price."""
+PRICE_MAXIMUM = PRICE_MAXIMUM_J * J.unit
+"""micro-J a second or a megabyte: what a slice costs, and the rest of a megabyte, fits 64 bits."""
+assert 2 * PRICE_MAXIMUM * _SLICE_S < _TICK_CHARGE_MAXIMUM
+assert PRICE_MAXIMUM * _SLICE_S < 2**63 and PRICE_MAXIMUM * _MEGABYTE < 2**63
 
 ROW = np.dtype([("slot", "<u4"), ("account", "<u4"), ("charge", "<u4"), ("seconds", "<u4")])
 """One session's part of a tick, 16 bytes: micro-J charged since the last one, and the seconds up to
 which it is charged now. A charge that is larger takes several rows."""
 
-FREE, LIVE, WARNED, STOPPED = range(4)
 NO_SLOT, NO_MONEY = -1, -2
 """Why no session was opened."""
 
@@ -51,11 +67,15 @@ cdef enum:
     STATE_WARNED = 2
     STATE_STOPPED = 3
 
+FREE, LIVE, WARNED, STOPPED = STATE_FREE, STATE_LIVE, STATE_WARNED, STATE_STOPPED
+
 cdef packed struct Row:
     uint32_t slot
     uint32_t account
     uint32_t charge
     uint32_t seconds
+
+assert ROW.itemsize == sizeof(Row)
 
 cdef packed struct Before:
     uint32_t slot
@@ -119,13 +139,20 @@ class Tick:
     __slots__ = ("changed", "credits", "granted", "rows", "stopped", "warned")
 
 
+cdef int64_t second_cost(uint64_t seconds, int64_t price_second) noexcept nogil:
+    cdef int64_t cost
+    if multiply_overflows(<int64_t>seconds, price_second, &cost) or cost > SEGMENT_COST_MAXIMUM:
+        return SEGMENT_COST_MAXIMUM
+    return cost
+
+
 cdef int64_t byte_cost(uint64_t count, int64_t price_megabyte) noexcept nogil:
     """Rounded down, and never by more than once a segment."""
     cdef uint64_t whole = count // _MEGABYTE, rest = count % _MEGABYTE
     cdef uint64_t price = <uint64_t>price_megabyte
-    if price and whole > <uint64_t>INT64_MAX // 2 // price:
-        return INT64_MAX // 2
-    # A price has 10^13 micro-J at most, so that the product fits.
+    if price and whole >= <uint64_t>SEGMENT_COST_MAXIMUM // price:
+        return SEGMENT_COST_MAXIMUM
+    # A price has PRICE_MAXIMUM at most, so that the product fits.
     return <int64_t>(whole * price + rest * price // _MEGABYTE)
 
 
@@ -144,6 +171,7 @@ cdef class Meter:
     cdef list _free
     cdef Py_ssize_t _unused
     cdef readonly object dirty
+    cdef int64_t[::1] _credits
     cdef uint8_t[::1] _dirty
     cdef uint32_t[::1] account
     cdef uint32_t[::1] into
@@ -168,6 +196,7 @@ cdef class Meter:
         self._columns = columns
         self._free = []
         self._unused = 0
+        self._credits = np.zeros(0, np.int64)
         self.dirty = np.zeros(-(-capacity // SESSION_BLOCK), np.uint8)
         self._dirty = self.dirty
         self.account = columns["account"]
@@ -214,7 +243,7 @@ cdef class Meter:
         forward."""
         cdef Py_ssize_t slot
         assert 0 < account < self.book.count and 0 < into < self.book.count
-        assert price_second >= 0 and price_megabyte >= 0
+        assert 0 <= price_second <= PRICE_MAXIMUM and 0 <= price_megabyte <= PRICE_MAXIMUM
         if self._free:
             slot = self._free.pop()
         elif self._unused < self.capacity:
@@ -242,8 +271,14 @@ cdef class Meter:
         return slot
 
     def change(self, Py_ssize_t slot, int64_t price_second, int64_t price_megabyte, uint32_t now_s):
-        """Begin a new segment at another price, from the next second on."""
+        """Begin a new segment at another price, from the next second on.
+
+        Returns:
+            what `undo_segments` takes.
+        """
         assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
+        assert 0 <= price_second <= PRICE_MAXIMUM and 0 <= price_megabyte <= PRICE_MAXIMUM
+        before = self._segments([slot])
         self.segment_seconds[slot] = self.seconds[slot]
         self.segment_bytes[slot] = self.bytes[slot]
         self.segment_cost[slot] = self.cost[slot]
@@ -251,18 +286,16 @@ cdef class Meter:
         self.price_megabyte[slot] = price_megabyte
         self._release(slot)
         self._hold(slot, now_s)
-        return self.granted[slot]
+        return before
 
     def reassign(self, slots, uint32_t account, uint32_t now_s):
         """Have `account` pay for sessions from here on; what they hold of the other is free.
 
         Returns:
-            what `undo_reassign` takes: nothing of it is stored yet.
+            what `undo_segments` takes: nothing of it is stored yet.
         """
         cdef Py_ssize_t slot
-        before = [
-            {name: column[slot] for name, column in self._columns.items()} for slot in slots
-        ]
+        before = self._segments(slots)
         assert 0 < account < self.book.count
         for slot in slots:
             assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
@@ -275,7 +308,13 @@ cdef class Meter:
             self._hold(slot, now_s)
             # The next tick is to tell what is granted, whether or not it is the same.
             self.granted[slot] = self.seconds[slot]
-        return list(zip(slots, before, strict=True))
+        return before
+
+    def _segments(self, slots):
+        return [
+            (slot, {name: column[slot] for name, column in self._columns.items()})
+            for slot in slots
+        ]
 
     def let_go(self, slots):
         """Free what sessions hold that are about to be closed; returns what `undo_let_go` takes."""
@@ -292,8 +331,8 @@ cdef class Meter:
             self.held[slot] = held
             self.book.held[self.account[slot]] += held
 
-    def undo_reassign(self, before):
-        """Take it back."""
+    def undo_segments(self, before):
+        """Take `change` or `reassign` back, the last one first."""
         cdef Py_ssize_t slot
         for slot, columns in before:
             self._release(slot)
@@ -384,17 +423,21 @@ cdef class Meter:
         granted_slots = np.empty(count, np.uint32)
         warned = np.empty(count, np.uint32)
         stopped = np.empty(count, np.uint32)
-        credits = np.zeros(self.book.count, np.int64)
+        paid = np.empty(count, np.uint32)
+        if self._credits.shape[0] < self.book.count:
+            # By account, all 0 between ticks: those that are paid are few, and told by `paid`.
+            self._credits = np.zeros(2 * self.book.count, np.int64)
         cdef uint8_t[::1] row_bytes = rows.view(np.uint8) if count else np.zeros(1, np.uint8)
         cdef uint8_t[::1] before_bytes = changed.view(np.uint8) if count else np.zeros(1, np.uint8)
         cdef Row *row_at = <Row *>&row_bytes[0]
         cdef Before *before_at = <Before *>&before_bytes[0]
         cdef uint32_t[::1] granted_to = granted, granted_slot = granted_slots
         cdef uint32_t[::1] warned_at = warned, stopped_at = stopped
-        cdef int64_t[::1] credit_at = credits
+        cdef int64_t[::1] credit_at = self._credits
+        cdef uint32_t[::1] paid_at = paid
         cdef Py_ssize_t i, slot, row_count = 0, grant_count = 0, warned_count = 0
-        cdef Py_ssize_t stopped_count = 0, changed_count = 0
-        cdef uint32_t account, left_s, was_granted
+        cdef Py_ssize_t stopped_count = 0, changed_count = 0, paid_count = 0
+        cdef uint32_t account, into, left_s, was_granted
         cdef uint64_t seconds
         cdef int64_t cost, charge, own, payable
         cdef Before *before
@@ -430,12 +473,14 @@ cdef class Meter:
                     self.bytes[slot] = bytes_of[i]
                 cost = (
                     self.segment_cost[slot]
-                    + <int64_t>(seconds - self.segment_seconds[slot]) * self.price_second[slot]
+                    + second_cost(seconds - self.segment_seconds[slot], self.price_second[slot])
                     + byte_cost(
                         self.bytes[slot] - self.segment_bytes[slot], self.price_megabyte[slot]
                     )
                 )
                 charge = cost - self.cost[slot]
+                if charge > _TICK_CHARGE_MAXIMUM:
+                    charge = _TICK_CHARGE_MAXIMUM
                 if charge > 0:
                     own = self.held[slot]
                     payable = own + self._available(account)
@@ -448,13 +493,17 @@ cdef class Meter:
                     self.book.held[account] -= own
                     self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] -= charge
                     self.book.dirty[account // BLOCK_ACCOUNTS] = 1
-                    credit_at[self.into[slot]] += charge
                     self.cost[slot] += charge
                     if charge > 0:
-                        if charge > ROW_CHARGE_MAXIMUM:
+                        into = self.into[slot]
+                        if credit_at[into] == 0:
+                            paid_at[paid_count] = into
+                            paid_count += 1
+                        credit_at[into] += charge
+                        if charge > _ROW_CHARGE_MAXIMUM:
                             with gil:
                                 large.append((row_count, charge))
-                            charge = ROW_CHARGE_MAXIMUM
+                            charge = _ROW_CHARGE_MAXIMUM
                         row_at[row_count].slot = <uint32_t>slot
                         row_at[row_count].account = account
                         row_at[row_count].charge = <uint32_t>charge
@@ -485,14 +534,16 @@ cdef class Meter:
                 ):
                     # Somebody has paid in.
                     self.state[slot] = STATE_LIVE
-            for i in range(self.book.count):
-                if credit_at[i]:
-                    self.book.posted[i * CURRENCY_COUNT] += credit_at[i]
-                    self.book.dirty[i // BLOCK_ACCOUNTS] = 1
+            for i in range(paid_count):
+                into = paid_at[i]
+                self.book.posted[<Py_ssize_t>into * CURRENCY_COUNT] += credit_at[into]
+                self.book.dirty[into // BLOCK_ACCOUNTS] = 1
+        payees = np.sort(paid[:paid_count])
+        credits = np.asarray(self._credits)
         result = Tick()
         result.rows = _with_large(rows[:row_count], large)
-        paid = np.flatnonzero(credits)
-        result.credits = dict(zip(paid.tolist(), credits[paid].tolist(), strict=True))
+        result.credits = dict(zip(payees.tolist(), credits[payees].tolist(), strict=True))
+        credits[payees] = 0
         result.granted = granted_slots[:grant_count], granted[:grant_count]
         result.warned = warned[:warned_count]
         result.stopped = stopped[:stopped_count]
@@ -505,7 +556,11 @@ cdef class Meter:
         assert self.live == 0 and self._unused == 0
         if not len(slots):
             return
-        assert slots.max() < self.capacity
+        if slots.max() >= self.capacity or len(np.unique(slots)) != len(slots):
+            raise ValueError("sessions are stored in slots that there can't be")
+        sides = np.concatenate([accounts, into])
+        if not 0 < sides.min() <= sides.max() < self.book.count:
+            raise ValueError("a session names an account that is not there")
         columns = self._columns
         columns["account"][slots] = accounts
         columns["into"][slots] = into
@@ -529,13 +584,16 @@ cdef class Meter:
         cdef const uint8_t[::1] raw
         cdef const Row *row
         cdef uint32_t account
+        if credits and not 0 < min(credits) <= max(credits) < self.book.count:
+            raise ValueError(f"the tick in entry {entry} pays into an account that is not there")
         for account, amount in credits.items():
             if accounts_seen[account // BLOCK_ACCOUNTS] < entry:
                 self.book.posted[<Py_ssize_t>account * CURRENCY_COUNT] += amount
                 self.book.dirty[account // BLOCK_ACCOUNTS] = 1
         if not count:
             return
-        assert rows["slot"].max() < self.capacity and rows["account"].max() < self.book.count
+        if rows["slot"].max() >= self.capacity or rows["account"].max() >= self.book.count:
+            raise ValueError(f"the tick in entry {entry} names what is not there")
         raw = rows.view(np.uint8)
         with nogil:
             for i in range(count):
@@ -582,10 +640,9 @@ def _with_large(rows, large):
         return rows
     more = []
     for index, charge in large:
-        left = charge - 0xFFFFFFFF
-        while left:
-            row = rows[index].copy()
-            row["charge"] = min(left, 0xFFFFFFFF)
-            left -= int(row["charge"])
-            more.append(row)
-    return np.concatenate([rows, np.array(more, ROW)])
+        whole, rest = divmod(charge - ROW_CHARGE_MAXIMUM, ROW_CHARGE_MAXIMUM)
+        added = np.repeat(rows[index : index + 1], whole + (rest > 0))
+        if rest:
+            added["charge"][len(added) - 1] = rest
+        more.append(added)
+    return np.concatenate([rows, *more])

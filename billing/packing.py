@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from billing.book import TRANSFER
+from billing.book import ALL, LINKED, REFUND, TRANSFER
 from billing.journal import SideWrite
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Transfer
 from core.errors import OperationError
 
-FLAG_LINKED, FLAG_ALL, FLAG_REFUND = 1, 2, 4
 _PACK = struct.Struct("<16s16sqqqQQIIIHHBB6x")
 assert _PACK.size == TRANSFER.itemsize
 
@@ -62,11 +61,11 @@ def pack(one: Transfer) -> bytes:
     Raises:
         OperationError: a number is out of range.
     """
-    flags = FLAG_LINKED if one.linked else 0
+    flags = LINKED if one.linked else 0
     if one.kind == Kind.POST_PENDING and not one.amount:
-        flags |= FLAG_ALL
+        flags |= ALL
     if one.refund:
-        flags |= FLAG_REFUND
+        flags |= REFUND
     try:
         return _PACK.pack(
             one.id,
@@ -100,6 +99,6 @@ def unpack(record: np.void) -> Transfer:
         Code(int(record["code"])),
         record["reference"].tobytes(),
         int(record["timeout_s"]),
-        bool(record["flags"] & FLAG_LINKED),
-        bool(record["flags"] & FLAG_REFUND),
+        bool(record["flags"] & LINKED),
+        bool(record["flags"] & REFUND),
     )

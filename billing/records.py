@@ -33,7 +33,6 @@ RECORD_TREE = "record_tree"
 """level, index -> hash of a full subtree."""
 TABLES = (RECORD_IDS, RECORD_ENTRIES, RECORD_TREE)
 
-_PLACE_BITS = 20
 EVENT_TYPE = "montana.session.closed"
 
 Progress = Callable[[int, int], object]
@@ -94,7 +93,7 @@ def index_records(writing: Writing, entry: int, content: bytes) -> None:
     writing.put_many(
         RECORD_IDS,
         sorted(
-            (record.id, (entry << _PLACE_BITS | index).to_bytes(8, "big") + _leaf_bytes(leaf))
+            (record.id, journal.place_of(entry, index).to_bytes(8, "big") + _leaf_bytes(leaf))
             for index, (leaf, record) in enumerate(enumerate(records, first))
         ),
     )
@@ -123,16 +122,16 @@ def find_record(tables: Tables, identity: bytes) -> FoundRecord:
             f"there is no record {identity.hex()}; a session has one after it has ended"
         )
     place, leaf = int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big")
-    content = tables.get(journal.LOG, journal.entry_key(place >> _PLACE_BITS))
+    entry, index = journal.split_place(place)
+    content = tables.get(journal.LOG, journal.entry_key(entry))
     raws = journal.raw_records(content) if content else []
-    index = place & ((1 << _PLACE_BITS) - 1)
     if index >= len(raws):
         raise OperationError(
             f"the log lacks the record {identity.hex()}; run montana ledger verify, and restore "
             "the last backup"
         )
     raw = raws[index]
-    return FoundRecord(journal.decode_record_untrusted(raw), raw, leaf, place >> _PLACE_BITS)
+    return FoundRecord(journal.decode_record_untrusted(raw), raw, leaf, entry)
 
 
 def read_records(store: Store, since_ns: int = 0) -> Iterator[tuple[int, list[CallRecord]]]:

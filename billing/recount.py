@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import TypeVar
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from billing import journal
-from billing.book import CLOSED, SYSTEM
+from billing.book import CLOSED, REFUND, SYSTEM
 from billing.journal import (
     TOTAL,
     AccountsEntry,
@@ -29,14 +28,13 @@ from billing.journal import (
 )
 from billing.merkle import Frontier, leaf_hash
 from billing.money import CURRENCIES, J
-from billing.packing import FLAG_REFUND
 from billing.receipts import (
     SigningUnavailable,
     is_endorsed_untrusted,
     is_signed_untrusted,
     parse_checkpoint_untrusted,
 )
-from billing.tables import GUARD_TABLES, flags_of
+from billing.tables import GUARD_TABLES, UNREADABLE, flags_of
 from billing.transfers import Kind
 from core.errors import OperationError
 from core.units import NS_PER_S
@@ -46,16 +44,6 @@ PROBLEMS_MAXIMUM = 1000
 
 _T = TypeVar("_T", bound=np.generic)
 _COUNT = len(CURRENCIES)
-_UNREADABLE = (
-    msgspec.MsgspecError,
-    struct.error,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    OverflowError,
-)
-"""What comes of content that was changed."""
 
 
 class Seal:
@@ -197,7 +185,7 @@ class Recount:
         self.entries += 1
         try:
             self._add(number, entry)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             self.problem(f"entry {number} can't be read: {error}")
         if self._seal is not None and number == self._seal.as_of:
             self._take_seal(self._seal)
@@ -257,10 +245,11 @@ class Recount:
         np.add.at(moved, credit, posted)
         np.add.at(self._reserved.reshape(-1), debit, reserved)
         np.add.at(self._incoming.reshape(-1), credit, reserved)
-        places = (np.uint64(number) << np.uint64(20)) | np.arange(len(records), dtype=np.uint64)
+        first = np.uint64(journal.place_of(number, 0))
+        places = first + np.arange(len(records), dtype=np.uint64)
         # Of an account that comes several times, the last place counts.
         self._last[sides.ravel()] = np.repeat(places, 2)
-        unusual = np.flatnonzero((kind != Kind.POST) | (records["flags"] & FLAG_REFUND != 0))
+        unusual = np.flatnonzero((kind != Kind.POST) | (records["flags"] & REFUND != 0))
         for index in unusual.tolist():
             self._add_unusual(number, records[index])
 
@@ -328,7 +317,7 @@ class Recount:
             self._close(record)
             self._settled[record.account] -= record.cost
             self._settled[record.into] += record.cost
-            self._last[record.account] = number << 20 | index
+            self._last[record.account] = journal.place_of(number, index)
 
     def _close(self, record: CallRecord) -> None:
         slot = self._slots.pop(record.id, None)

@@ -57,6 +57,16 @@ SCHEMA = Schema(1)
 REPLAY_FROM = b"replay from"
 CLOCK = b"clock"
 PENDING_VALUE = struct.Struct("<IIIqq")
+UNREADABLE = (
+    msgspec.MsgspecError,
+    struct.error,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+)
+"""What comes of content that was changed."""
 
 _info_decoder = msgspec.msgpack.Decoder(AccountInfo)
 
@@ -113,7 +123,7 @@ def store_accounts(writing: Writing, entry: AccountsEntry) -> None:
 
 def store_ids(writing: Writing, stored: NDArray[np.void], entry: int) -> None:
     """Where an entry's transfers are."""
-    first = entry << 20
+    first = journal.place_of(entry, 0)
     places = np.arange(first, first + len(stored), dtype=">u8").tobytes()
     ids = cut(stored["id"].tobytes())
     items = zip(ids, [places[start : start + 8] for start in range(0, len(places), 8)], strict=True)
@@ -131,6 +141,6 @@ def store_side_writes(writing: Writing, side_writes: Iterable[SideWrite]) -> Non
 
 def read_record(tables: Tables, place: int) -> np.void:
     """The transfer at a place, as it is stored."""
-    raw = journal.read_transfer(tables, place >> 20, place & 0xFFFFF)
+    raw = journal.read_transfer(tables, *journal.split_place(place))
     record: np.void = np.frombuffer(raw, TRANSFER)[0]
     return record

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -393,6 +394,8 @@ def _price(value: object) -> str:
     price = read.text(value)
     if not _AMOUNT.fullmatch(price):
         raise ValueError('is a price in quotes, such as "1" or "0.05"; "0" for nothing')
+    if Decimal(price) > limits.PRICE_MAXIMUM_J:
+        raise ValueError(f"is a price of {limits.PRICE_MAXIMUM_J:,} J at most")
     return price
 
 

@@ -34,6 +34,8 @@ NONCE_LIFETIME_MAXIMUM_S: Final = HOUR_S
 DRAIN_TIMEOUT_MAXIMUM_S: Final = DAY_S
 
 KEEP_TICKS_MAXIMUM_S: Final = 100 * 365 * DAY_S
+PRICE_MAXIMUM_J: Final = 1_000_000
+"""Of a second, a megabyte, a command."""
 
 SECRETS_MAXIMUM: Final = 16
 """Each is tried in turn on every request of a time-limited user name."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -17,8 +18,10 @@ from billing.meter import (
     MEGABYTE,
     NO_MONEY,
     NO_SLOT,
+    PRICE_MAXIMUM,
     SLICE_S,
     STOPPED,
+    TICK_CHARGE_MAXIMUM,
     UNLIMITED_S,
     Meter,
     Tick,
@@ -151,12 +154,90 @@ def test_a_call_that_turns_to_video_costs_twice_from_then_on() -> None:
     meter = Meter(book, 10)
     slot = meter.open(FIRST, NODE, J, 0, 0)
     tick(meter, 10, (slot, 10))
-    assert meter.change(slot, 2 * J, 0, 10) == 10 + SLICE_S
+    meter.change(slot, 2 * J, 0, 10)
+    assert granted(meter, slot) == 10 + SLICE_S
     tick(meter, 15, (slot, 15))
     assert posted(book, FIRST) == (100 - 10 - 10) * J
     meter.change(slot, J, 0, 15)
     tick(meter, 16, (slot, 16))
     assert posted(book, FIRST) == (100 - 10 - 10 - 1) * J
+
+
+def test_a_change_that_was_not_stored_is_taken_back() -> None:
+    book = book_with(100 * J)
+    meter = Meter(book, 10)
+    slot = meter.open(FIRST, NODE, J, 0, 0)
+    tick(meter, 10, (slot, 10))
+    columns = {name: column.tolist() for name, column in meter.columns.items()}
+    balance = book.balance(FIRST, 0)
+    first = meter.change(slot, 2 * J, 5, 10)
+    second = meter.change(slot, 3 * J, 0, 11)
+    assert held(book, FIRST) == 3 * SLICE_S * J
+    meter.undo_segments(second)
+    meter.undo_segments(first)
+    assert {name: column.tolist() for name, column in meter.columns.items()} == columns
+    assert book.balance(FIRST, 0) == balance
+    tick(meter, 12, (slot, 12))
+    assert posted(book, FIRST) == (100 - 12) * J
+
+
+def test_the_largest_price_is_charged_exactly() -> None:
+    balance = 2**60 - 7
+    book = book_with(balance)
+    meter = Meter(book, 10)
+    slot = meter.open(FIRST, NODE, PRICE_MAXIMUM, PRICE_MAXIMUM, 0)
+    assert held(book, FIRST) == SLICE_S * PRICE_MAXIMUM
+    first = tick(meter, 1, (slot, 20, 2_345_678))
+    due = 20 * PRICE_MAXIMUM + 2_345_678 * PRICE_MAXIMUM // MEGABYTE
+    assert posted(book, FIRST) == balance - due
+    assert first.credits == {NODE: due}
+    assert int(first.rows["charge"].astype(np.int64).sum()) == due
+    # Far more than anybody has, and than 64 bits hold: it comes a part a tick.
+    for number in range(1, 3):
+        more = tick(meter, 1 + number, (slot, 2**32 - 2, 2**64 - 1))
+        assert more.credits == {NODE: TICK_CHARGE_MAXIMUM}
+        assert int(more.rows["charge"].astype(np.int64).sum()) == TICK_CHARGE_MAXIMUM
+        assert posted(book, FIRST) == balance - due - number * TICK_CHARGE_MAXIMUM
+
+
+def test_who_owes_more_than_anybody_has_pays_what_there_is() -> None:
+    book = book_with(60 * PRICE_MAXIMUM)
+    meter = Meter(book, 10)
+    slot = meter.open(FIRST, NODE, PRICE_MAXIMUM, PRICE_MAXIMUM, 0)
+    last = tick(meter, 2, (slot, 2**32 - 2, 2**64 - 1))
+    assert last.credits == {NODE: 60 * PRICE_MAXIMUM}
+    assert (posted(book, FIRST), held(book, FIRST)) == (0, 0)
+    assert last.stopped.tolist() == [slot]
+
+
+@pytest.mark.parametrize("prices", [(PRICE_MAXIMUM + 1, 0), (0, PRICE_MAXIMUM + 1), (-1, 0)])
+def test_no_price_is_past_the_bound(prices: tuple[int, int]) -> None:
+    meter = Meter(book_with(100 * J), 10)
+    with pytest.raises(AssertionError):
+        meter.open(FIRST, NODE, *prices, 0)
+    slot = meter.open(FIRST, NODE, J, 0, 0)
+    with pytest.raises(AssertionError):
+        meter.change(slot, *prices, 1)
+
+
+def test_each_payee_gets_what_its_sessions_cost() -> None:
+    book = book_with(*[100 * J] * 8)
+    meter = Meter(book, 20)
+    payees = [NODE, FIRST + 7, FIRST + 6, NODE, ISSUE, FIRST + 7]
+    slots = [meter.open(FIRST + index, into, J, 0, 0) for index, into in enumerate(payees)]
+    first = tick(meter, 1, *((slot, 1 + slot) for slot in slots))
+    expected: dict[int, int] = {}
+    for slot, into in zip(slots, payees, strict=True):
+        expected[into] = expected.get(into, 0) + (1 + slot) * J
+    assert first.credits == expected
+    assert list(first.credits) == sorted(expected)
+    # Nothing of it is left for the next one, whether or not there are more accounts by then.
+    for _ in range(2000):
+        book.open()
+    late = meter.open(FIRST, FIRST + 1500, J, 0, 1)
+    second = tick(meter, 2, (slots[0], 3), (late, 1))
+    assert second.credits == {NODE: 2 * J, FIRST + 1500: J}
+    assert tick(meter, 3, (slots[0], 3)).credits == {}
 
 
 def test_who_pays_in_goes_on_after_the_warning() -> None:

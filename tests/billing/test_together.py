@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 import trio
 import trio.testing
 
+from billing import ledger as ledger_module
 from billing.audit import verify
-from billing.book import TRANSFER
 from billing.charging import Charging
 from billing.ledger import ISSUE, NODE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.tariff import Line
-from billing.transfers import Kind, Result, Transfer, derive_id
+from billing.transfers import NO_ID, Kind, Result, Transfer, derive_id
 from core.clock import VirtualClock
 from core.errors import OperationError
 from core.tables import Writing
@@ -97,13 +98,47 @@ def test_a_chain_without_its_end_is_its_callers_alone(tmp_path: Path) -> None:
                 lambda: ledger.transfer([innocent]),
             )
             assert results == [[Result.OPEN_CHAIN], [Result.DONE]]
-            records = np.zeros(2, TRANSFER)
-            records["id"] = np.frombuffer(identity(3) + identity(4), "V16")
-            records["debit"], records["credit"], records["amount"] = ISSUE, alice, 5
-            records[1]["flags"] = 1
-            codes = await ledger.transfer_records(records)
-            assert codes.tolist() == [Result.DONE, Result.OPEN_CHAIN]
+            closed = Transfer(identity(3), ISSUE, alice, 5)
+            results = await ledger.transfer([closed, open_one])
+            assert results == [Result.DONE, Result.OPEN_CHAIN]
             assert ledger.balance(alice, J).posted == 7
+
+    trio.run(run)
+
+
+def test_what_no_entry_holds_takes_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "ENTRY_TRANSFERS", 5)
+
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            account = await ledger.open_account()
+            head = ledger.head
+
+            async def three(first: int) -> list[Result]:
+                numbers = range(first, first + 3)
+                return await ledger.transfer(
+                    [Transfer(identity(number), ISSUE, account, 1) for number in numbers]
+                )
+
+            calls = [partial(three, first) for first in range(1, 31, 3)]
+            assert await together(ledger, *calls) == [[Result.DONE] * 3] * 10
+            assert ledger.head == head + 10
+            assert len(await ledger.history(account)) == 30
+
+    trio.run(run)
+
+
+def test_bad_calls_do_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            one = Transfer(identity(1), ISSUE, NODE, 1)
+            with pytest.raises(OperationError, match="at most"):
+                await ledger.transfer([one] * (ledger_module.BATCH_TRANSFERS + 1))
+            with pytest.raises(OperationError, match="id of a transfer"):
+                await ledger.transfer([one, one._replace(id=NO_ID)])
+            with pytest.raises(OperationError, match="out of range"):
+                await ledger.transfer([one, one._replace(credit=-1)])
+            assert ledger.balance(NODE, J).posted == 0
 
     trio.run(run)
 
@@ -138,6 +173,68 @@ def test_what_follows_a_refused_commit_survives_a_kill(tmp_path: Path) -> None:
             assert again.balance(alice, J).posted == 60
             assert again.balance(NODE, J).posted == 40
             assert (await verify(again)).ok
+
+    trio.run(run)
+
+
+def test_what_was_refused_with_its_commit_ends_when_it_was_done_again(tmp_path: Path) -> None:
+    def too_much(writing: Writing) -> None:
+        writing.put("outbox", b"x", bytes(1 << 26))
+
+    async def run() -> None:
+        clock = VirtualClock()
+        with open_ledger(
+            tmp_path, clock, sessions=64, map_bytes=1 << 22, map_maximum_bytes=1 << 22
+        ) as ledger:
+            alice = await ledger.open_account()
+            await ledger.transfer([Transfer(identity(1), ISSUE, alice, 100)])
+            pending = Transfer(identity(2), alice, NODE, 60, kind=Kind.PENDING, timeout_s=10)
+            refused = await together(
+                ledger,
+                lambda: ledger.transfer([pending]),
+                lambda: ledger.store.write(too_much),
+            )
+            assert all(isinstance(one, OperationError) for one in refused)
+            clock.advance_s(5)
+            assert await ledger.transfer([pending]) == [Result.DONE]
+            clock.advance_s(6)
+            await ledger.transfer([])
+            assert ledger.balance(alice, J).reserved == 60
+            clock.advance_s(5)
+            await ledger.transfer([])
+            assert ledger.balance(alice, J).reserved == 0
+            assert (await verify(ledger)).ok
+
+    trio.run(run)
+
+
+def test_ends_of_what_was_resolved_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "EXPIRIES_SPARED", 3)
+
+    async def run() -> None:
+        clock = VirtualClock()
+        with open_small(tmp_path, clock) as ledger:
+            lasting = Transfer(identity(999), ISSUE, NODE, 1, kind=Kind.PENDING, timeout_s=50)
+            await ledger.transfer([lasting])
+            ends_ns = ledger.next_expiry_ns
+            for number in range(1, 40, 2):
+                pending = Transfer(identity(number), ISSUE, NODE, 1, kind=Kind.PENDING, timeout_s=9)
+                void = Transfer(
+                    identity(number + 1), 0, 0, 0, kind=Kind.VOID_PENDING, reference=pending.id
+                )
+                assert await ledger.transfer([pending, void]) == [Result.DONE] * 2
+                # Those of one that lives, those that are spared, and those of this call.
+                assert len(ledger._expiries) <= 2 + 3 + 1
+            later = Transfer(identity(100), ISSUE, NODE, 1, kind=Kind.PENDING, timeout_s=60)
+            await ledger.transfer([later])
+            clock.advance_s(10)
+            await ledger.transfer([])
+            assert ledger.next_expiry_ns == ends_ns
+            clock.advance_s(41)
+            await ledger.transfer([])
+            assert set(ledger.book.pending) == {later.id}
 
     trio.run(run)
 

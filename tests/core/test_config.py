@@ -250,6 +250,12 @@ def test_the_sample_shows_the_defaults() -> None:
         ("billing.keep_ticks_s", 1.5, "billing.keep_ticks_s", "a whole number"),
         ("billing.tariff.turn.second", 1, "billing.tariff.turn.second", "in quotes"),
         ("billing.tariff.turn.second", "-1", "billing.tariff.turn.second", "is a price"),
+        (
+            "billing.tariff.turn.second",
+            "1000000.000001",
+            "billing.tariff.turn.second",
+            "is a price of 1,000,000 J at most",
+        ),
         ("billing.tariff.turn.command", "1", "billing.tariff.turn.command", "is unknown"),
         ("billing.tariff.sms.second", "1", "billing.tariff.sms.second", "is unknown"),
         ("billing.tariff.fax.second", "1", "billing.tariff.fax", "is unknown"),

@@ -309,7 +309,8 @@ class ModelLedger:
                 one.kind is not Kind.POST
                 or original.kind not in (Kind.POST, Kind.POST_PENDING)
                 or original.refund
-                or (original.debit, original.credit) != (one.credit, one.debit)
+                or self.heir(original.debit) != one.credit
+                or self.heir(original.credit) != one.debit
                 or original.currency != one.currency
             ):
                 return Result.NO_REFERENCE
@@ -399,6 +400,10 @@ class ModelLedger:
 
     def refunded(self, identity: bytes) -> int:
         return self.refunds.get(identity, 0)
+
+    def heir(self, account: int) -> int:
+        info = self._of(account).info
+        return account if info.merged_into is None else self.heir(info.merged_into)
 
     async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
         return [
