@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -46,6 +47,30 @@ def test_nothing_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError), new_file(path):
         pass
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_hard_links(tmp_path: Path, monkeypatch, number: int) -> None:
+    def link(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    test_a_file_has_its_name_once_it_is_whole(tmp_path)
+    (tmp_path / "file").unlink()
+    test_nothing_is_replaced(tmp_path)
+    (tmp_path / "file").unlink()
+    test_of_two_at_once_the_first_to_be_whole_has_the_name(tmp_path)
+
+
+def test_a_name_that_can_be_taken_but_not_filled_is_given_back(tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no"), new_file(tmp_path / "file") as file:
+        file.write(b"whole")
+    assert os.listdir(tmp_path) == []
 
 
 def test_of_two_at_once_the_first_to_be_whole_has_the_name(tmp_path: Path) -> None:
