@@ -28,6 +28,7 @@ import queue
 import sys
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -48,7 +49,10 @@ from core.store_files import (
     Schema,
     create,
     damaged,
+    full,
+    grow,
     lock_folder,
+    may_grow,
     open_environment,
     open_tables,
     pages_bytes,
@@ -143,7 +147,8 @@ class Store:
         self._on_fatal = on_fatal
         self._queue: queue.Queue[_Job | None] = queue.Queue(QUEUED_WRITES)
         self._gate = threading.Condition()
-        self._readers = 0
+        self._readers: Counter[int] = Counter()
+        self._is_growing = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="montana-store", daemon=True)
         self._thread.start()
@@ -168,7 +173,7 @@ class Store:
         self._queue.put(None)
         self._thread.join()
         with self._gate:
-            self._gate.wait_for(lambda: self._readers == 0)
+            self._gate.wait_for(lambda: not self._readers)
         self._environment.close()
         self._lock.release()
 
@@ -180,15 +185,19 @@ class Store:
     @contextlib.contextmanager
     def read(self) -> Iterator[Tables]:
         """A view of what is committed. To be left soon: the file grows by all that is written
-        meanwhile.
+        meanwhile, and the map grows only when all have left. A thread that has a view may take
+        another, and must not wait for a view that another thread takes.
 
         Raises:
             OperationError: the store is closed, or its file is damaged.
         """
+        thread = threading.get_ident()
         with self._gate:
+            # Who has a view already is waited for, and can't wait in turn.
+            self._gate.wait_for(lambda: not self._is_growing or self._readers[thread] > 0)
             if self._closed:
                 raise OperationError("the store is closed")
-            self._readers += 1
+            self._readers[thread] += 1
         try:
             with self._environment.begin(buffers=True) as transaction:
                 yield Tables(transaction, self._handles)
@@ -196,22 +205,27 @@ class Store:
             raise damaged(self._data.parent, str(error)) from error
         finally:
             with self._gate:
-                self._readers -= 1
+                self._readers[thread] -= 1
+                if not self._readers[thread]:
+                    del self._readers[thread]
                 self._gate.notify_all()
 
     def submit(self, write: Write[_T]) -> Future[_T]:
-        """Have `write` done; the future resolves once it is durable.
+        """Have `write` done; the future resolves once it is durable, and can't be cancelled, since
+        it may have happened already.
 
         Raises:
             OperationError: too many wait already, or the store is closed.
         """
         future: Future[_T] = Future()
+        # Of one that was cancelled meanwhile, the writer's thread could tell nobody how it ended.
+        future.set_running_or_notify_cancel()
 
         def resolve(result: outcome.Outcome[_T]) -> None:
-            try:
+            if isinstance(result, outcome.Error):
+                future.set_exception(result.error)
+            else:
                 future.set_result(result.unwrap())
-            except Exception as error:
-                future.set_exception(error)
 
         self._enqueue(_Job(resolve, write))
         return future
@@ -296,12 +310,12 @@ class Store:
                     units.remove(results.unit)
                     continue
                 transaction.commit()
-            except lmdb.MapFullError as error:
+            except lmdb.MapFullError:
                 transaction.abort()
                 writing.aborted()
                 if self._grow():
                     continue
-                return failed + _refuse(units, error)
+                return failed + _refuse(units, full(self._environment))
             except lmdb.Error as error:
                 with contextlib.suppress(lmdb.Error):
                     transaction.abort()
@@ -313,7 +327,7 @@ class Store:
                         f"what was to be stored can't be made durable ({error}); the disk needs to "
                         "be looked at. Nothing that was acknowledged before is lost"
                     )
-                return failed + _refuse(units, error)
+                return failed + _refuse(units, _disk_full())
             self._lengthen()
             writing.committed()
             return failed + results
@@ -345,13 +359,18 @@ class Store:
             os.truncate(self._data, whole_bytes)
 
     def _grow(self) -> bool:
-        """Double the map, with no transaction open: to do it under a reader kills the process."""
-        now_bytes = int(self._environment.info()["map_size"])
-        if now_bytes >= self._map_maximum_bytes:
+        """Double the map, with no transaction open; whether it was not at its largest."""
+        if not may_grow(self._environment, self._map_maximum_bytes):
             return False
         with self._gate:
-            self._gate.wait_for(lambda: self._readers == 0)
-            self._environment.set_mapsize(min(2 * now_bytes, self._map_maximum_bytes))
+            # Readers that overlap would hold it up for as long as they do.
+            self._is_growing = True
+            try:
+                self._gate.wait_for(lambda: not self._readers)
+                grow(self._environment, self._map_maximum_bytes)
+            finally:
+                self._is_growing = False
+                self._gate.notify_all()
         return True
 
     def _answer(self, results: Sequence[tuple[_Job, outcome.Outcome[Any]]]) -> None:
@@ -395,15 +414,15 @@ def _run_units(
     return results
 
 
-def _refuse(units: Sequence[_Unit], error: lmdb.Error) -> list[tuple[_Job, outcome.Outcome[Any]]]:
-    if isinstance(error, lmdb.MapFullError):
-        refusal = OperationError(
-            "the ledger's files are as large as they may become; raise store.map_gib"
-        )
-    else:
-        refusal = OperationError(
-            "the disk is full: nothing of this was stored; make room on it and try again"
-        )
+def _disk_full() -> OperationError:
+    return OperationError(
+        "the disk is full: nothing of this was stored; make room on it and try again"
+    )
+
+
+def _refuse(
+    units: Sequence[_Unit], refusal: OperationError
+) -> list[tuple[_Job, outcome.Outcome[Any]]]:
     return [(job, outcome.Error(refusal)) for unit in units for job in unit.jobs]
 
 
@@ -445,7 +464,7 @@ def open_store(
                 create(folder, tables, schema)
             environment = open_environment(folder, len(tables), map_bytes)
             cleanup.callback(environment.close)
-            handles = open_tables(environment, folder, tables, schema)
+            handles = open_tables(environment, folder, tables, schema, map_maximum_bytes)
         except (lmdb.Error, OSError) as error:
             raise unusable(folder, error) from error
         store = Store(environment, handles, lock, map_maximum_bytes, on_fatal)

@@ -116,6 +116,25 @@ def open_environment(folder: Path, tables: int, map_bytes: int) -> lmdb.Environm
     return environment
 
 
+def may_grow(environment: lmdb.Environment, maximum_bytes: int) -> bool:
+    """Whether the map is not at its largest."""
+    return int(environment.info()["map_size"]) < maximum_bytes
+
+
+def grow(environment: lmdb.Environment, maximum_bytes: int) -> None:
+    """Double the map. To do it while a transaction is open kills the process."""
+    environment.set_mapsize(min(2 * int(environment.info()["map_size"]), maximum_bytes))
+
+
+def full(environment: lmdb.Environment) -> OperationError:
+    """What is said where the map may not grow any more."""
+    return OperationError(
+        "the ledger has reached its largest size, "
+        f"{environment.info()['map_size'] // MIB:,} MiB: nothing of this was stored. Pruned ticks "
+        "give room back: set a shorter billing.keep_ticks_s, and start the node again"
+    )
+
+
 def pages_bytes(environment: lmdb.Environment) -> int:
     """How long the file is with all of its pages."""
     return int((environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
@@ -144,8 +163,6 @@ def unusable(folder: Path, error: lmdb.Error | OSError) -> OperationError:
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     ):
         return OperationError(f"{folder} can't be opened: the disk is full; make room on it")
-    if isinstance(error, lmdb.MapFullError):
-        return OperationError(f"{folder} can't be opened: raise store.map_gib")
     if isinstance(error, DAMAGES):
         return damaged(folder, str(error))
     return OperationError(f"{folder} can't be opened: {error}")
@@ -158,15 +175,31 @@ def _handles(
 
 
 def open_tables(
-    environment: lmdb.Environment, folder: Path, tables: Sequence[str], schema: Schema
+    environment: lmdb.Environment,
+    folder: Path,
+    tables: Sequence[str],
+    schema: Schema,
+    map_maximum_bytes: int,
 ) -> dict[str, Any]:
     """The tables' handles; what is of an older version is brought to this one, all steps or none.
     In files of others nothing is changed.
 
     Raises:
-        OperationError: these are files of others, or of a newer version.
+        OperationError: these are files of others, or of a newer version, or there is no room left.
         lmdb.Error: see `unusable`.
     """
+    while True:
+        try:
+            return _migrated(environment, folder, tables, schema)
+        except lmdb.MapFullError as error:
+            if not may_grow(environment, map_maximum_bytes):
+                raise full(environment) from error
+            grow(environment, map_maximum_bytes)
+
+
+def _migrated(
+    environment: lmdb.Environment, folder: Path, tables: Sequence[str], schema: Schema
+) -> dict[str, Any]:
     with environment.begin(write=True, buffers=True) as transaction:
         try:
             meta = environment.open_db(_META.encode(), txn=transaction, create=False)

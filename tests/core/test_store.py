@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,10 @@ def put(key: bytes, value: bytes = b"v"):
     return lambda writing: writing.put("a", key, value)
 
 
+def delete(key: bytes):
+    return lambda writing: writing.delete("a", key)
+
+
 def keys(store: Store) -> list[bytes]:
     with store.read() as tables:
         return [key for key, _ in tables.items("a")]
@@ -54,8 +59,10 @@ def held_up(store: Store) -> Iterator[None]:
 
     first = store.submit(wait)
     assert begun.wait(30)
-    yield
-    go.set()
+    try:
+        yield
+    finally:
+        go.set()
     first.result(30)
 
 
@@ -170,6 +177,22 @@ def test_cancelling_who_waits_does_not_lose_the_write(tmp_path: Path) -> None:
         assert keys(store) == [b"k"]
 
 
+def test_a_future_cannot_be_cancelled_and_the_writer_lives_on(tmp_path: Path) -> None:
+    def fails(_: Writing) -> None:
+        raise ValueError("no")
+
+    with open_here(tmp_path) as store:
+        with held_up(store):
+            done, failing = store.submit(put(b"k")), store.submit(fails)
+            assert not done.cancel()
+            assert not failing.cancel()
+        done.result(30)
+        with pytest.raises(ValueError, match="no"):
+            failing.result(30)
+        store.submit(put(b"later")).result(30)
+        assert keys(store) == [b"k", b"later"]
+
+
 def test_who_comes_when_too_many_wait_is_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(store_module, "QUEUED_WRITES", 3)
     with open_here(tmp_path) as store:
@@ -234,13 +257,84 @@ def test_a_map_that_may_not_grow_refuses_and_loses_nothing(tmp_path: Path) -> No
 
     with open_here(tmp_path, **options) as store:
         store.submit(put(b"first")).result(30)
-        with pytest.raises(OperationError, match="map_gib"):
+        with pytest.raises(OperationError, match=r"its largest size, 16 MiB: .*keep_ticks_s"):
             store.submit(large).result(30)
         assert undone == [1]
         store.submit(put(b"second")).result(30)
         assert keys(store) == [b"first", b"second"]
     with open_here(tmp_path, **options) as store:
         assert keys(store) == [b"first", b"second"]
+
+
+def test_what_is_deleted_gives_room_back_at_the_largest_size(tmp_path: Path) -> None:
+    options = {"map_bytes": 1 << 20, "map_maximum_bytes": 1 << 20}
+    stored: list[bytes] = []
+    with open_here(tmp_path, **options) as store:
+        while len(stored) < 40:
+            key = b"%02d" % len(stored)
+            try:
+                store.submit(put(key, bytes(1 << 20))).result(30)
+            except OperationError:
+                break
+            stored.append(key)
+    assert 5 < len(stored) < 40
+    # As the sentence says: the next start has the room that deleting takes.
+    with open_here(tmp_path, **options) as store:
+        for key in stored:
+            store.submit(delete(key)).result(30)
+        size_bytes = store.file_bytes
+        for key in stored:
+            store.submit(put(key, bytes(1 << 20))).result(30)
+        assert keys(store) == stored
+        assert store.file_bytes < size_bytes + (2 << 20)
+
+
+def test_readers_that_overlap_do_not_hold_up_the_growth_of_the_map(tmp_path: Path) -> None:
+    ended = threading.Event()
+    entered = [threading.Semaphore(0), threading.Semaphore(0)]
+
+    def read(store: Store, own: int) -> None:
+        while not ended.is_set():
+            with store.read() as tables:
+                entered[own].release()
+                # Leave when the other has come; where it may not, for a while.
+                entered[1 - own].acquire(timeout=0.1)
+                assert tables.count("b") == 0
+
+    with open_here(tmp_path, map_bytes=1 << 20) as store:
+        threads = [threading.Thread(target=read, args=(store, own)) for own in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            store.submit(put(b"large", b"2" * (40 << 20))).result(20)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert keys(store) == [b"large"]
+
+
+def test_who_reads_may_read_again_while_the_map_is_to_grow(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def read_twice(store: Store) -> None:
+        with store.read() as outer:
+            large.append(store.submit(put(b"large", b"2" * (40 << 20))))
+            while not store._is_growing:
+                threading.Event().wait(0.001)
+            with store.read() as inner:
+                seen.extend((outer.count("a"), inner.count("a")))
+
+    large: list[Future[None]] = []
+    store = open_here(tmp_path, map_bytes=1 << 20)
+    thread = threading.Thread(target=read_twice, args=(store,), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    large[0].result(30)
+    assert seen == [0, 0]
+    assert keys(store) == [b"large"]
+    store.close()
 
 
 # ---------------------------------------------------------------- the disk
@@ -501,6 +595,29 @@ def test_migrations_lead_from_version_to_version(tmp_path: Path) -> None:
             with store.read() as tables:
                 assert tables.get("a", b"last step") == b"2"
                 assert tables.get("a", b"k") == b"v"
+
+
+def test_a_migration_that_needs_more_room_has_the_map_grow(tmp_path: Path) -> None:
+    def migrate(writing: Writing) -> None:
+        writing.put("c", b"large", bytes(40 << 20))
+
+    def open_next(maximum_bytes: int) -> Store:
+        return open_store(
+            tmp_path,
+            tables=("a", "b", "c"),
+            schema=Schema(2, {1: migrate}),
+            map_bytes=1 << 20,
+            map_maximum_bytes=maximum_bytes,
+        )
+
+    with open_here(tmp_path) as store:
+        store.submit(put(b"k")).result(30)
+    with pytest.raises(OperationError, match=r"its largest size, 20 MiB"):
+        open_next(20 << 20)
+    with open_next(1 << 30) as store, store.read() as tables:
+        assert tables.get("c", b"large") == bytes(40 << 20)
+        assert tables.get("a", b"k") == b"v"
+        store.submit(lambda writing: writing.put("c", b"k", b"v")).result(30)
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
