@@ -292,9 +292,9 @@ class Metering:
                 stopping = await self.tick()
             except Exception as error:
                 # Full disk, damaged row, a mistake of ours: nobody is cut for it, and the next
-                # tick charges for what this one could not. The node goes on, since nothing is
-                # relayed for nothing meanwhile: a worker stops a session at the end of what it
-                # holds, and no tick that fails renews that.
+                # tick charges for what this one could not. The node goes on: a worker stops a
+                # session at the end of the seconds that it holds, and no tick that fails renews
+                # them. What has a price by the megabyte alone holds none, and is charged later.
                 _tell_failure("this second is not charged yet", error, is_repeated=has_failed)
                 has_failed = True
                 continue
