@@ -11,6 +11,7 @@ All else is made anew from the log, which is verified while that is done.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -51,9 +52,10 @@ from billing.tables import (
     store_side_writes,
 )
 from core.errors import OperationError
+from core.lock_file import LockFile
 from core.new_file import new_file, sync_file, sync_folder
 from core.store import Store, open_store
-from core.store_files import DATA_FILE, lock_folder
+from core.store_files import DATA_FILE, LOCK_FILE, RESTORING_FOLDER, lock_folder
 from core.tables import Writing
 
 MAGIC = b"montana ledger\n\0"
@@ -196,30 +198,29 @@ def restore(
     Raises:
         OperationError: there is a ledger already, or the backup can't be used.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OperationError(f"the folder {folder} can't be made: {error.strerror}") from error
-    lock = lock_folder(folder)
-    building = folder / "restoring"
-    try:
-        if (folder / DATA_FILE).exists():
-            raise OperationError(
-                f"there is a ledger in {folder} already; move it away first, nothing was restored"
-            )
-        # What a restore that was cut short has left.
-        shutil.rmtree(building, ignore_errors=True)
-        with path.open("rb") as file:
-            backup = _read_untrusted(file, path)
-            with open_store(building, tables=TABLES, schema=SCHEMA, **options) as store:
-                recount = _rebuild(file, path, backup, store, progress)
-        os.rename(building / DATA_FILE, folder / DATA_FILE)
-        sync_folder(folder)
-    except OSError as error:
-        raise OperationError(f"{path} can't be restored: {error.strerror}") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-        lock.release()
+    building = folder / RESTORING_FOLDER
+    with contextlib.ExitStack() as undo:
+        lock = _lock_folder(folder, undo)
+        try:
+            if (folder / DATA_FILE).exists():
+                raise OperationError(
+                    f"there is a ledger in {folder} already; move it away first, nothing was "
+                    "restored"
+                )
+            # What a restore that was cut short has left.
+            shutil.rmtree(building, ignore_errors=True)
+            with path.open("rb") as file:
+                backup = _read_untrusted(file, path)
+                with open_store(building, tables=TABLES, schema=SCHEMA, **options) as store:
+                    recount = _rebuild(file, path, backup, store, progress)
+            os.rename(building / DATA_FILE, folder / DATA_FILE)
+            sync_folder(folder)
+        except OSError as error:
+            raise OperationError(f"{path} can't be restored: {error.strerror}") from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        undo.pop_all()
+    lock.release()
     return Restored(
         recount.entries,
         recount.accounts - 1,
@@ -227,6 +228,26 @@ def restore(
         recount.records,
         backup.tail.link,
     )
+
+
+def _lock_folder(folder: Path, undo: contextlib.ExitStack) -> LockFile:
+    """Make the folder where it is missing, and lock it; `undo` leaves of it what was there."""
+    try:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        for place in reversed(made):
+            undo.callback(_remove_empty, place)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_first = not (folder / LOCK_FILE).exists()
+        lock = lock_folder(folder)
+    except OSError as error:
+        raise OperationError(f"the folder {folder} can't be made: {error.strerror}") from error
+    undo.callback(lock.remove if is_first else lock.release)
+    return lock
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 class _Backup(NamedTuple):

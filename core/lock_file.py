@@ -31,8 +31,15 @@ class LockFile:
     """
 
     def __init__(self, path: Path, held: str, advice: str) -> None:
+        self._path = path
+        self._held = contextlib.ExitStack()
+        while not self._take(held, advice):
+            pass
+
+    def _take(self, held: str, advice: str) -> bool:
+        """Take what has the name now; False where who held it has removed it meanwhile."""
         with contextlib.ExitStack() as cleanup:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             cleanup.callback(os.close, fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,13 +50,21 @@ class LockFile:
                 ) from None
             except OSError as error:
                 raise OperationError(
-                    f"{path} can't be locked: {error.strerror}; choose a folder on a disk of this "
-                    "machine"
+                    f"{self._path} can't be locked: {error.strerror}; choose a folder on a disk of "
+                    "this machine"
                 ) from error
+            if not self._path.exists() or not os.path.samestat(os.fstat(fd), self._path.stat()):
+                return False
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             self._held = cleanup.pop_all()
+        return True
 
     def release(self) -> None:
         """Let others have it. May be called twice."""
         self._held.close()
+
+    def remove(self) -> None:
+        """Leave no file, and let others make it anew."""
+        self._path.unlink(missing_ok=True)
+        self.release()

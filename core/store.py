@@ -47,6 +47,7 @@ from core.store_files import (
     DATA_FILE,
     LOST_PAGES,
     Schema,
+    assert_never_used,
     create,
     damaged,
     full,
@@ -447,7 +448,7 @@ def open_store(
     """Open the environment in `folder`, which is made where it is missing.
 
     Raises:
-        OperationError: another process has it, it is damaged, or it is of a newer version.
+        OperationError: another process has it, it is damaged, of a newer version or gone.
     """
     with contextlib.ExitStack() as cleanup:
         try:
@@ -461,6 +462,7 @@ def open_store(
         cleanup.callback(lock.release)
         try:
             if not (folder / DATA_FILE).exists():
+                assert_never_used(folder)
                 create(folder, tables, schema)
             environment = open_environment(folder, len(tables), map_bytes)
             cleanup.callback(environment.close)

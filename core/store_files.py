@@ -21,6 +21,10 @@ from core.units import MIB
 DATA_FILE = "data.mdb"
 NEW_FILE = "data.new"
 LOCK_FILE = "writer.lock"
+READERS_FILE = "lock.mdb"
+"""LMDB's own, which it makes beside a file that it opens: it says that there was one."""
+RESTORING_FOLDER = "restoring"
+"""Where a restore builds what is then moved out of it."""
 READERS_MAXIMUM = 126
 
 DAMAGES = (
@@ -60,6 +64,26 @@ def lock_folder(folder: Path) -> LockFile:
         f"{folder} is in use by another process",
         "stop it, or ask it through its socket",
     )
+
+
+def assert_never_used(folder: Path) -> None:
+    """See that a folder without a data file is no ledger that has lost it: an empty one in its
+    place would look as if all were well.
+
+    Raises:
+        OperationError: it is; and what to do.
+    """
+    empty = "To begin with an empty ledger, move the folder away"
+    if (folder / RESTORING_FOLDER).exists():
+        raise OperationError(
+            f"a restore into {folder} was cut short; run it again: montana ledger restore BACKUP. "
+            f"{empty}"
+        )
+    if (folder / READERS_FILE).exists():
+        raise OperationError(
+            f"there was a ledger in {folder}, and its {DATA_FILE} is gone; put it back, or restore "
+            f"the last backup: montana ledger restore BACKUP. {empty}"
+        )
 
 
 def create(folder: Path, tables: Sequence[str], schema: Schema) -> None:

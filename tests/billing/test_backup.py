@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_a_backup_that_is_damaged(
     (tmp_path / "b").write_bytes(change(content))
     with pytest.raises(OperationError, match=said):
         restore(tmp_path / "b", tmp_path / "c", map_bytes=MAP_BYTES)
-    assert [one.name for one in (tmp_path / "c").iterdir()] == ["writer.lock"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a", "b"]
     # What is whole can be restored in its place.
     (tmp_path / "b").write_bytes(content)
     restored(tmp_path / "b", tmp_path / "c", VirtualClock()).close()
@@ -242,7 +243,57 @@ def test_a_backup_that_is_damaged(
 
 def test_a_missing_backup(tmp_path: Path) -> None:
     with pytest.raises(OperationError, match="No such file"):
+        restore(tmp_path / "b", tmp_path / "c" / "d")
+    assert list(tmp_path.iterdir()) == []
+    # A folder that was there stays, and a first start is not refused.
+    (tmp_path / "c").mkdir()
+    with pytest.raises(OperationError, match="No such file"):
         restore(tmp_path / "b", tmp_path / "c")
+    assert list((tmp_path / "c").iterdir()) == []
+    open_small(tmp_path / "c", VirtualClock()).close()
+
+
+def test_a_ledger_that_has_lost_its_file_is_restored(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def run() -> None:
+        ledger, _ = await lived(tmp_path / "a", clock)
+        await back_up(ledger, tmp_path / "b")
+        ledger.close()
+
+    trio.run(run)
+    (tmp_path / "a" / "data.mdb").rename(tmp_path / "aside")
+    with pytest.raises(OperationError, match=r"data\.mdb is gone; put it back, or restore"):
+        open_small(tmp_path / "a", clock)
+    with pytest.raises(OperationError, match="No such file"):
+        restore(tmp_path / "none", tmp_path / "a")
+    with pytest.raises(OperationError, match=r"data\.mdb is gone; put it back, or restore"):
+        open_small(tmp_path / "a", clock)
+    restored(tmp_path / "b", tmp_path / "a", clock).close()
+
+
+def test_a_restore_that_was_killed_is_run_again(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def run() -> None:
+        ledger, _ = await lived(tmp_path / "a", clock)
+        await back_up(ledger, tmp_path / "b")
+        ledger.close()
+
+    def end(*_: int) -> None:
+        os._exit(9)
+
+    trio.run(run)
+    killed = os.fork()
+    if not killed:
+        try:
+            restore(tmp_path / "b", tmp_path / "c", end, map_bytes=MAP_BYTES)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    with pytest.raises(OperationError, match=r"was cut short; run it again: .* empty ledger, move"):
+        open_small(tmp_path / "c", clock)
+    restored(tmp_path / "b", tmp_path / "c", clock).close()
 
 
 # ---------------------------------------------------------------------- pruning

@@ -46,3 +46,20 @@ def test_an_error_is_no_other_process(tmp_path: Path, monkeypatch, number: int) 
             lock(tmp_path / "lock")
     assert os.listdir("/proc/self/fd") == descriptors
     lock(tmp_path / "lock").release()
+
+
+def test_one_that_was_removed_while_it_was_taken(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "lock"
+    first, flock = lock(path), fcntl.flock
+
+    def remove_before(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first.remove()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_before)
+    second = lock(path)
+    with pytest.raises(OperationError, match="somebody is here"):
+        lock(path)
+    second.remove()
+    assert os.listdir(tmp_path) == []

@@ -23,7 +23,7 @@ from lmdb.verify import verify
 from core import store as store_module
 from core.errors import OperationError
 from core.store import EXIT_STORAGE, Store, open_store
-from core.store_files import DATA_FILE, NEW_FILE, Schema
+from core.store_files import DATA_FILE, NEW_FILE, Schema, lock_folder
 from core.tables import Tables, Writing
 from tests.support.disk_shim import Fail, Kind, build_shim, read_log, shim_environment
 
@@ -648,6 +648,31 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OperationError, match="can't be used"):
         open_here(tmp_path / "file")
+
+
+def test_a_store_that_has_lost_its_file_is_not_made_anew(tmp_path: Path) -> None:
+    with open_here(tmp_path / "a") as store:
+        store.submit(put(b"k")).result(30)
+    (tmp_path / "a" / DATA_FILE).rename(tmp_path / "aside")
+    before = sorted(os.listdir(tmp_path / "a"))
+    for _ in range(2):
+        with pytest.raises(OperationError, match=r"data\.mdb is gone; .* empty ledger, move the"):
+            open_here(tmp_path / "a")
+    assert sorted(os.listdir(tmp_path / "a")) == before
+    # What the sentence says: put it back, or move the folder away.
+    (tmp_path / "aside").rename(tmp_path / "a" / DATA_FILE)
+    with open_here(tmp_path / "a") as store:
+        assert keys(store) == [b"k"]
+    (tmp_path / "a").rename(tmp_path / "b")
+    with open_here(tmp_path / "a") as store:
+        assert keys(store) == []
+
+
+def test_a_first_start_that_ended_behind_its_lock_is_done_again(tmp_path: Path) -> None:
+    lock_folder(tmp_path).release()
+    assert os.listdir(tmp_path) == ["writer.lock"]
+    with open_here(tmp_path) as store:
+        assert keys(store) == []
 
 
 def test_a_new_store_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
