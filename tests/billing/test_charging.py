@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trio
 
+from billing import journal
 from billing.audit import verify
 from billing.charging import LOST, MERGED, Charging, Verdicts
 from billing.journal import CallRecord
@@ -158,5 +159,48 @@ def test_merging_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
             (record,) = await records_of(ledger, source)
             assert (record.seconds, record.cost) == (6, 6 * J.unit)
             assert (await verify(ledger)).ok
+
+    trio.run(run)
+
+
+def test_a_page_of_history_takes_an_entry_of_records_apart_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = 40
+    taken_apart: list[int] = []
+    decoded: list[bytes] = []
+    raw_records, decode = journal.raw_records, journal.decode_record_untrusted
+
+    def count_entries(entry: bytes | memoryview) -> list[bytes]:
+        taken_apart.append(len(entry))
+        return raw_records(entry)
+
+    def count_records(raw: bytes) -> CallRecord:
+        decoded.append(raw)
+        return decode(raw)
+
+    async def run() -> None:
+        with open_small(tmp_path, CLOCK) as ledger:
+            charging = Charging(ledger)
+            account = await account_with(ledger, "user:a", 10_000)
+            other = await account_with(ledger, "user:b", 10_000)
+            slots = []
+            for number in range(sessions):
+                opened = await charging.open("call", TURN, (account, other)[number % 2])
+                assert opened is not None
+                slots.append(opened.info.slot)
+            counters = [(slot, 1, 0) for slot in slots]
+            await tick(charging, *counters, closing=dict.fromkeys(slots, "ended"))
+            monkeypatch.setattr(journal, "raw_records", count_entries)
+            monkeypatch.setattr(journal, "decode_record_untrusted", count_records)
+            lines = await ledger.history(account)
+            assert [line.record is not None for line in lines] == [True] * (sessions // 2) + [False]
+            assert (len(taken_apart), len(decoded)) == (1, sessions // 2)
+            # The next page looks at the line that it follows, and goes on from there.
+            taken_apart.clear()
+            decoded.clear()
+            page = await ledger.history(account, lines[4].place, 5)
+            assert page == lines[5:10]
+            assert (len(taken_apart), len(decoded)) == (1, 7)
 
     trio.run(run)

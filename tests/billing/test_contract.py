@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,10 @@ from billing.money import AMOUNT_MAXIMUM, EMC, J
 from billing.transfers import NO_ID, Code, Kind, Result, Transfer
 from core.clock import VirtualClock
 from core.errors import OperationError
-from tests.support.ledgers import ENGINES, everything, open_engine
+from tests.support.ledgers import everything
 
 ALICE, BOB = FIRST_USER_ACCOUNT, FIRST_USER_ACCOUNT + 1
 pytestmark = pytest.mark.trio
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture(params=ENGINES)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Iterator[Ledger]:
-    with open_engine(request.param, tmp_path, clock) as ledger:
-        yield ledger
 
 
 def identity(number: int) -> bytes:
@@ -386,6 +374,51 @@ async def test_who_has_spent_it_cannot_refund_it(ledger: Ledger) -> None:
     assert await ledger.transfer([refund(6, 30)]) == [Result.DONE]
 
 
+async def test_a_refund_goes_to_and_comes_from_who_took_over(ledger: Ledger) -> None:
+    await begin(ledger)
+    carol, dora = await ledger.open_account(["tg:3"]), await ledger.open_account(["tg:4"])
+    await ledger.transfer([pay(3, ALICE, BOB, 50)])
+    done_before = refund(4, 5)
+    await ledger.transfer([done_before])
+    await ledger.link(carol, "user:bob")
+    assert [ledger.heir(number) for number in (ALICE, BOB, carol)] == [ALICE, carol, carol]
+    # Both names of the past are refused, and so is who has taken nothing over.
+    assert await refused(ledger, refund(5, 10)) is Result.CLOSED
+    assert await refused(ledger, refund(5, 10, dora, ALICE)) is Result.NO_REFERENCE
+    assert await ledger.transfer([refund(5, 10, carol, ALICE)]) == [Result.DONE]
+    await ledger.link(dora, "tg:3")
+    assert ledger.heir(BOB) == dora
+    assert await ledger.transfer([refund(6, 10, dora, ALICE)]) == [Result.DONE]
+    assert has(ledger, ALICE) == 100 - 50 + 25
+    assert has(ledger, dora) == 100 + 50 - 25
+    # What was done is answered as it was, whoever has the accounts now.
+    again = [done_before, refund(5, 10, carol, ALICE), refund(6, 10, dora, ALICE)]
+    assert await ledger.transfer(again) == [Result.EXISTS] * 3
+    assert await refused(ledger, refund(7, 26, dora, ALICE)) is Result.EXCEEDS
+
+
+async def test_a_refund_reaches_the_payer_who_was_merged(ledger: Ledger) -> None:
+    await begin(ledger)
+    carol = await ledger.open_account(["tg:3"])
+    await ledger.transfer([pay(3, ALICE, BOB, 50)])
+    await ledger.link(carol, "user:alice")
+    assert await ledger.transfer([refund(4, 20, BOB, carol)]) == [Result.DONE]
+    assert (has(ledger, carol), has(ledger, BOB)) == (70, 130)
+    # Payer and payee are one now: there is nobody to give it back to.
+    await ledger.link(carol, "user:bob")
+    assert await refused(ledger, refund(5, 30, carol, carol)) is Result.SAME_ACCOUNT
+    assert await ledger.transfer([refund(4, 20, BOB, carol)]) == [Result.EXISTS]
+
+
+async def test_a_merge_that_was_refused_leaves_no_heir(ledger: Ledger) -> None:
+    await begin(ledger)
+    await ledger.transfer([pay(3, ALICE, BOB, 50), pay(4, BOB, ALICE, 1, kind=Kind.PENDING)])
+    with pytest.raises(OperationError):
+        await ledger.link(ALICE, "user:bob")
+    assert ledger.heir(BOB) == BOB
+    assert await ledger.transfer([refund(5, 10)]) == [Result.DONE]
+
+
 # ---------------------------------------------------------------- accounts
 
 
@@ -650,6 +683,10 @@ async def test_a_ledger_that_is_opened_again_is_the_same(tmp_path: Path, orderly
     await ledger.transfer([pay(4, BOB, ALICE, 5, kind=Kind.PENDING), refund(5, 10)])
     opened = await ledger.open_account((), identity(50))
     await ledger.freeze(ALICE, True, identity(51))
+    carol, dora = await ledger.open_account(["tg:3"]), await ledger.open_account(["tg:4"])
+    await ledger.transfer([pay(6, ISSUE, carol, 20), pay(7, carol, NODE, 9)])
+    await ledger.link(dora, "tg:3")
+    await ledger.link(opened, "tg:4")
     before, history = everything(ledger), await ledger.history(ALICE)
     # Without its last checkpoint it is as a crash leaves it.
     (ledger if orderly else ledger.store).close()
@@ -660,5 +697,8 @@ async def test_a_ledger_that_is_opened_again_is_the_same(tmp_path: Path, orderly
         with pytest.raises(OperationError):
             await ledger.freeze(ALICE, False, identity(51))
         assert await ledger.transfer([pay(3, ALICE, BOB, 30)]) == [Result.EXISTS]
-        assert await refused(ledger, refund(6, 21)) is Result.EXCEEDS
+        assert await refused(ledger, refund(8, 21)) is Result.EXCEEDS
+        assert [ledger.heir(number) for number in (carol, dora, opened)] == [opened] * 3
+        back = pay(9, NODE, opened, 9, reference=identity(7), refund=True)
+        assert await ledger.transfer([back]) == [Result.DONE]
         assert ledger.read_side("vouchers", b"c") == b"d"

@@ -265,6 +265,14 @@ def is_pending(ledger: LmdbLedger, identity: bytes) -> bool:
     return identity in ledger.book.pending
 
 
+def ends_in_thirty_seconds(ledger: LmdbLedger, clock: JumpingClock, identity: bytes) -> None:
+    clock.advance_s(29)
+    assert is_pending(ledger, identity)
+    clock.advance_s(2)
+    assert not is_pending(ledger, identity)
+    Audit().check(ledger)
+
+
 @pytest.mark.parametrize("jump_s", [-HOUR_S, HOUR_S])
 def test_the_wall_clock_jumps_while_running(tmp_path: Path, jump_s: int) -> None:
     clock = JumpingClock()
@@ -273,11 +281,7 @@ def test_the_wall_clock_jumps_while_running(tmp_path: Path, jump_s: int) -> None
         identity = trio.run(pending_for, ledger, b"30 s", 30)
         clock.jumped_s += jump_s
         assert is_pending(ledger, identity)
-        clock.advance_s(29)
-        assert is_pending(ledger, identity)
-        clock.advance_s(2)
-        assert not is_pending(ledger, identity)
-        Audit().check(ledger)
+        ends_in_thirty_seconds(ledger, clock, identity)
 
 
 def test_the_wall_clock_was_set_back_before_a_start(tmp_path: Path) -> None:
@@ -291,11 +295,7 @@ def test_the_wall_clock_was_set_back_before_a_start(tmp_path: Path) -> None:
     clock.jumped_s = -HOUR_S
     with open_jumping(tmp_path, clock) as ledger:
         assert ledger.clock.now_ns() >= before_ns
-        clock.advance_s(29)
-        assert is_pending(ledger, identity)
-        clock.advance_s(2)
-        assert not is_pending(ledger, identity)
-        Audit().check(ledger)
+        ends_in_thirty_seconds(ledger, clock, identity)
 
 
 def test_the_wall_clock_was_set_forward_and_back_again(tmp_path: Path) -> None:

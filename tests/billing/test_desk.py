@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from random import Random
@@ -49,23 +48,12 @@ from core.api.messages import (
 from core.clock import VirtualClock
 from core.config import BillingConfig
 from core.errors import OperationError
-from tests.support.ledgers import ENGINES, everything, open_engine
+from tests.support.ledgers import everything
 from tests.support.model_ledger import ModelLedger
 
 ALICE, BOB = FIRST_USER_ACCOUNT, FIRST_USER_ACCOUNT + 1
 ID, OTHER_ID = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 pytestmark = pytest.mark.trio
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture(params=ENGINES)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Iterator[Ledger]:
-    with open_engine(request.param, tmp_path, clock) as ledger:
-        yield ledger
 
 
 @pytest.fixture
@@ -675,6 +663,32 @@ async def test_a_fee_that_came_back_already_comes_no_second_time(
     reply = await move(desk, AccountRefundRequest(paid.id))
     assert (reply.amount, reply.fee) == ("10.000000", "0.600000")
     assert everything(ledger) == before
+
+
+async def test_a_refund_after_a_merge_is_between_those_who_took_over(
+    desk: Desk, ledger: Ledger
+) -> None:
+    await begin(desk)
+    for address in ("tg:3", "tg:4"):
+        await desk.answer(AccountCreateRequest((address,)))
+    carol, dora = BOB + 1, BOB + 2
+    paid = await desk.user_transfer(ALICE, BOB, 10 * J.unit, J, bytes.fromhex(ID))
+    part = AccountRefundRequest(ID, "4", "11" * 16)
+    first = await desk.answer(part)
+    await desk.answer(AccountLinkRequest("tg:3", "user:bob"))
+    await desk.answer(AccountLinkRequest("tg:4", "user:alice"))
+    rest = AccountRefundRequest(ID, None, OTHER_ID)
+    second = await desk.answer(rest)
+    assert isinstance(second, TransferReply)
+    assert (second.debit, second.credit) == (str(carol), str(dora))
+    assert (second.amount, second.fee) == ("6.000000", paid.fee)
+    assert ledger.balance(dora, J).posted == 100 * J.unit
+    assert ledger.balance(carol, J).posted == ledger.balance(FEES, J).posted == 0
+    # Asked for again, both are answered as the first time: also when it was before the merge, and
+    # when payer and payee have become one.
+    await desk.answer(AccountLinkRequest("tg:4", "tg:3"))
+    assert [await desk.answer(part), await desk.answer(rest)] == [first, second]
+    assert ledger.balance(dora, J).posted == 100 * J.unit
 
 
 async def test_a_refund_that_cannot_be_paid_leaves_the_fee_too(desk: Desk, ledger: Ledger) -> None:

@@ -106,6 +106,8 @@ class LedgerAndModel(RuleBasedStateMachine):
                 debit, credit = data.draw(st.sampled_from([(0, 0), (debit, credit)]))
             elif refund and original is not None and data.draw(st.booleans()):
                 debit, credit = original.done.credit, original.done.debit
+                if data.draw(st.integers(0, 3)):
+                    debit, credit = self.model.heir(debit), self.model.heir(credit)
             batch.append(
                 Transfer(
                     data.draw(known) if reuses and self.ids else self.new_id(),
@@ -189,6 +191,7 @@ class LedgerAndModel(RuleBasedStateMachine):
     def balances_are_the_same(self) -> None:
         for number in self.model.all:
             assert self.ledger.account(number) == self.model.account(number)
+            assert self.ledger.heir(number) == self.model.heir(number)
             for currency in CURRENCIES:
                 got = self.ledger.balance(number, currency)
                 assert got == self.model.balance(number, currency), number

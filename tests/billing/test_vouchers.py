@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,9 @@ from billing.transfers import Code, Result, TransferRefused
 from billing.vouchers import VOUCHERS_MAXIMUM, Vouchers
 from core.clock import VirtualClock
 from core.errors import OperationError
-from tests.support.ledgers import ENGINES, everything, open_engine
+from tests.support.ledgers import everything
 
 pytestmark = pytest.mark.trio
-
-
-@pytest.fixture
-def clock() -> VirtualClock:
-    return VirtualClock()
-
-
-@pytest.fixture(params=ENGINES)
-def ledger(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Iterator[Ledger]:
-    with open_engine(request.param, tmp_path, clock) as ledger:
-        yield ledger
 
 
 async def test_codes_are_twenty_characters_in_groups_and_differ(

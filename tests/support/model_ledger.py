@@ -251,7 +251,8 @@ class ModelLedger:
                 kind=Kind.EXPIRE_PENDING,
                 reference=identity,
             )
-            assert self._chain([void]) == [Result.DONE]
+            results = self._chain([void])
+            assert results == [Result.DONE]
 
     def _chain(self, chain: list[Transfer]) -> list[Result]:
         before = (
