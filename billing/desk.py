@@ -112,10 +112,8 @@ class Desk:
                 return await self._show(self.find_account_untrusted(request.account))
             case AccountListRequest():
                 return await self._list(request)
-            case AccountCreditRequest():
-                return await self._credit(request)
-            case AccountTransferRequest():
-                return await self._transfer(request)
+            case AccountCreditRequest() | AccountTransferRequest():
+                return await self._move(request)
             case AccountRefundRequest():
                 return await self._refund(request)
             case AccountLinkRequest() | AccountUnlinkRequest():
@@ -215,33 +213,18 @@ class Desk:
         settled = await self._ledger.balances([info.number for info in shown])
         return AccountListReply(list(map(self._reply, shown, settled)), following)
 
-    async def _credit(self, request: AccountCreditRequest) -> TransferReply:
+    async def _move(self, request: AccountCreditRequest | AccountTransferRequest) -> TransferReply:
         currency = find_currency(request.currency)
         identity = self._id_untrusted(request.id)
-        (account,), named = self._names_untrusted(identity, request.account)
-        transfer = Transfer(
-            identity,
-            ISSUE,
-            account,
-            parse_amount_untrusted(request.amount, currency),
-            currency.number,
-            code=Code.CREDIT,
-        )
-        await self._do([transfer], named)
-        return _transfer_reply(transfer)
-
-    async def _transfer(self, request: AccountTransferRequest) -> TransferReply:
-        currency = find_currency(request.currency)
-        identity = self._id_untrusted(request.id)
-        (debit, credit), named = self._names_untrusted(identity, request.debit, request.credit)
-        transfer = Transfer(
-            identity,
-            debit,
-            credit,
-            parse_amount_untrusted(request.amount, currency),
-            currency.number,
-            code=Code.OPERATOR,
-        )
+        if isinstance(request, AccountCreditRequest):
+            (credit,), named = self._names_untrusted(identity, request.account)
+            debit, code = ISSUE, Code.CREDIT
+        else:
+            sides = (request.debit, request.credit)
+            (debit, credit), named = self._names_untrusted(identity, *sides)
+            code = Code.OPERATOR
+        amount = parse_amount_untrusted(request.amount, currency)
+        transfer = Transfer(identity, debit, credit, amount, currency.number, code=code)
         await self._do([transfer], named)
         return _transfer_reply(transfer)
 
