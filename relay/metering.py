@@ -185,13 +185,8 @@ class Metering:
             OperationError: the ledger can't be read.
         """
         account = self._ledger.find(self.bound.get(payer) or payer_address_untrusted(payer))
-        while account is not None and self._flags(account) & CLOSED:
-            # Addresses move when accounts are merged; a number stays with the one that has gone.
-            merged_into = self._ledger.account(account).merged_into
-            if merged_into is None:
-                break
-            account = merged_into
-        return account
+        # Addresses move when accounts are merged; a number stays with the one that has gone.
+        return None if account is None else self._ledger.heir(account)
 
     def _flags(self, account: int) -> int:
         return int(self._ledger.book.columns["flags"][account])

@@ -7,8 +7,9 @@ import hmac
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from billing.transfers import Transfer, new_id
 from core.clock import SystemClock
 from core.stun.channel_data import encode_channel_data
 from core.stun.constants import Method
+from tests.support.disk_shim import build_shim, shim_variables
 from tests.support.node import RunningNode, run_montana, running_node, write_config
 from tests.support.turn_client import TRANSPORT, UdpClient, outcome
 
@@ -261,6 +263,56 @@ def test_a_node_that_is_killed_charges_what_it_has_stored(tmp_path: Path) -> Non
     assert record.reason == "the node stopped"
     assert earned == record.cost == record.seconds * J.unit
     assert balance == 1000 * J.unit - earned
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.1)
+
+
+def test_a_full_disk_stops_charging_for_a_while_and_nothing_else(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more=METERED)
+    with_ledger(tmp_path / "data", {"user:carol": 1000})
+    full = tmp_path / "full"
+    shim = shim_variables(
+        build_shim(tmp_path), tmp_path / "data" / "ledger", tmp_path / "written.log"
+    )
+
+    def balance(node: RunningNode) -> Decimal:
+        shown = json.loads(node.command("account", "show", "user:carol", "--json"))
+        return Decimal(shown["balance"])
+
+    with (
+        running_node(config=config, variables={**shim, "DISK_SHIM_FULL_WHILE": str(full)}) as node,
+        two_ends_of(node, "carol") as (one, other),
+        talking(one),
+        talking(other) as heard,
+    ):
+        wait_for(lambda: balance(node) < 1000, "nothing was charged")
+        full.touch()
+        wait_for(lambda: "this second is not charged yet" in node.log(), "the disk wasn't full")
+        before, count = balance(node), len(heard)
+        refused = run_montana(
+            *("account", "credit", "user:carol", "5", "--socket", str(node.socket)), check=False
+        )
+        assert refused.returncode == 1
+        assert "the disk is full" in refused.stderr
+        time.sleep(2)
+        # What is held is relayed, and nobody is charged for it meanwhile.
+        assert balance(node) == before
+        assert len(heard) > count + 50
+        full.unlink()
+        wait_for(lambda: balance(node) <= before - 2, "it was not charged later")
+        assert node.status()["allocations"] == 2
+    balance_left, earned, records = read_ledger(tmp_path / "data", "user:carol")
+    (record,) = records
+    assert record.seconds >= 4
+    assert earned == record.cost == record.seconds * J.unit
+    assert balance_left == 1000 * J.unit - earned
+    verified = run_montana("ledger", "verify", "--json", "--config", str(config)).stdout
+    assert json.loads(verified)["ok"]
 
 
 def test_a_name_signed_with_another_secret_is_another_session(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 /* Preloaded: records what a process writes to the files of one folder, and fails calls on demand.
 
-   DISK_SHIM_FOLDER names the folder, DISK_SHIM_LOG the log, which is appended to. A record is a
-   head and `bytes` bytes of data; `disk_shim.py` reads it. What is not yet durable is recorded
+   DISK_SHIM_FOLDER names the folder, DISK_SHIM_LOG the log, which is appended to; while there is a
+   file of the name in DISK_SHIM_FULL_WHILE the disk is full. A record is a head and `bytes` bytes of data; `disk_shim.py` reads it. What is not yet durable is recorded
    before the call that makes it so, what is after it. */
 
 #define _GNU_SOURCE
@@ -33,6 +33,7 @@ struct head {
 static struct { uint64_t inode; int dsync; } watched[DESCRIPTORS];
 static struct { long countdown; int error, lasting; } rules[FAIL_KINDS];
 static int full;
+static const char *full_while;
 static int log_fd = -1;
 static char folder[4096];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -42,6 +43,7 @@ __attribute__((constructor)) static void start(void) {
     if (!name || !log)
         return;
     snprintf(folder, sizeof folder, "%s", name);
+    full_while = getenv("DISK_SHIM_FULL_WHILE");
     log_fd = (int)syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (log_fd < 0)
         abort();
@@ -83,8 +85,14 @@ static uint64_t inode_of(int fd) {
     return fd >= 0 && fd < DESCRIPTORS ? watched[fd].inode : 0;
 }
 
+static int is_full(void) {
+    return full || (full_while && !access(full_while, F_OK));
+}
+
 /* 0, an errno, or SHORT. */
 static int failure(int kind) {
+    if (kind == FAIL_WRITE && full_while && is_full())
+        return ENOSPC;
     if (rules[kind].countdown == 0 || --rules[kind].countdown > 0)
         return 0;
     if (rules[kind].lasting)
@@ -255,7 +263,7 @@ int rename(const char *from, const char *to) {
 
 #define FALLOCATES(name) \
     int name(int fd, off_t offset, off_t bytes) { \
-        if (full) \
+        if (is_full()) \
             return ENOSPC; \
         return syscall(SYS_fallocate, fd, 0, offset, bytes) ? errno : 0; \
     }

@@ -70,7 +70,12 @@ def build_shim(folder: Path) -> Path:
 
 def shim_environment(library: Path, folder: Path, log: Path) -> dict[str, str]:
     """The variables of a process that is recorded."""
-    return os.environ | {
+    return os.environ | shim_variables(library, folder, log)
+
+
+def shim_variables(library: Path, folder: Path, log: Path) -> dict[str, str]:
+    """What they have besides."""
+    return {
         "LD_PRELOAD": str(library),
         "DISK_SHIM_FOLDER": str(folder),
         "DISK_SHIM_LOG": str(log),

@@ -184,12 +184,14 @@ def running_node(
     users: Mapping[str, str] | None = None,
     secrets: Sequence[str] = (SECRET,),
     more: str = "",
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[RunningNode]:
     """Start a node; on leaving, end it by SIGTERM and assert that it ended cleanly.
 
     Args:
         config: its configuration file; otherwise `write_config` makes one of the rest.
         arguments: in place of ``--config``, such as ``["--dev"]``.
+        variables: more of its environment.
     """
     with tempfile.TemporaryDirectory(prefix="montana-test-") as name:
         folder = Path(name)
@@ -205,7 +207,7 @@ def running_node(
                 stderr=log,
                 text=True,
                 cwd=folder,
-                env=montana_environment(),
+                env=montana_environment(**(variables or {})),
             )
         # Whoever calls us may be slow: a start that hangs is ended from outside.
         watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
