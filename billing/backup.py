@@ -368,7 +368,8 @@ def _store_entries(writing: Writing, batch: list[tuple[int, bytes, bytes]]) -> N
         elif entry[0] == EntryKind.ACCOUNTS:
             store_accounts(writing, journal.decode_accounts(entry))
         elif entry[0] == EntryKind.RECORDS:
-            index_records(writing, number, entry)
+            raws = journal.raw_records(entry)
+            index_records(writing, number, journal.decode_records(entry), raws)
 
 
 def _store_rest(writing: Writing, recount: Recount, tail: _Tail) -> None:

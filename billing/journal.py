@@ -9,7 +9,7 @@ that an entry whose content is no longer needed can be replaced by its hash: the
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from hashlib import sha256
 from typing import NamedTuple
@@ -65,7 +65,7 @@ class AccountsEntry(msgspec.Struct, frozen=True, kw_only=True):
     addresses: dict[str, int | None]
 
 
-class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
+class SessionInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A session that is charged.
 
     Attributes:
@@ -90,7 +90,7 @@ class SessionInfo(msgspec.Struct, frozen=True, kw_only=True):
     bytes_before: int = 0
 
 
-class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a session has come to: one line of its account's history.
 
     Attributes:
@@ -290,14 +290,19 @@ def tick_time_ns(entry: bytes | memoryview) -> int:
     return time_ns
 
 
-def encode_records(records: Sequence[CallRecord]) -> bytes:
-    """Call records as an entry."""
-    return bytes([EntryKind.RECORDS]) + _encode(list(records))
-
-
 def decode_records(entry: bytes | memoryview) -> list[CallRecord]:
-    """The reverse."""
+    """The call records of an entry."""
     return _RECORDS.decode(entry[1:])
+
+
+def encode_record(record: CallRecord) -> bytes:
+    """One of them alone, as it stands in an entry."""
+    return _encode(record)
+
+
+def join_records(raws: Iterable[bytes]) -> bytes:
+    """An entry of records that are encoded already."""
+    return bytes([EntryKind.RECORDS]) + _encode(list(map(msgspec.Raw, raws)))
 
 
 def raw_records(entry: bytes | memoryview) -> list[bytes]:

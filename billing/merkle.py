@@ -30,16 +30,16 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def full_nodes(
     read: ReadNode, size: int, leaves: Sequence[bytes]
-) -> Iterable[tuple[int, int, bytes]]:
-    """(level, index, hash) of each subtree that becomes full when leaf hashes are added to a tree
-    of `size` leaves; in the order of their names."""
+) -> Iterable[tuple[int, int, list[bytes]]]:
+    """(level, index, hashes) of the subtrees that become full when leaf hashes are added to a tree
+    of `size` leaves: those of a level beside each other, from `index` on; in the order of their
+    names."""
     level, first, hashes = 0, size, list(leaves)
     while hashes:
-        for index, value in enumerate(hashes, first):
-            yield level, index, value
+        yield level, first, hashes
         if first & 1:
             first -= 1
-            hashes.insert(0, read(level, first))
+            hashes = [read(level, first), *hashes]
         hashes = [
             node_hash(hashes[index], hashes[index + 1]) for index in range(0, len(hashes) - 1, 2)
         ]

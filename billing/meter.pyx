@@ -224,6 +224,10 @@ cdef class Meter:
         """One more than the highest slot that was ever used."""
         return self._unused
 
+    def slots(self):
+        """The slots of all sessions."""
+        return np.flatnonzero(self._columns["state"][: self._unused] != FREE).tolist()
+
     def paid_by(self, account):
         """The slots of the sessions that an account pays for."""
         accounts = self._columns["account"][: self._unused]
@@ -319,7 +323,7 @@ cdef class Meter:
     def let_go(self, slots):
         """Free what sessions hold that are about to be closed; returns what `undo_let_go` takes."""
         cdef Py_ssize_t slot
-        before = [(slot, self.held[slot]) for slot in slots]
+        before = slots, self._columns["held"][slots]
         for slot in slots:
             self._release(slot)
         return before
@@ -327,7 +331,7 @@ cdef class Meter:
     def undo_let_go(self, before):
         """Take it back."""
         cdef Py_ssize_t slot
-        for slot, held in before:
+        for slot, held in zip(*before, strict=True):
             self.held[slot] = held
             self.book.held[self.account[slot]] += held
 

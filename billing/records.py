@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import trio
 
 from billing import journal
@@ -83,12 +84,12 @@ def node_reader(tables: Tables) -> Callable[[int, int], bytes]:
     return read
 
 
-def index_records(writing: Writing, entry: int, content: bytes) -> None:
-    """Have the records of an entry found; `content` is the entry as it is stored."""
-    raws = journal.raw_records(content)
-    if not raws:
+def index_records(
+    writing: Writing, entry: int, records: Sequence[CallRecord], raws: Sequence[bytes]
+) -> None:
+    """Have the records of an entry found; `raws` are their bytes as they are stored."""
+    if not records:
         return
-    records = journal.decode_records(content)
     first = tree_size(writing)
     writing.put_many(
         RECORD_IDS,
@@ -99,9 +100,10 @@ def index_records(writing: Writing, entry: int, content: bytes) -> None:
     )
     writing.put(RECORD_ENTRIES, _time_key(entry, records), _leaf_bytes(first))
     nodes = full_nodes(node_reader(writing), first, [leaf_hash(raw) for raw in raws])
-    writing.put_many(
-        RECORD_TREE, [(_node_key(level, index), value) for level, index, value in nodes]
-    )
+    for level, index, values in nodes:
+        writing.put_many(
+            RECORD_TREE, list(zip(_node_keys(level, index, len(values)), values, strict=True))
+        )
 
 
 def entry_is_indexed(tables: Tables, entry: int, records: Sequence[CallRecord], first: int) -> bool:
@@ -278,3 +280,11 @@ def _leaf_bytes(leaf: int) -> bytes:
 
 def _node_key(level: int, index: int) -> bytes:
     return bytes([level]) + index.to_bytes(8, "big")
+
+
+def _node_keys(level: int, first: int, count: int) -> list[bytes]:
+    """Of nodes beside each other."""
+    keys = np.empty(count, [("level", "u1"), ("index", ">u8")])
+    keys["level"], keys["index"] = level, np.arange(first, first + count)
+    joined = keys.tobytes()
+    return [joined[start : start + keys.itemsize] for start in range(0, len(joined), keys.itemsize)]

@@ -95,6 +95,15 @@ class Writing(Tables):
         self.writes += 1
         return bool(self.transaction.delete(key, db=self._handles[table]))
 
+    def delete_many(self, table: str, keys: Sequence[bytes]) -> None:
+        """Remove those of these keys, in their order, that are there."""
+        self.writes += 1
+        with self.transaction.cursor(self._handles[table]) as cursor:
+            for key in keys:
+                # After a removal it stands on the next, which is often the one that is wanted.
+                if cursor.key() == key or cursor.set_key(key):
+                    cursor.delete()
+
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call `action` on the writer thread once this is durable, before anybody is answered."""
         self.commits.append(action)

@@ -205,7 +205,7 @@ def change_a_record(writing: Writing) -> None:
     key, entry = entries_of(writing, EntryKind.RECORDS)[1]
     records = journal.decode_records(entry)
     records[0] = msgspec.structs.replace(records[0], cost=records[0].cost - 1)
-    writing.put(LOG, key, journal.encode_records(records))
+    writing.put(LOG, key, journal.join_records(map(journal.encode_record, records)))
     chain_anew(writing)
 
 

@@ -76,9 +76,10 @@ class Nodes:
 
     def add(self, leaves: list[bytes]) -> None:
         hashes = [leaf_hash(leaf) for leaf in leaves]
-        for level, index, value in list(full_nodes(self.read, self.size, hashes)):
-            assert (level, index) not in self.stored
-            self.stored[level, index] = value
+        for level, first, values in list(full_nodes(self.read, self.size, hashes)):
+            for index, value in enumerate(values, first):
+                assert (level, index) not in self.stored
+                self.stored[level, index] = value
         self.size += len(leaves)
 
     def read(self, level: int, index: int) -> bytes:
