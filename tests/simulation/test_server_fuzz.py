@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from ipaddress import IPv4Address
+from random import Random
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,7 +123,11 @@ class ServerLife(RuleBasedStateMachine):
             "channels_per_allocation": 3,
             "error_replies_per_second": 1000,
         }
-        self.world = World(turn_config(limits=limits, relay_ports=(50_000, 50_011)))
+        # The same ports each time: which of them are taken decides what can happen next.
+        self.world = World(
+            turn_config(limits=limits, relay_ports=(50_000, 50_011)),
+            random_bytes=Random(7).randbytes,
+        )
         self.sessions = [
             Session(self.world, port, user=("alice", "bob")[port % 2], sha256=port % 3 == 0)
             for port in range(6)

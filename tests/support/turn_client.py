@@ -211,6 +211,7 @@ class World:
 
     Args:
         pays: whether an account pays; None where nobody has to.
+        random_bytes: what ports and nonces are made of.
     """
 
     def __init__(
@@ -219,6 +220,7 @@ class World:
         *,
         own: Sequence[bytes] = (),
         pays: Callable[[str], bool] | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self.pays = pays
         self.joined: set[int] = set()
@@ -233,7 +235,7 @@ class World:
         self._local = frozenset(own)
         self.server = Server(
             config or turn_config(),
-            random=os.urandom,
+            random=random_bytes,
             unix_time_s=lambda: self.unix_s,
             is_local=lambda ip: ip in self._local,
             metered=pays is not None,
