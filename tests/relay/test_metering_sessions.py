@@ -160,8 +160,8 @@ async def test_a_handle_that_is_used_again_is_charged_to_each_in_turn(bench: Ben
     assert len(bench.metering) == 0
 
 
-async def test_who_comes_while_a_session_is_begun_shares_it(bench: Bench) -> None:
-    await bench.account("alice", 10)
+async def join_together(bench: Bench) -> list[int]:
+    """What three allocations are answered that come at once, as 1 to 3 of alice's session."""
     codes: list[int] = []
 
     async def join(allocation: int) -> None:
@@ -170,7 +170,12 @@ async def test_who_comes_while_a_session_is_begun_shares_it(bench: Bench) -> Non
     async with trio.open_nursery() as nursery:
         for allocation in range(1, 4):
             nursery.start_soon(join, allocation)
-    assert codes == [0, 0, 0]
+    return codes
+
+
+async def test_who_comes_while_a_session_is_begun_shares_it(bench: Bench) -> None:
+    await bench.account("alice", 10)
+    assert await join_together(bench) == [0, 0, 0]
     assert len({bench.enter(allocation, "alice's") for allocation in range(1, 4)}) == 1
     assert len(bench.metering) == 1
     for allocation in range(1, 4):
@@ -180,15 +185,7 @@ async def test_who_comes_while_a_session_is_begun_shares_it(bench: Bench) -> Non
 
 async def test_who_comes_while_a_session_is_refused_is_refused_too(bench: Bench) -> None:
     alice = await bench.account("alice", 0)
-    codes: list[int] = []
-
-    async def join(allocation: int) -> None:
-        codes.append(await bench.metering.join(allocation, "alice's", "alice"))
-
-    async with trio.open_nursery() as nursery:
-        for allocation in range(1, 4):
-            nursery.start_soon(join, allocation)
-    assert codes == [403, 403, 403]
+    assert await join_together(bench) == [403, 403, 403]
     assert len(bench.metering) == 0
     await bench.credit(alice, 1)
     assert await bench.metering.join(4, "alice's", "alice") == 0
