@@ -4,6 +4,7 @@
     ├── ConfigError          what the operator wrote can't be used; says what to write instead
     ├── PeerError            what somebody sent over a network can't be used
     │   ├── StunError        not a STUN message, or one that breaks its own rules
+    │   ├── SignalingError   not a message of a page that can be carried out
     │   └── ApiError         not a message of the node's socket
     └── OperationError       what the operator asked for can't be done now; says what to do
 
@@ -35,6 +36,20 @@ class StunError(PeerError):
     def __init__(self, message: str, code: int = 400) -> None:
         super().__init__(message)
         self.code = code
+
+
+class SignalingError(PeerError):
+    """What a page has sent can't be used, or not now.
+
+    Attributes:
+        code: what it is told, see `relay.signaling.messages.Error`.
+        values: what stands in the places of the sentence in other languages.
+    """
+
+    def __init__(self, code: str, message: str, **values: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.values = {name: str(value) for name, value in values.items()}
 
 
 class ApiError(PeerError):

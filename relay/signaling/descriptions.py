@@ -1,0 +1,199 @@
+"""Session descriptions and candidates that pass: what they say of media, and what they give away.
+
+A call's kind is read from what its ends have agreed on, never from what a client says of it. Where
+media is to flow through relays alone, nothing that passes names an address but a relay's: what is
+no candidate of this node's own relays is taken out, related addresses are blanked, and so are
+connection lines (RFC 8866, RFC 8839 section 5).
+
+Nothing is kept here: text comes in, and other text goes out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Final, NamedTuple
+
+from core.errors import SignalingError
+
+DESCRIPTION_MAXIMUM_BYTES: Final = 65_536
+CANDIDATE_MAXIMUM_BYTES: Final = 1_024
+SECTIONS_MAXIMUM: Final = 64
+LINES_MAXIMUM: Final = 4_096
+
+BLANK_PORT: Final = 9
+"""The discard port: what stands where no address is told (RFC 8839 section 4.2.1.2)."""
+
+IsOwn = Callable[[bytes], bool]
+"""Whether a packed IP address is one that this node relays from."""
+
+_CANDIDATE = re.compile(
+    r"candidate:(?P<foundation>[A-Za-z0-9+/]{1,32}) (?P<component>[0-9]{1,5}) "
+    r"(?P<transport>[A-Za-z]{3,8}) (?P<priority>[0-9]{1,10}) (?P<address>[0-9A-Fa-f.:]{2,45}) "
+    r"(?P<port>[0-9]{1,5}) typ relay(?P<more>(?: [!-~]+ [!-~]+)*)"
+)
+_KEPT_EXTENSIONS = frozenset({"generation", "ufrag"})
+"""Of what may follow a candidate; others tell of networks at home."""
+_DIRECTIONS = frozenset({"sendrecv", "sendonly", "recvonly", "inactive"})
+_FAMILIES = {"IP4": "0.0.0.0", "IP6": "::"}  # noqa: S104
+_LINE = re.compile(r"[a-z]=[^\r\n\0]*")
+_MEDIA = re.compile(r"m=([a-z]{1,16}) ([0-9]{1,5})(/[0-9]{1,5})? ([!-~]+(?: [!-~]+)*)")
+_ORIGIN_WORDS = 6
+"""User name, session, version, network, family, address (RFC 8866 section 5.2)."""
+_CAMERA_SECTIONS = 2
+"""Sound comes first and a camera second; a section of video behind them is a screen."""
+
+
+class Kind(StrEnum):
+    """What is paid for."""
+
+    VOICE = "voice"
+    VIDEO = "video"
+    SCREEN = "screen"
+
+
+class _Section(NamedTuple):
+    media: str
+    is_active: bool
+
+
+def kind_of_untrusted(description: str) -> Kind:
+    """What flows once this answer is accepted: a screen, else video, else sound.
+
+    A section counts where its port isn't 0 and its direction isn't `inactive`; an answer refuses by
+    either (RFC 8829 section 5.3.1, RFC 3264 section 6).
+
+    Raises:
+        SignalingError: it is no session description.
+    """
+    kind = Kind.VOICE
+    for number, section in enumerate(_sections(_lines_untrusted(description))):
+        if section.media == "video" and section.is_active:
+            if number >= _CAMERA_SECTIONS:
+                return Kind.SCREEN
+            kind = Kind.VIDEO
+    return kind
+
+
+def relayed_description_untrusted(description: str, is_own: IsOwn) -> str:
+    """The description without any address that isn't a relay's of this node.
+
+    Raises:
+        SignalingError: it is no session description.
+    """
+    kept = (_relayed_line(line, is_own) for line in _lines_untrusted(description))
+    return "".join(f"{line}\r\n" for line in kept if line is not None)
+
+
+def relayed_candidate_untrusted(candidate: str, is_own: IsOwn) -> str | None:
+    """A candidate as RTCIceCandidate has it, its related address blanked; None where it isn't of
+    one of this node's relays. The empty one, which says that no more will come, stays.
+
+    Raises:
+        SignalingError: it is too long.
+    """
+    if len(candidate) > CANDIDATE_MAXIMUM_BYTES:
+        raise SignalingError(
+            "too-large", f"a candidate has {CANDIDATE_MAXIMUM_BYTES} bytes at most"
+        )
+    if not candidate:
+        return ""
+    match = _CANDIDATE.fullmatch(candidate.removeprefix("a="))
+    if match is None or int(match["port"]) > 65_535:
+        return None
+    try:
+        address = ip_address(match["address"])
+    except ValueError:
+        return None
+    if not is_own(address.packed):
+        return None
+    words = match["more"].split()
+    kept = [
+        f" {name} {value}"
+        for name, value in zip(words[::2], words[1::2], strict=True)
+        if name in _KEPT_EXTENSIONS
+    ]
+    blank = _FAMILIES[f"IP{address.version}"]
+    return (
+        f"candidate:{match['foundation']} {match['component']} {match['transport']} "
+        f"{match['priority']} {address} {match['port']} typ relay raddr {blank} rport {BLANK_PORT}"
+        + "".join(kept)
+    )
+
+
+def _lines_untrusted(description: str) -> list[str]:
+    """Its lines, without their ends.
+
+    Raises:
+        SignalingError: it is too long, or a line is none.
+    """
+    if len(description.encode(errors="surrogatepass")) > DESCRIPTION_MAXIMUM_BYTES:
+        raise SignalingError(
+            "too-large", f"a description has {DESCRIPTION_MAXIMUM_BYTES} bytes at most"
+        )
+    lines = description.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if len(lines) > LINES_MAXIMUM:
+        raise SignalingError("too-large", f"a description has {LINES_MAXIMUM} lines at most")
+    if lines[0] != "v=0" or not all(map(_LINE.fullmatch, lines)):
+        raise SignalingError("bad-description", "this is no session description")
+    return lines
+
+
+def _sections(lines: list[str]) -> Iterator[_Section]:
+    """Its media sections, in their order.
+
+    Raises:
+        SignalingError: there are too many, or one is none.
+    """
+    session_direction = "sendrecv"
+    media, port, direction, is_bundled, count = "", 0, "", False, 0
+    for line in [*lines, "m="]:
+        if line.startswith("m="):
+            if media:
+                yield _Section(media, (port != 0 or is_bundled) and direction != "inactive")
+            if line == "m=":
+                return
+            match = _MEDIA.fullmatch(line)
+            count += 1
+            if match is None or count > SECTIONS_MAXIMUM:
+                raise SignalingError("bad-description", "a media section can't be read")
+            media, port, is_bundled = match[1], int(match[2]), False
+            direction = session_direction
+        elif line.startswith("a=") and line[2:] in _DIRECTIONS:
+            if media:
+                direction = line[2:]
+            else:
+                session_direction = line[2:]
+        elif line == "a=bundle-only":
+            # RFC 9143 section 6: port 0, and yet not refused.
+            is_bundled = True
+
+
+def _relayed_line(line: str, is_own: IsOwn) -> str | None:
+    """A line as it may pass; None where it may not."""
+    if line.startswith("a=candidate:"):
+        candidate = None
+        if len(line) <= CANDIDATE_MAXIMUM_BYTES:
+            candidate = relayed_candidate_untrusted(line[2:], is_own)
+        return None if candidate is None else f"a={candidate}"
+    name = line.split(":", 1)[0]
+    if name == "a=remote-candidates":
+        return None
+    if name == "a=rtcp":
+        return f"a=rtcp:{BLANK_PORT} IN IP4 {_FAMILIES['IP4']}"
+    if line.startswith("c="):
+        return f"c=IN IP4 {_FAMILIES['IP4']}"
+    if line.startswith("o="):
+        words = line.split(" ")
+        if len(words) != _ORIGIN_WORDS:
+            raise SignalingError("bad-description", "who has made the description can't be read")
+        return " ".join([*words[:4], "IP4", _FAMILIES["IP4"]])
+    if line.startswith("m="):
+        match = _MEDIA.fullmatch(line)
+        if match is None:
+            raise SignalingError("bad-description", "a media section can't be read")
+        port = BLANK_PORT if int(match[2]) else 0
+        return f"m={match[1]} {port} {match[4]}"
+    return line
