@@ -18,6 +18,7 @@ Network = IPv4Network | IPv6Network
 TURN_PORT = 3478
 HTTP_PORT = 8790
 METRICS_PORT = 9641
+DISCOVERY_PORT = 8791
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,12 +157,48 @@ class BillingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SignalingConfig:
+    """The ``[signaling]`` table: who may make rooms and calls in the browser, and how much of it.
+
+    Attributes:
+        allowed_origins: of pages that may speak to the node beside its own, as browsers write
+            them: ``https://example.org``.
+        messages_per_second, message_burst: what a page may send, and how much of it at once.
+        relay_only: everybody's media flows through the node's relays alone.
+        room_token: whoever makes a room has to name it; empty for none.
+        rooms: who pays for them: host, by the minute, or free, the node within its quota.
+        free_minutes_per_day: the quota in minutes, of all people in free rooms together.
+        free_people: how many of them there may be at once.
+        free_bytes_per_second: what each of them may send, and what each may receive.
+        direct_calls: whether the media of calls that are paid for may flow past the relays.
+        calls_per_minute: what one account may begin.
+        discovery, discovery_port: whether probes of the local network are answered, and on which
+            UDP port.
+    """
+
+    allowed_origins: tuple[str, ...] = ()
+    messages_per_second: int = 20
+    message_burst: int = 200
+    relay_only: bool = False
+    room_token: str = field(default="", repr=False)
+    rooms: str = "host"
+    free_minutes_per_day: int = 1_000
+    free_people: int = 100
+    free_bytes_per_second: int = 250_000
+    direct_calls: bool = False
+    calls_per_minute: int = 10
+    discovery: bool = False
+    discovery_port: int = DISCOVERY_PORT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """The whole file.
 
     Attributes:
         data_dir: what the node keeps: its key, its socket, its ledger. Made when it is missing.
         development: `montana up --dev` or `--lan`: pages ask for no link.
+        environment: names of the variables that stand over the file, see `core.environment`.
     """
 
     data_dir: Path
@@ -170,4 +207,6 @@ class NodeConfig:
     metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
     billing: BillingConfig = BillingConfig()
+    signaling: SignalingConfig = SignalingConfig()
     development: bool = False
+    environment: tuple[str, ...] = ()

@@ -13,7 +13,6 @@ from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from core import config_reader as read
 from core import limits
@@ -27,6 +26,7 @@ from core.config import (
     MetricsConfig,
     NodeConfig,
     PeerRules,
+    SignalingConfig,
     TariffLine,
     TurnConfig,
     TurnLimits,
@@ -96,12 +96,19 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
     log_table.finish()
 
     billing = _billing(root.table("billing"))
+    signaling = _signaling(root.table("signaling"))
 
     root.finish()
     if problems:
         raise ConfigError("\n".join(f"  {problem}" for problem in problems))
     return NodeConfig(
-        data_dir=data_dir, turn=turn, http=http, metrics=metrics, log=log, billing=billing
+        data_dir=data_dir,
+        turn=turn,
+        http=http,
+        metrics=metrics,
+        log=log,
+        billing=billing,
+        signaling=signaling,
     )
 
 
@@ -219,12 +226,7 @@ def _with_account(value: object, key: str) -> tuple[str, str]:
 
 def _secret(value: object) -> tuple[str, str]:
     secret, account = _with_account(value, "value")
-    if len(secret.strip()) < limits.SECRET_MINIMUM_CHARACTERS:
-        raise ValueError(
-            f"is too short to be a secret: {limits.SECRET_MINIMUM_CHARACTERS} characters at "
-            "least; take what `openssl rand -base64 32` prints"
-        )
-    return secret, account
+    return read.secret(secret), account
 
 
 def _realm(value: object) -> str:
@@ -338,7 +340,7 @@ def _http(table: Table, folder: Path) -> HttpConfig:
     if (files["certificate"] is None) != (files["private_key"] is None):
         absent = "certificate" if files["certificate"] is None else "private_key"
         table.complain(absent, "is missing; certificate and private_key come together")
-    public_url = table.value("public_url", _public_url, default.public_url)
+    public_url = table.value("public_url", read.origin, default.public_url)
     table.finish()
     return HttpConfig(listen=listen, public_url=public_url, **files)
 
@@ -373,6 +375,33 @@ def _tariff(table: Table) -> Mapping[str, TariffLine]:
     return tariff
 
 
+def _signaling(table: Table) -> SignalingConfig:
+    default = SignalingConfig()
+
+    def bound(key: str, minimum: int, maximum: int) -> int:
+        return table.value(key, read.number(minimum, maximum), int(getattr(default, key)))
+
+    signaling = SignalingConfig(
+        allowed_origins=table.items("allowed_origins", read.origin, limits.ALLOWED_ORIGINS_MAXIMUM),
+        messages_per_second=bound("messages_per_second", 1, limits.MESSAGES_PER_SECOND_MAXIMUM),
+        message_burst=bound("message_burst", 1, limits.MESSAGES_PER_SECOND_MAXIMUM),
+        relay_only=table.value("relay_only", read.flag, default.relay_only),
+        room_token=table.value("room_token", read.room_token, default.room_token),
+        rooms=table.value("rooms", read.choice("host", "free"), default.rooms),
+        free_minutes_per_day=bound("free_minutes_per_day", 0, limits.FREE_MINUTES_PER_DAY_MAXIMUM),
+        free_people=bound("free_people", 0, limits.FREE_PEOPLE_MAXIMUM),
+        free_bytes_per_second=bound("free_bytes_per_second", 0, limits.BYTES_PER_SECOND_MAXIMUM),
+        direct_calls=table.value("direct_calls", read.flag, default.direct_calls),
+        calls_per_minute=bound("calls_per_minute", 1, limits.CALLS_PER_MINUTE_MAXIMUM),
+        discovery=table.value("discovery", read.flag, default.discovery),
+        discovery_port=bound("discovery_port", 0, limits.PORT_MAXIMUM),
+    )
+    if signaling.direct_calls and signaling.relay_only:
+        table.complain("direct_calls", "can't be where relay_only is; leave one of them out")
+    table.finish()
+    return signaling
+
+
 def _region(value: object) -> str:
     # Late: it takes a while, and few files name a region.
     from phonenumbers import SUPPORTED_REGIONS
@@ -397,15 +426,3 @@ def _price(value: object) -> str:
     if Decimal(price) > limits.PRICE_MAXIMUM_J:
         raise ValueError(f"is a price of {limits.PRICE_MAXIMUM_J:,} J at most")
     return price
-
-
-def _public_url(value: object) -> str:
-    written = read.text(value).rstrip("/")
-    parts = urlsplit(written)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("is a URL such as https://node.example")
-    if not written.isascii() or not written.isprintable() or " " in written:
-        raise ValueError("is a URL such as https://node.example, in ASCII without blanks")
-    if parts.path or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError("is a URL without a path, such as https://node.example")
-    return written

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from core import limits
 from core.stun.address import Address
 
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Table:
@@ -170,6 +175,47 @@ def choice(*options: str) -> Callable[[object], str]:
         return text(value)
 
     return parse
+
+
+def secret(value: object) -> str:
+    """What others can't guess."""
+    written = text(value)
+    if len(written.strip()) < limits.SECRET_MINIMUM_CHARACTERS:
+        raise ValueError(
+            f"is too short to be a secret: {limits.SECRET_MINIMUM_CHARACTERS} characters at "
+            "least; take what `openssl rand -base64 32` prints"
+        )
+    return written
+
+
+def room_token(value: object) -> str:
+    """A secret that people type."""
+    token = secret(value)
+    if len(token) > limits.ROOM_TOKEN_MAXIMUM_CHARACTERS or not token.isprintable():
+        raise ValueError(f"has {limits.ROOM_TOKEN_MAXIMUM_CHARACTERS} printable characters at most")
+    return token
+
+
+def origin(value: object) -> str:
+    """``https://example.org:8443``, as browsers write it (RFC 6454 section 6.2): in small letters,
+    without the port that its scheme has anyway."""
+    written = text(value).rstrip("/")
+    try:
+        parts = urlsplit(written)
+        port = parts.port
+    except ValueError:
+        raise ValueError("is a URL such as https://node.example or https://[::1]:8790") from None
+    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+        raise ValueError("is a URL such as https://node.example")
+    if not written.isascii() or not written.isprintable() or " " in written:
+        raise ValueError("is a URL such as https://node.example, in ASCII without blanks")
+    if parts.path or parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("is a URL without a path, such as https://node.example")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if not _HOST.fullmatch(host):
+        raise ValueError("names one host, such as https://node.example")
+    shown_port = "" if port in (None, _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{host}{shown_port}"
 
 
 def ip(value: object) -> bytes:

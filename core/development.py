@@ -18,6 +18,7 @@ from core.config import (
     Network,
     NodeConfig,
     PeerRules,
+    SignalingConfig,
     TurnConfig,
 )
 from core.stun.address import Address
@@ -52,6 +53,7 @@ def development_config(
         if lan
         else HttpConfig(),
         billing=BillingConfig(turn="metered", unknown_account="free"),
+        signaling=SignalingConfig(rooms="free"),
         development=True,
     )
 

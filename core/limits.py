@@ -50,6 +50,13 @@ REALM_MAXIMUM_CHARACTERS: Final = 127
 PEER_RULES_MAXIMUM: Final = 1_024
 """Networks in one list."""
 
+ALLOWED_ORIGINS_MAXIMUM: Final = 64
+ROOM_TOKEN_MAXIMUM_CHARACTERS: Final = 256
+MESSAGES_PER_SECOND_MAXIMUM: Final = 100_000
+FREE_MINUTES_PER_DAY_MAXIMUM: Final = 1_000_000_000
+FREE_PEOPLE_MAXIMUM: Final = 100_000
+CALLS_PER_MINUTE_MAXIMUM: Final = 1_000
+
 # The channel numbers 0x4000-0x7FFF are all that an allocation can name.
 assert CHANNELS_PER_ALLOCATION_MAXIMUM <= 0x7FFF - 0x4000 + 1
 # Flow slots are numbered in 32 bits, of which 0 means none.

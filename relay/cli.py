@@ -34,6 +34,7 @@ from core.api.messages import (
 from core.config import NodeConfig
 from core.config_file import load
 from core.development import development_config, lan_addresses
+from core.environment import with_environment
 from core.errors import ConfigError, MontanaError, OperationError
 from relay.cli_audit import ledger_group
 from relay.cli_ledger import account_group, voucher_group
@@ -93,9 +94,13 @@ def up(config: Path | None, dev: bool, lan: bool, data_dir: Path | None, as_json
     if [config is not None, dev, lan].count(True) != 1 or (config and data_dir):
         raise click.UsageError(text("one_of_three"), click.get_current_context())
     if config is not None:
-        read_config: Callable[[], NodeConfig] = lambda: load(config)  # noqa: E731
+        read_file: Callable[[], NodeConfig] = lambda: load(config)  # noqa: E731
     else:
-        read_config = _development(data_dir or Path(DEFAULT_DATA_DIR), lan=lan)
+        read_file = _development(data_dir or Path(DEFAULT_DATA_DIR), lan=lan)
+
+    def read_config() -> NodeConfig:
+        return with_environment(read_file(), os.environ)
+
     first = read_config()
     # Late, so that the other commands start quickly.
     from relay.node import run_node
@@ -216,7 +221,7 @@ def config_group() -> None:
 @click.argument("file", type=EXISTING_PATH)
 def config_check(file: Path) -> None:
     """Validate a file."""
-    config = load(file)
+    config = with_environment(load(file), os.environ)
     if config.http.certificate is not None:
         # Late, so that the other commands start quickly.
         from relay.web.tls import CertificateFiles

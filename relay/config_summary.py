@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from ipaddress import ip_address
 
-from core.config import BillingConfig, NodeConfig, TurnLimits
+from core.config import BillingConfig, NodeConfig, SignalingConfig, TurnLimits
 
 
 def describe(config: NodeConfig) -> str:
@@ -38,8 +38,17 @@ def describe(config: NodeConfig) -> str:
             for item in fields(TurnLimits)
             if item.type == "int"
         ),
+        "rooms": _rooms(config.signaling),
+        "calls": _calls(config.signaling),
+        "messages": f"{config.signaling.messages_per_second} a second, "
+        f"{config.signaling.message_burst} at once",
+        "origins": ", ".join(config.signaling.allowed_origins),
+        "discovery": f"UDP port {config.signaling.discovery_port}"
+        if config.signaling.discovery
+        else "",
         "pages": ", ".join(f"{scheme}://{address}" for address in config.http.listen),
         "metrics": f"http://{config.metrics.listen}",
+        "environment": " and ".join(config.environment),
     }
     return "\n".join(f"{name + ':':16}{value}" for name, value in lines.items() if value)
 
@@ -53,3 +62,27 @@ def _price_of_relaying(billing: BillingConfig) -> str:
         f"metered, {line.second} Ɉ a second and {line.megabyte} Ɉ a megabyte into {line.into}; "
         f"those without an account {others}"
     )
+
+
+def _rooms(signaling: SignalingConfig) -> str:
+    parts = ["paid for by the host"]
+    if signaling.rooms == "free":
+        parts = [
+            "paid for by the node",
+            f"{signaling.free_minutes_per_day} minutes a day",
+            f"{signaling.free_people} people",
+            f"{signaling.free_bytes_per_second} bytes a second each",
+        ]
+    if signaling.room_token:
+        parts.append("made with the room token")
+    return ", ".join(parts)
+
+
+def _calls(signaling: SignalingConfig) -> str:
+    if signaling.relay_only:
+        path = "everybody's media through the relays"
+    elif signaling.direct_calls:
+        path = "directly where that is possible"
+    else:
+        path = "those that cost something through the relays"
+    return f"{path}, {signaling.calls_per_minute} a minute of one account"

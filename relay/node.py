@@ -52,7 +52,7 @@ from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
 from relay.metering import Metering, bound_payers
 from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
-from relay.reload import keys_for_restart, take_over
+from relay.reload import keys_for_restart, take_over, take_over_signaling
 from relay.turn.server import Server
 from relay.upkeep import Upkeep
 from relay.version import VERSION
@@ -221,7 +221,8 @@ class Node:
             return
         if self._drain_scope is not None:
             self._drain_scope.deadline += turn.drain_timeout_s - self._config.turn.drain_timeout_s
-        self._config = replace(self._config, turn=turn)
+        signaling = take_over_signaling(self._config.signaling, read.signaling)
+        self._config = replace(self._config, turn=turn, signaling=signaling)
         self._issuer.secrets = turn.secrets
         if self._metering is not None:
             self._metering.bound = bound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from core.config import NodeConfig, TurnConfig, TurnLimits
+from core.config import NodeConfig, SignalingConfig, TurnConfig, TurnLimits
 
 _LIVE = (
     "users",
@@ -19,6 +19,8 @@ _LIVE = (
 )
 _SIZED = ("allocations", "permissions_per_allocation", "channels_per_allocation")
 """The limits that the engine's tables have been sized for."""
+_BOUND = ("discovery", "discovery_port")
+"""What of signaling has a socket."""
 
 
 def take_over(running: TurnConfig, read: TurnConfig, sized_for: TurnLimits) -> TurnConfig:
@@ -28,6 +30,11 @@ def take_over(running: TurnConfig, read: TurnConfig, sized_for: TurnLimits) -> T
     sizes = {name: min(getattr(read.limits, name), getattr(sized_for, name)) for name in _SIZED}
     changed["limits"] = replace(read.limits, **sizes)
     return replace(running, **changed)
+
+
+def take_over_signaling(running: SignalingConfig, read: SignalingConfig) -> SignalingConfig:
+    """`read`, but for what needs a socket of its own."""
+    return replace(read, **{name: getattr(running, name) for name in _BOUND})
 
 
 def keys_for_restart(first: NodeConfig, read: NodeConfig) -> list[str]:
@@ -44,6 +51,11 @@ def keys_for_restart(first: NodeConfig, read: NodeConfig) -> list[str]:
         f"turn.limits.{name}"
         for name in _SIZED
         if getattr(first.turn.limits, name) < getattr(read.turn.limits, name)
+    ]
+    keys += [
+        f"signaling.{name}"
+        for name in _BOUND
+        if getattr(first.signaling, name) != getattr(read.signaling, name)
     ]
     for table in ("http", "metrics", "log", "billing"):
         before, now = getattr(first, table), getattr(read, table)

@@ -22,6 +22,7 @@ from core.config import (
     MetricsConfig,
     NodeConfig,
     PeerRules,
+    SignalingConfig,
     TurnConfig,
     TurnLimits,
 )
@@ -110,8 +111,10 @@ def test_the_sample_explains_every_key() -> None:
         for line in (ROOT / "deploy" / "node.toml").read_text().splitlines()
     ]
     document = tomllib.loads("\n".join(lines))
-    assert "too short" in complaint(document), "the example must not work as a secret"
+    said = complaint(document).splitlines()
+    assert ["too short" in line for line in said] == [True, True], "examples must not be secrets"
     document["turn"]["secrets"] = ["long enough now"]
+    document["signaling"]["room_token"] = "long enough now"
     config = validate_untrusted(document, Path("/etc/montana"))
     assert config.turn.external
     for table, owner in (
@@ -121,6 +124,7 @@ def test_the_sample_explains_every_key() -> None:
         (document["http"], HttpConfig),
         (document["metrics"], MetricsConfig),
         (document["billing"], BillingConfig),
+        (document["signaling"], SignalingConfig),
         (document["log"], LogConfig),
     ):
         # Who pays stands beside a secret or a user.
@@ -131,7 +135,7 @@ def test_the_sample_shows_the_defaults() -> None:
     """A commented number is the default, so that what it says of them stays true."""
     text = (ROOT / "deploy" / "node.toml").read_text()
     default = TurnConfig(listen=(), relay_addresses=())
-    for owner in (default, default.limits, BillingConfig()):
+    for owner in (default, default.limits, BillingConfig(), SignalingConfig()):
         for item in fields(owner):
             value = getattr(owner, item.name)
             if isinstance(value, int) and not isinstance(value, bool):
@@ -236,6 +240,48 @@ def test_the_sample_shows_the_defaults() -> None:
         ("http.public_url", "ftp://node.example", "http.public_url", "is a URL such as"),
         ("http.public_url", "https://node.example/a", "http.public_url", "without a path"),
         ("http.public_url", "https://a:b@node.example", "http.public_url", "without a path"),
+        ("http.public_url", "https://node.example:x", "http.public_url", "is a URL such as"),
+        ("http.public_url", "https://[::1", "http.public_url", "is a URL such as"),
+        ("signaling.room", "free", "signaling.room", "did you mean rooms?"),
+        ("signaling.rooms", "guest", "signaling.rooms", "one of host, free"),
+        ("signaling.room_token", "short", "signaling.room_token", "too short to be a secret"),
+        ("signaling.room_token", "x" * 257, "signaling.room_token", "256 printable characters"),
+        ("signaling.room_token", "twelve\nletters", "signaling.room_token", "256 printable"),
+        ("signaling.allowed_origins", "https://a", "signaling.allowed_origins", "put it in [ ]"),
+        ("signaling.allowed_origins", ["a.example"], "signaling.allowed_origins[0]", "such as"),
+        ("signaling.allowed_origins", ["null"], "signaling.allowed_origins[0]", "such as"),
+        (
+            "signaling.allowed_origins",
+            ["https://a/b"],
+            "signaling.allowed_origins[0]",
+            "without a path",
+        ),
+        (
+            "signaling.allowed_origins",
+            ["https://*.example"],
+            "signaling.allowed_origins[0]",
+            "names one host",
+        ),
+        (
+            "signaling.allowed_origins",
+            ["https://a.example", "HTTPS://A.example:443/"],
+            "signaling.allowed_origins[1]",
+            "twice",
+        ),
+        ("signaling.messages_per_second", 0, "signaling.messages_per_second", "from 1 to 100000"),
+        ("signaling.message_burst", 0, "signaling.message_burst", "from 1 to 100000"),
+        ("signaling.free_people", -1, "signaling.free_people", "from 0 to 100000"),
+        ("signaling.free_minutes_per_day", "1", "signaling.free_minutes_per_day", "not text"),
+        ("signaling.free_bytes_per_second", -1, "signaling.free_bytes_per_second", "from 0 to"),
+        ("signaling.calls_per_minute", 1001, "signaling.calls_per_minute", "from 1 to 1000"),
+        ("signaling.relay_only", 1, "signaling.relay_only", "true or false, not a number"),
+        ("signaling.discovery_port", 65536, "signaling.discovery_port", "from 0 to 65535"),
+        (
+            "signaling",
+            {"relay_only": True, "direct_calls": True},
+            "signaling.direct_calls",
+            "can't be where relay_only is",
+        ),
         ("metrics.listen", "[::1]", "metrics.listen", "lacks its port"),
         ("metrics.listen", "127.0.0.1:8790", "metrics.listen", "is the pages' address"),
         ("billing.welcome", 5, "billing.welcome", "is text in quotes"),
@@ -342,6 +388,18 @@ def test_http_may_listen_on_several_addresses() -> None:
     assert listen == (Address.from_text("127.0.0.1", 0), Address.from_text("::1", 8790))
 
 
+def test_origins_are_as_browsers_write_them() -> None:
+    written = ["HTTPS://Example.org:443", "http://a.example:80/", "https://[2001:DB8::1]:8443"]
+    assert accepted("signaling.allowed_origins", written).signaling.allowed_origins == (
+        "https://example.org",
+        "http://a.example",
+        "https://[2001:db8::1]:8443",
+    )
+    assert accepted("http.public_url", "https://Node.example/").http.public_url == (
+        "https://node.example"
+    )
+
+
 @pytest.mark.parametrize("content", [b"[turn", b"\xff\xfe", b"a = 1\na = 2", b"a=" + b"[" * 5000])
 def test_a_file_that_is_no_toml(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "node.toml"
@@ -363,18 +421,21 @@ def test_a_file_without_end_is_not_read_to_its_end() -> None:
 
 
 def test_no_secret_is_shown() -> None:
-    config = validate_untrusted(tomllib.loads(EXAMPLE), Path())
+    config = accepted("signaling.room_token", "the token of the rooms")
     for shown in (repr(config), str(config.turn)):
         assert "a long secret" not in shown
+        assert "the token of the rooms" not in shown
         assert "password" not in shown
         assert "alice" not in shown
 
 
 def test_no_complaint_shows_a_secret() -> None:
     document = changed("turn.secrets", ["hush", 1234567])
+    document["signaling"] = {"room_token": "silent", "allowed_origins": ["spoken://quietly"]}
     document["turn"]["users"] = {"alice": ["hidden"]}
     said = complaint(document)
     assert "hush" not in said
+    assert "silent" not in said
     assert "1234567" not in said
     assert "hidden" not in said
 
@@ -396,6 +457,12 @@ def test_development_has_a_secret_of_its_own(tmp_path: Path) -> None:
     assert one.turn.secrets != other.turn.secrets
     assert all(len(secret) >= 32 for secret in one.turn.secrets)
     assert development_config(tmp_path, secret="given").turn.secrets == ("given",)
+
+
+def test_rooms_are_free_where_nobody_else_comes(tmp_path: Path) -> None:
+    for config in (development_config(tmp_path), development_config(tmp_path, lan=["10.0.0.5"])):
+        assert config.signaling == SignalingConfig(rooms="free")
+    assert SignalingConfig().rooms == "host"
 
 
 def test_lan_is_on_the_given_addresses_and_keeps_loopback_closed(tmp_path: Path) -> None:
@@ -423,6 +490,11 @@ def test_defaults_lie_within_the_hard_limits() -> None:
         for item in fields(TurnLimits)
         if item.name != "error_replies_exempt"
     }
+    document["signaling"] = {
+        item.name: getattr(SignalingConfig(), item.name)
+        for item in fields(SignalingConfig)
+        if item.name not in ("allowed_origins", "room_token")
+    }
     assert validate_untrusted(document, Path("/etc/montana")) == accepted("turn.realm", "montana")
 
 
@@ -435,7 +507,20 @@ toml_values = st.recursive(
     max_leaves=4,
 )
 KEYS = [item.name for owner in (TurnConfig, TurnLimits, PeerRules) for item in fields(owner)]
-TABLES = ["node", "turn", "http", "metrics", "log", "other"]
+TABLES = ["node", "turn", "http", "metrics", "log", "signaling", "other"]
+
+
+SIGNALING_KEYS = [item.name for item in fields(SignalingConfig)]
+
+
+@given(st.dictionaries(st.sampled_from(SIGNALING_KEYS), toml_values | st.text(max_size=40)))
+def test_any_signaling_is_taken_or_refused_by_one_error(signaling: dict[str, Any]) -> None:
+    try:
+        config = accepted("signaling", signaling).signaling
+    except ConfigError:
+        return
+    assert 1 <= config.messages_per_second <= limits.MESSAGES_PER_SECOND_MAXIMUM
+    assert all(origin.startswith(("http://", "https://")) for origin in config.allowed_origins)
 
 
 @given(

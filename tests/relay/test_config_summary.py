@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.config_file import validate_untrusted
+from core.environment import with_environment
 from relay.config_summary import describe
 
 EXAMPLE = """
@@ -23,9 +24,10 @@ listen = "127.0.0.1:8790"
 """
 
 
-def summary(more: str = "") -> dict[str, str]:
+def summary(more: str = "", **environ: str) -> dict[str, str]:
     """Each line by its name."""
-    said = describe(validate_untrusted(tomllib.loads(EXAMPLE + more), Path("/etc/montana")))
+    config = validate_untrusted(tomllib.loads(EXAMPLE + more), Path("/etc/montana"))
+    said = describe(with_environment(config, environ))
     return {name: value.strip() for name, _, value in (s.partition(":") for s in said.splitlines())}
 
 
@@ -63,3 +65,46 @@ def test_it_shows_no_secret() -> None:
 )
 def test_it_says_whether_relaying_is_paid_for(billing: str, told: str) -> None:
     assert summary(f"[billing]\n{billing}")["relaying"] == told
+
+
+@pytest.mark.parametrize(
+    ("signaling", "rooms", "calls"),
+    [
+        (
+            "",
+            "paid for by the host",
+            "those that cost something through the relays, 10 a minute of one account",
+        ),
+        (
+            'rooms = "free"\nroom_token = "the token of the rooms"\ndirect_calls = true\n'
+            "calls_per_minute = 3",
+            "paid for by the node, 1000 minutes a day, 100 people, 250000 bytes a second each, "
+            "made with the room token",
+            "directly where that is possible, 3 a minute of one account",
+        ),
+        (
+            'room_token = "the token of the rooms"\nrelay_only = true',
+            "paid for by the host, made with the room token",
+            "everybody's media through the relays, 10 a minute of one account",
+        ),
+    ],
+)
+def test_it_says_who_pays_for_rooms_and_where_media_flows(
+    signaling: str, rooms: str, calls: str
+) -> None:
+    said = summary(f"[signaling]\n{signaling}")
+    assert (said["rooms"], said["calls"]) == (rooms, calls)
+    assert "environment" not in said
+    assert "the token of the rooms" not in str(said)
+
+
+def test_it_says_what_came_from_the_environment_and_not_the_token() -> None:
+    token = "the token of the rooms"
+    said = summary(
+        "[signaling]\ndiscovery = true", ROOM_TOKEN=token, ALLOWED_ORIGINS="https://a.example"
+    )
+    assert said["environment"] == "ROOM_TOKEN and ALLOWED_ORIGINS"
+    assert said["origins"] == "https://a.example"
+    assert said["discovery"] == "UDP port 8791"
+    assert said["rooms"] == "paid for by the host, made with the room token"
+    assert token not in str(said)
