@@ -28,6 +28,8 @@ class Announcer:
         metrics: str | None,
         check_is_open: bool,
         fingerprint: str | None,
+        room_link: str | None = None,
+        invitation_link: str | None = None,
     ) -> None:
         """The node takes requests from now on.
 
@@ -38,11 +40,26 @@ class Announcer:
             metrics: such as ``http://127.0.0.1:9641``.
             check_is_open: the check page needs no link.
             fingerprint: SHA-256 of a certificate that the node has made itself.
+            room_link: opens a room to try, as its host. For a node in development alone: of a
+                service, standard output is kept in a journal, and a link is a secret.
+            invitation_link: opens the same room to somebody else.
         """
         if self._as_json:
-            self._event("ready", turn=turn, http=http, socket=socket, metrics=metrics)
+            self._event(
+                "ready",
+                turn=turn,
+                http=http,
+                socket=socket,
+                metrics=metrics,
+                room_link=room_link,
+                invitation_link=invitation_link,
+            )
             return
         self._say(text("ready", version=VERSION, turn=", ".join(turn)))
+        if room_link is not None:
+            self._say(text("room_link", url=room_link))
+        if invitation_link is not None:
+            self._say(text("invitation_link", url=invitation_link))
         if http is not None and check_is_open:
             self._say(text("open_check", url=f"{http}/check"))
         elif http is not None:

@@ -1,5 +1,5 @@
 """The command line: `montana up`, `credentials`, `status`, `config check`, `check link`; what is
-asked of the ledger is in `relay.cli_ledger` and `relay.cli_audit`.
+asked of the ledger is in `relay.cli_ledger` and `relay.cli_audit`, of calls in `relay.cli_calls`.
 
 What is asked for goes to standard output, errors and logs to standard error. Exit codes: 0 done,
 1 it can't be done now, 2 the command or the configuration is wrong.
@@ -37,6 +37,7 @@ from core.development import development_config, lan_addresses
 from core.environment import with_environment
 from core.errors import ConfigError, MontanaError, OperationError
 from relay.cli_audit import ledger_group
+from relay.cli_calls import call_group, room_group
 from relay.cli_ledger import account_group, voucher_group
 from relay.cli_shared import (
     EXISTING_PATH,
@@ -263,6 +264,8 @@ def check_link(as_json: bool, config: Path | None, socket: Path | None) -> None:
 
 
 account_group.add_command(statement)
+montana.add_command(call_group)
+montana.add_command(room_group)
 montana.add_command(account_group)
 montana.add_command(voucher_group)
 montana.add_command(ledger_group)

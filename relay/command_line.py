@@ -96,6 +96,17 @@ class LocalisedGroup(_Localised, click.Group):
         return list(self.commands)
 
 
+def require(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str:
+    """The callback of an option that has to be there. click's own way says so in English alone.
+
+    Raises:
+        click.MissingParameter: it isn't.
+    """
+    if value is None:
+        raise click.MissingParameter(ctx=ctx, param=parameter)
+    return value
+
+
 def describe_usage_error(error: click.UsageError) -> str:
     """What is wrong with a command line, as sentences."""
     if isinstance(error, click.NoSuchOption):
@@ -104,8 +115,7 @@ def describe_usage_error(error: click.UsageError) -> str:
         if closest:
             sentences.append(text("perhaps", name=closest[0]))
     elif isinstance(error, click.MissingParameter):
-        name = error.param.human_readable_name if error.param is not None else ""
-        sentences = [text("missing", name=name)]
+        sentences = [text("missing", name=_name_parameter(error.param))]
     elif isinstance(error, click.BadParameter):
         name = _name_parameter(error.param)
         sentences = [text("bad_value", name=name, message=error.message)]

@@ -38,6 +38,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "a call is named CALL- and up to 59 letters, digits, dots or dashes.",
         "имя звонка: CALL- и до 59 латинских букв, цифр, точек и дефисов.",
     ),
+    "bad_call_id": (
+        "a call's id is CALL- and 8 letters and digits, as montana call list shows it.",
+        "номер звонка - CALL- и 8 букв и цифр, как его показывает montana call list.",
+    ),
+    "bad_kind": ("voice, video or screen.", "voice, video или screen."),
     "bad_ttl": ("a whole number from 1 to {maximum}.", "целое число от 1 до {maximum}."),
     "no_node": (
         "No node is running behind {path}. Start one, or say where it is: --config or --socket.",
@@ -148,6 +153,41 @@ users, secrets and limits anew.""",
     "help_check_link": (
         "Print a link to /check that holds for some minutes.",
         "Напечатать ссылку на /check; она действует несколько минут.",
+    ),
+    "help_call_group": (
+        "Calls in the browser. ACCOUNT is an address: user:alice, tg:123, +4930123456.",
+        "Звонки в браузере. ACCOUNT - адрес: user:alice, tg:123, +4930123456.",
+    ),
+    "help_call_link": (
+        "Make a call and print the links of both sides. The caller pays for each second.",
+        "Создать звонок и напечатать ссылки обеих сторон. За каждую секунду платит звонящий.",
+    ),
+    "help_caller": (
+        "Who calls, and pays; has to be named.",
+        "Кто звонит и платит; указать обязательно.",
+    ),
+    "help_callee": (
+        "Who is called; otherwise whoever has the link.",
+        "Кому звонят; иначе - кто откроет ссылку.",
+    ),
+    "help_kind": (
+        "How it begins; voice unless told.",
+        "С чего он начнётся; иначе voice.",
+    ),
+    "help_call_list": (
+        "List an account's calls, the newest first; without --account, those that have not ended.",
+        "Перечислить звонки счёта, новые - первыми; без --account - те, что не закончились.",
+    ),
+    "help_call_account": ("Whose calls.", "Чьи звонки."),
+    "help_call_before": (
+        "Calls before this place, which the page before names.",
+        "Звонки до этого места; его называет предыдущая страница.",
+    ),
+    "help_call_end": ("End a call, now.", "Сразу завершить звонок."),
+    "help_room_group": ("Rooms in the browser.", "Комнаты в браузере."),
+    "help_room_link": (
+        "Make a room and print a link for its host, and one for the others.",
+        "Создать комнату и напечатать ссылку для ведущего и ссылку для остальных.",
     ),
     "help_account_group": (
         "Accounts and what they hold. ACCOUNT is an address (user:alice, tg:123, +4930123456), "
@@ -349,6 +389,11 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "To try it: montana check link",
         "Чтобы проверить: montana check link",
     ),
+    "room_link": ("To talk, open {url}", "Чтобы поговорить, откройте {url}"),
+    "invitation_link": (
+        "and send somebody {url}",
+        "и отправьте собеседнику {url}",
+    ),
     "fingerprint": (
         "The browser will warn of its certificate; its SHA-256 is {fingerprint}",
         "Браузер предупредит о сертификате; его SHA-256: {fingerprint}",
@@ -364,6 +409,32 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "user": ("user", "имя"),
     "password": ("password", "пароль"),
     "uris": ("URIs", "адреса"),
+    # Calls.
+    "call_caller_url": (
+        "To call as {caller}, open {url}",
+        "Чтобы позвонить от имени {caller}, откройте {url}",
+    ),
+    "call_callee_url": ("and send {callee} {url}", "и отправьте {callee} {url}"),
+    "call_anybodys_url": (
+        "and send whom you call {url}",
+        "и отправьте тому, кому звоните, {url}",
+    ),
+    "call_made": (
+        "{call}. Whoever opens a link is that side of the call.",
+        "{call}. Кто откроет ссылку, тот и будет этой стороной звонка.",
+    ),
+    "call": ("call", "звонок"),
+    "call_anybody": ("who has the link", "у кого ссылка"),
+    "call_kind": ("kind", "вид"),
+    "call_status": ("status", "состояние"),
+    "call_created": ("made (UTC)", "создан (UTC)"),
+    "call_status_pending": ("made", "создан"),
+    "call_status_ringing": ("rings", "вызов"),
+    "call_status_active": ("goes on", "идёт"),
+    "call_status_ended": ("ended", "закончен"),
+    "call_status_missed": ("missed", "пропущен"),
+    "call_status_rejected": ("rejected", "отклонён"),
+    "call_status_failed": ("failed", "не удался"),
     # The ledger's tables.
     "account": ("account", "счёт"),
     "addresses": ("addresses", "адреса"),
@@ -599,6 +670,35 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "refused_no_id": (
         "an id is {digits} hexadecimal digits, not all of them zero: {written}",
         "номер - {digits} шестнадцатеричные цифры, не все из них нули: {written}",
+    ),
+    # What signaling refuses, by the codes of its errors.
+    "refused_no-money": (
+        "there is not enough on the account that pays",
+        "на счёте, с которого платят, недостаточно денег",
+    ),
+    "refused_no-account": ("there is no such account", "такого счёта нет"),
+    "refused_busy": (
+        "one of the two is in another call",
+        "один из двоих занят другим звонком",
+    ),
+    "refused_blocked": ("who is called can't be reached", "до этого собеседника не дозвониться"),
+    "refused_too-many": (
+        "that was too many in a minute; wait a little",
+        "за минуту это слишком много; подождите немного",
+    ),
+    "refused_full": (
+        "the node has as many calls or rooms as it takes",
+        "звонков или комнат на узле больше не поместится",
+    ),
+    "refused_quota": (
+        "what the node pays for rooms is used up for today, or all places are taken",
+        "на сегодня узел исчерпал оплату комнат, или заняты все места",
+    ),
+    "refused_no-call": ("there is no such call", "такого звонка нет"),
+    "refused_wrong-state": ("the call is over already", "звонок уже закончен"),
+    "refused_unavailable": (
+        "the node can't do this now; its log may tell why",
+        "сейчас узел этого не может; причину может назвать его журнал",
     ),
     # The table of `montana status`.
     "status_version": ("version", "версия"),

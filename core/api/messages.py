@@ -23,6 +23,9 @@ AccountName = Annotated[
 """An account, such as `user:alice`: no blanks, and no ``#``, which begins the call in a TURN
 username."""
 CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
+CallId = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Z2-7]{8}\Z")]
+"""A call that the node serves, as `CallLinkReply` names it."""
+CallKind = Literal["voice", "video", "screen"]
 CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
 ChainLink = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 EffectId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -232,6 +235,34 @@ class SigningKeyRequest(msgspec.Struct, frozen=True, tag="signing-key", tag_fiel
     """The key that the last root over the records was signed with."""
 
 
+class CallLinkRequest(msgspec.Struct, frozen=True, tag="call_link", tag_field="type"):
+    """Make a call of two links, whose caller pays. `callee` None: whoever has the second link."""
+
+    caller: AccountName
+    callee: AccountName | None = None
+    kind: CallKind = "voice"
+
+
+class CallListRequest(msgspec.Struct, frozen=True, tag="call_list", tag_field="type"):
+    """Calls, the newest first: an account's, or, where none is named, all that have not ended.
+    `before`: where the page before this one has ended, its `next`."""
+
+    account: AccountName | None = None
+    before: ShortText | None = None
+    limit: PageLimit = 100
+
+
+class CallEndRequest(msgspec.Struct, frozen=True, tag="call_end", tag_field="type"):
+    """End a call now."""
+
+    call: CallId
+
+
+class RoomLinkRequest(msgspec.Struct, frozen=True, tag="room_link", tag_field="type"):
+    """Make a room that waits for its first visitor, who will be its host."""
+
+
+SignalingRequest = CallLinkRequest | CallListRequest | CallEndRequest | RoomLinkRequest
 AuditRequest = JobStartRequest | JobAskRequest | ProveRequest | SigningKeyRequest
 RequestBody = (
     StatusRequest
@@ -240,6 +271,7 @@ RequestBody = (
     | EndRequest
     | LedgerRequest
     | AuditRequest
+    | SignalingRequest
 )
 
 
@@ -509,12 +541,64 @@ class SigningKeyReply(msgspec.Struct, frozen=True, tag="signing-key", tag_field=
     public_key: str
 
 
+class CallLinkReply(msgspec.Struct, frozen=True, tag="call_link", tag_field="type"):
+    """A call that was made. Whoever opens a link is that side of it: each is a secret."""
+
+    call_id: str
+    caller_url: str
+    callee_url: str
+
+
+class CallItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A call. Times are in UTC (RFC 3339), None for what has not been.
+
+    Attributes:
+        caller, callee: addresses; the callee's is None where whoever has the link may come.
+        status: pending, ringing, active, ended, missed, rejected or failed.
+        started: when both sides were connected.
+        seconds, cost: what was charged until now, in Ɉ.
+    """
+
+    id: str
+    caller: str = msgspec.field(name="from")
+    callee: str | None = msgspec.field(name="to")
+    kind: str
+    status: str
+    created: str
+    started: str | None
+    ended: str | None
+    seconds: int
+    cost: str
+
+
+class CallListReply(msgspec.Struct, frozen=True, tag="call_list", tag_field="type"):
+    """Calls, and what the next page is `before`."""
+
+    calls: list[CallItem]
+    next: str | None
+
+
+class CallEndReply(msgspec.Struct, frozen=True, tag="call_end", tag_field="type"):
+    """The call as it has ended."""
+
+    call: CallItem
+
+
+class RoomLinkReply(msgspec.Struct, frozen=True, tag="room_link", tag_field="type"):
+    """A room that was made: who opens `room_url` is its host, and `invitation_url` is for the
+    others."""
+
+    room_url: str
+    invitation_url: str
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
     """The request can't be carried out.
 
     Attributes:
         message: a sentence for people.
-        code, values: the same for who has it in other languages, see `OperationError`.
+        code, values: the same for who has it in other languages, see `OperationError` and
+            `SignalingError`.
     """
 
     message: str
@@ -524,8 +608,16 @@ class Failure(msgspec.Struct, frozen=True, tag="failure", tag_field="type"):
 
 LedgerReply = AccountReply | AccountListReply | TransferReply | HistoryReply | VouchersReply
 AuditReply = JobReply | ProofReply | SigningKeyReply
+SignalingReply = CallLinkReply | CallListReply | CallEndReply | RoomLinkReply
 ReplyBody = (
-    StatusReply | CredentialsReply | CheckLinkReply | EndReply | LedgerReply | AuditReply | Failure
+    StatusReply
+    | CredentialsReply
+    | CheckLinkReply
+    | EndReply
+    | LedgerReply
+    | AuditReply
+    | SignalingReply
+    | Failure
 )
 
 

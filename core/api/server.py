@@ -20,7 +20,7 @@ import trio
 
 from core.api.connection import NodeConnection
 from core.api.messages import Failure, ReplyBody, RequestBody
-from core.errors import ApiError, OperationError
+from core.errors import ApiError, OperationError, SignalingError
 from core.lock_file import LockFile
 
 CONNECTIONS_MAX = 64
@@ -106,7 +106,7 @@ class ApiServer:
 
     async def serve(self, handler: Handler) -> None:
         """Answer until cancelled. `handler` returns a reply's body for a request's; an
-        `OperationError` of its becomes a `Failure`."""
+        `OperationError` or a `SignalingError` of its becomes a `Failure`."""
         assert self._socket is not None
         async with trio.open_nursery() as nursery:
             while True:
@@ -163,7 +163,7 @@ class ApiServer:
 async def _carry_out(handler: Handler, body: RequestBody) -> ReplyBody:
     try:
         return await handler(body)
-    except OperationError as error:
+    except (OperationError, SignalingError) as error:
         return Failure(str(error), error.code, error.values)
     except Exception:
         # Our mistake; it must not take the others' calls with it.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trio
 
 from core.api.messages import (
     CheckLinkReply,
@@ -19,11 +16,11 @@ from core.api.messages import (
     RequestBody,
     StatusReply,
 )
-from core.api.server import ApiServer
 from core.errors import OperationError
 from relay import cli
 from relay.cli_shared import show_size
 from tests.support.node import run_montana, write_config
+from tests.support.terminal import terminal
 
 STATUS = StatusReply(
     version="1.2.3",
@@ -52,35 +49,6 @@ async def answer(body: RequestBody) -> ReplyBody:
     if isinstance(body, CheckLinkRequest):
         return CheckLinkReply("http://127.0.0.1:8790/check#token", 300)
     return STATUS
-
-
-class Terminal:
-    """Runs commands in this process, whose trio is in another thread."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], socket: Path) -> None:
-        self.capsys = capsys
-        self.socket = socket
-
-    async def run(self, *words: str) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        code = await trio.to_thread.run_sync(self._exit_code, list(words))
-        return (code, *self.capsys.readouterr())
-
-    def _exit_code(self, words: list[str]) -> int:
-        with pytest.raises(SystemExit) as exited:
-            cli.main([*words, "--socket", str(self.socket)])
-        code = exited.value.code
-        assert isinstance(code, int)
-        return code
-
-
-@asynccontextmanager
-async def terminal(capsys: pytest.CaptureFixture[str], folder: Path) -> AsyncIterator[Terminal]:
-    path = folder / "node.sock"
-    async with ApiServer(path, software="test") as server, trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, answer)
-        yield Terminal(capsys, path)
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +106,7 @@ def test_a_configuration_is_checked(tmp_path: Path) -> None:
 async def test_credentials_for_programs_and_for_people(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    async with terminal(capsys, tmp_path) as shell:
+    async with terminal(capsys, tmp_path, answer) as shell:
         code, printed, _ = await shell.run(
             "credentials", "alice", "--ttl", "60", "--call", "CALL-7", "--json"
         )
@@ -159,7 +127,7 @@ async def test_credentials_for_programs_and_for_people(
 async def test_what_the_node_refuses_is_a_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    async with terminal(capsys, tmp_path) as shell:
+    async with terminal(capsys, tmp_path, answer) as shell:
         code, printed, complaint = await shell.run("credentials", "nobody")
     assert (code, printed) == (1, "")
     assert complaint == "Error: no secret to make credentials from\n"
@@ -169,7 +137,7 @@ async def test_what_the_node_refuses_is_a_sentence(
 async def test_status_for_programs_and_for_people(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    async with terminal(capsys, tmp_path) as shell:
+    async with terminal(capsys, tmp_path, answer) as shell:
         code, printed, _ = await shell.run("status", "--json")
         document = json.loads(printed)
         assert code == 0
@@ -189,7 +157,7 @@ async def test_status_for_programs_and_for_people(
 async def test_a_check_link_alone_on_standard_output(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    async with terminal(capsys, tmp_path) as shell:
+    async with terminal(capsys, tmp_path, answer) as shell:
         code, printed, remark = await shell.run("check", "link")
         assert (code, printed) == (0, "http://127.0.0.1:8790/check#token\n")
         assert "300 s" in remark

@@ -66,7 +66,15 @@ def fetch(url: str) -> tuple[int, str]:
 
 def test_ready_says_where_everything_is(node: RunningNode) -> None:
     ready = node.events[0]
-    assert set(ready) == {"event", "turn", "http", "socket", "metrics"}
+    assert set(ready) == {
+        "event",
+        "turn",
+        "http",
+        "socket",
+        "metrics",
+        "room_link",
+        "invitation_link",
+    }
     assert ready["turn"] == [f"udp://{address}" for address in node.turn]
     assert ready["http"].startswith("http://127.0.0.1:")
     assert node.socket.is_socket()

@@ -17,6 +17,7 @@ from core.clock import SystemClock
 from core.errors import ConfigError, MontanaError, OperationError
 from relay import cli
 from relay.language import CATALOGUE, sentence_of
+from relay.signaling.messages import Error
 from tests.support.node import run_montana, running_node
 
 PREFIX = "refused_"
@@ -49,6 +50,19 @@ CODES = {
     "vouchers_made_before",
     "zero_amount",
 }
+SIGNALING_CODES = {
+    "blocked",
+    "busy",
+    "full",
+    "no-account",
+    "no-call",
+    "no-money",
+    "quota",
+    "too-many",
+    "unavailable",
+    "wrong-state",
+}
+"""What operators can be refused; most of it is what pages can be."""
 
 
 def raised() -> list[tuple[str, str, set[str]]]:
@@ -85,12 +99,21 @@ def test_every_code_is_known_in_both_languages() -> None:
     assert {code for code, _, _ in raised()} == CODES
     known = {name.removeprefix(PREFIX) for name in CATALOGUE if name.startswith(PREFIX)}
     transfers = {TransferRefused(result).code for result in Result if not result.is_done}
-    assert known == CODES | transfers
+    assert known == CODES | transfers | SIGNALING_CODES
     for code, sentence, names in raised():
         english, russian = CATALOGUE[PREFIX + code]
         assert re.sub(r"\{\w+\}", "{}", english) == sentence
         assert set(places(english)) == set(places(russian)) == names
         assert re.search("[а-я]", russian)
+
+
+def test_what_signaling_refuses_is_known_in_both_languages() -> None:
+    assert set(re.findall("``([a-z-]+)``", Error.__doc__ or "")) > SIGNALING_CODES - {"no-call"}
+    for code in SIGNALING_CODES:
+        english, russian = CATALOGUE[PREFIX + code]
+        # Its sentences tell more in English, and each code has several.
+        assert not places(english)
+        assert re.fullmatch("[а-яё ,;]+", russian)
 
 
 @pytest.mark.parametrize("result", [result for result in Result if not result.is_done])
