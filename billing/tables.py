@@ -1,6 +1,6 @@
 """What the ledger stores beside its log: the tables, their keys and values.
 
-All of it can be made from the log anew, see `billing.backup`.
+All of it but `ROOMS` can be made from the log anew, see `billing.backup`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ DEDUPLICATION = "deduplication"
 OUTBOX = "outbox"
 CALLS = "calls"
 VOUCHERS = "vouchers"
+ROOMS = "rooms"
+"""Of the node's, in the same environment: no part of the log, nor of what is made from it."""
 SIDE_TABLES = (DEDUPLICATION, OUTBOX, CALLS, VOUCHERS)
 """What side-writes may be to."""
 GUARD_TABLES = (DEDUPLICATION, VOUCHERS)
@@ -52,6 +54,7 @@ TABLES = (
     SESSIONS,
     *RECORD_TABLES,
     *SIDE_TABLES,
+    ROOMS,
 )
 SCHEMA = Schema(1)
 REPLAY_FROM = b"replay from"

@@ -15,8 +15,9 @@ class Line:
     """One line of the tariff.
 
     Attributes:
-        kind: what is charged: turn, voice, video, screen, sms.
+        kind: what is charged: turn, voice, video, screen, room, sms.
         price_second, price_megabyte: micro-J an active second, and 1,000,000 bytes.
+        price_minute: micro-J a minute of a room.
         price_command: micro-J an SMS command.
         into: the account that is paid.
     """
@@ -26,6 +27,7 @@ class Line:
     price_megabyte: int
     into: int
     price_command: int = 0
+    price_minute: int = 0
 
 
 class _Finds(Protocol):
@@ -51,6 +53,7 @@ def tariff_line(kind: str, config: BillingConfig, accounts: _Finds) -> Line:
         _micro(line.megabyte),
         into,
         _micro(line.command),
+        _micro(line.minute),
     )
 
 

@@ -50,6 +50,8 @@ class Code(IntEnum):
     MERGE = 8
     ESCROW = 9
     SMS = 10
+    ROOM = 11
+    """A minute of a room, which its host pays for."""
 
 
 class Result(IntEnum):

@@ -114,11 +114,13 @@ class TariffLine:
 
     Attributes:
         second, megabyte: of an active second, and of 1,000,000 bytes.
+        minute: of a room's, each that has begun.
         command: of an SMS command.
     """
 
     second: str = "0"
     megabyte: str = "0"
+    minute: str = "0"
     command: str = "0"
     into: str = "node"
 
@@ -128,6 +130,7 @@ TARIFF: Mapping[str, TariffLine] = {
     "voice": TariffLine(second="1"),
     "video": TariffLine(second="2"),
     "screen": TariffLine(second="2"),
+    "room": TariffLine(minute="1"),
     "sms": TariffLine(command="1"),
 }
 """What things cost unless the file says otherwise."""

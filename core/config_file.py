@@ -367,7 +367,7 @@ def _tariff(table: Table) -> Mapping[str, TariffLine]:
     tariff: dict[str, TariffLine] = {}
     for kind, default in TARIFF.items():
         line = table.table(kind)
-        units = ("command",) if kind == "sms" else ("second", "megabyte")
+        units = {"sms": ("command",), "room": ("minute",)}.get(kind, ("second", "megabyte"))
         prices = {unit: line.value(unit, _price, getattr(default, unit)) for unit in units}
         tariff[kind] = TariffLine(**prices, into=line.value("into", read.text, default.into))
         line.finish()

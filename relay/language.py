@@ -523,6 +523,7 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "purpose_merge": ("merged account", "слияние счетов"),
     "purpose_escrow": ("escrow", "эскроу"),
     "purpose_sms": ("SMS", "SMS"),
+    "purpose_room": ("minute of a room", "минута комнаты"),
     "purpose_turn": ("relaying", "передача"),
     "purpose_voice": ("voice", "голос"),
     "purpose_video": ("video", "видео"),

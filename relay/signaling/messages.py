@@ -187,11 +187,13 @@ class SignIn(msgspec.Struct, frozen=True, tag="sign_in"):
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
     """Take a session up after its connection was lost. `fresh`: the page was loaded anew and has
-    no connection to anybody."""
+    no connection to anybody. `name`: what one is called, which a node that was started anew has
+    not kept; None where it is as it was."""
 
     seq: Sequence
     session: Secret
     fresh: bool = False
+    name: Name | None = None
 
 
 class Signal(msgspec.Struct, frozen=True, tag="signal", omit_defaults=True):
@@ -460,10 +462,12 @@ class PeerAway(msgspec.Struct, frozen=True, tag="peer_away"):
 
 
 class PeerBack(msgspec.Struct, frozen=True, tag="peer_back"):
-    """They are back; `fresh`: with a page that has no connection to anybody."""
+    """They are back; `fresh`: with a page that has no connection to anybody. `name` as they have
+    said it now."""
 
     peer: PeerId
     fresh: bool
+    name: str = ""
 
 
 class Knocking(msgspec.Struct, frozen=True, tag="knocking"):
@@ -485,9 +489,10 @@ class RoomChanged(msgspec.Struct, frozen=True, tag="room"):
 
 
 class Invitation(msgspec.Struct, frozen=True, tag="invitation"):
-    """An invitation that was asked for; it stands in the fragment of the room's URL."""
+    """An invitation; it stands in the fragment of the room's URL. Without being asked (`re` None)
+    in place of one that has ended with a kick."""
 
-    re: int
+    re: int | None
     invitation: str
     uses: int | None
     ttl_s: int

@@ -1,0 +1,75 @@
+"""Rooms on the disk, so that a node that was killed has them again when it is back.
+
+They stand beside the ledger, in its environment, and are no part of its log: nothing of a room is
+left there when it has ended. What is stored says who may come back, by hashes, and no more: no
+name, no key, no description.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from billing.tables import ROOMS
+from core.store import Store
+from core.tables import Writing
+from relay.signaling.rooms import ROOMS_MAXIMUM, Rooms
+
+_ROOM: Final = b"room "
+_ROOM_END: Final = b"room!"
+"""The first key behind all of them."""
+_QUOTA: Final = b"quota"
+
+_log = logging.getLogger("montana.rooms")
+
+
+class RoomStore:
+    """The rooms of one node, and what is used of their quota."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def write(self, records: Mapping[str, bytes | None], quota: bytes | None = None) -> None:
+        """Store rooms as they are now, in one transaction; None for those that have ended.
+
+        Raises:
+            OperationError: it can't be stored.
+        """
+
+        def write(writing: Writing) -> None:
+            for room, record in records.items():
+                key = _ROOM + room.encode()
+                if record is None:
+                    writing.delete(ROOMS, key)
+                else:
+                    writing.put(ROOMS, key, record)
+            if quota is not None:
+                writing.put(ROOMS, _QUOTA, quota)
+
+        if records or quota is not None:
+            await self._store.write(write)
+
+    def quota(self) -> bytes | None:
+        """What was stored of the quota."""
+        with self._store.read() as tables:
+            return tables.get(ROOMS, _QUOTA)
+
+    async def restore(self, rooms: Rooms, now_ns: int, *, host_pays: bool) -> None:
+        """Take up what was stored. Rooms that can't be, or are paid for in another way than the
+        configuration has it now, are removed.
+
+        Raises:
+            OperationError: it can't be read.
+        """
+        with self._store.read() as tables:
+            stored = tables.items(ROOMS, _ROOM, _ROOM_END, limit=ROOMS_MAXIMUM + 1)
+        dropped: dict[str, bytes | None] = {}
+        for key, record in stored:
+            name = key.removeprefix(_ROOM).decode()
+            try:
+                rooms.restore(record, now_ns, host_pays=host_pays)
+            except ValueError as error:
+                _log.warning("a stored room is not taken up: %s", error)
+                dropped[name] = None
+        await self.write(dropped)

@@ -1,0 +1,208 @@
+"""All rooms of a node: made, entered by an invitation, taken up again, ended.
+
+    rooms = Rooms(clock, check_quota)
+    seat, effects = rooms.create(message, now_ns)
+
+Sans-I/O: what a page has asked for and the time come in by method calls, and each returns a list of
+effects (`relay.signaling.room`) in the order in which they are to be carried out. `now_ns` are
+nanoseconds since 1970 that never go back, also over a restart (the ledger's clock).
+"""
+
+from __future__ import annotations
+
+from base64 import b32encode
+from collections.abc import Iterator
+from typing import Final
+
+from core.clock import Clock
+from core.errors import SignalingError
+from core.units import NS_PER_S
+from relay.signaling.messages import CreateRoom, JoinRoom, Resume
+from relay.signaling.room import (
+    RESUME_S,
+    Act,
+    CheckQuota,
+    Closed,
+    Effect,
+    Room,
+    RoomIndex,
+    Seat,
+    decode_room,
+    digest_of,
+)
+from relay.signaling.room_billing import Payment
+
+ROOMS_MAXIMUM: Final = 10_000
+
+_RESUME_NS = RESUME_S * NS_PER_S
+
+
+class Rooms:
+    """All rooms of a node.
+
+    Args:
+        check_quota: see `CheckQuota`.
+        relay_only: the node enforces it, whatever people choose.
+    """
+
+    def __init__(self, clock: Clock, check_quota: CheckQuota, *, relay_only: bool = False) -> None:
+        self._clock = clock
+        self._check_quota = check_quota
+        self._relay_only = relay_only
+        self._rooms: dict[str, Room] = {}
+        self._index = RoomIndex()
+
+    def __len__(self) -> int:
+        return len(self._rooms)
+
+    def __contains__(self, room: str) -> bool:
+        return room in self._rooms
+
+    def __iter__(self) -> Iterator[Room]:
+        return iter(list(self._rooms.values()))
+
+    @property
+    def people(self) -> int:
+        """How many are in, in all rooms."""
+        return self._index.people
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When `tick` has something to do; None when nobody's connection is lost."""
+        first = next(iter(self._index.away.values()), None)
+        return None if first is None else first + _RESUME_NS
+
+    def create(
+        self, message: CreateRoom, now_ns: int, payment: Payment | None = None
+    ) -> tuple[Seat, list[Effect]]:
+        """Make a room, whose host enters. Where the host has to pay first, the effects are kept
+        until that is done; when it can't be, `end` takes the room back, and nobody has known of it.
+
+        Raises:
+            SignalingError: ``unavailable``, or what the quota says.
+        """
+        if len(self._rooms) >= ROOMS_MAXIMUM:
+            raise SignalingError("unavailable", "the node has as many rooms as it can")
+        identity = b32encode(self._clock.random_bytes(10)).decode().lower()
+        room = self._new_room(identity, message.lobby, payment)
+        effects = room.create(message, message.relay_only or self._relay_only, now_ns)
+        self._rooms[identity] = room
+        return Seat(identity, room.host), effects
+
+    def join_untrusted(self, message: JoinRoom, now_ns: int) -> tuple[Seat, list[Effect]]:
+        """Have somebody enter by an invitation, or knock.
+
+        Raises:
+            SignalingError: ``bad-secret``, ``expired``, ``used-up``, ``locked``, ``full``, or what
+                the quota says.
+        """
+        digest = digest_of(message.invitation)
+        # By its hash: how long it takes to miss tells nothing of a token that is there.
+        room = self._index.invitations.get(digest)
+        if room is None:
+            raise SignalingError("bad-secret", "there is no such invitation")
+        relay_only = message.relay_only or self._relay_only
+        return self._rooms[room].join(digest, message, relay_only, now_ns)
+
+    def find_untrusted(self, secret: str) -> Seat | None:
+        """The seat that a session's secret resumes."""
+        return self._index.sessions.get(digest_of(secret))
+
+    def resume_untrusted(self, message: Resume, now_ns: int) -> tuple[Seat, list[Effect]]:
+        """Have somebody back on their seat. If another connection of theirs still stands, that one
+        is to be ended as ``replaced`` before the effects are carried out.
+
+        Raises:
+            SignalingError: ``not-resumable``.
+        """
+        seat = self.find_untrusted(message.session)
+        if seat is None or now_ns >= self._index.away.get(seat, now_ns) + _RESUME_NS:
+            raise SignalingError("not-resumable", "this session is over")
+        return seat, self._rooms[seat.room].resume(seat, message)
+
+    def act_untrusted(self, seat: Seat, message: Act, now_ns: int) -> list[Effect]:
+        """Carry out what somebody asks for who has a seat.
+
+        Raises:
+            SignalingError: ``not-host``, ``no-peer``, ``full``, ``too-many``, ``wrong-state``, or
+                what the quota says; nothing has happened then.
+        """
+        return self._closing(self._room_of(seat).act(seat, message, now_ns))
+
+    def peer_untrusted(self, seat: Seat, to: str) -> Seat:
+        """Where a `Signal` from one seat goes. Whoever sits there may be away: they are told all
+        anew when they are back, so that it need not be kept.
+
+        Raises:
+            SignalingError: ``no-peer``, ``wrong-state``.
+        """
+        return self._room_of(seat).peer_untrusted(seat, to)
+
+    def is_relay_only(self, seat: Seat) -> bool:
+        """Whether somebody who is in has chosen relays alone, or the node has."""
+        return self._relay_only or self._rooms[seat.room].is_relay_only(seat.peer)
+
+    def lose(self, seat: Seat, now_ns: int) -> list[Effect]:
+        """The connection of a session is lost; the seat is kept for `RESUME_S`. Nothing when the
+        session has ended."""
+        room = self._rooms.get(seat.room)
+        return room.lose(seat, now_ns) if room is not None and room.has(seat.peer) else []
+
+    def tick(self, now_ns: int) -> list[Effect]:
+        """End the sessions of those who have not come back in time."""
+        effects: list[Effect] = []
+        while (due_ns := self.next_deadline_ns) is not None and due_ns <= now_ns:
+            seat = next(iter(self._index.away))
+            effects += self._closing(self._rooms[seat.room].remove(seat.peer, "lost"))
+        return effects
+
+    def warn(self, room: str, left_s: int) -> list[Effect]:
+        """Tell those in a room that it ends in so many seconds; nothing when it has ended."""
+        return self._rooms[room].warn(left_s) if room in self._rooms else []
+
+    def end(self, room: str, reason: str) -> list[Effect]:
+        """End a room for everybody; nothing when it has ended."""
+        return self._closing(self._rooms[room].close(reason)) if room in self._rooms else []
+
+    def is_occupied(self, room: str) -> bool:
+        """Whether anybody's connection stands who is in the room."""
+        return room in self._rooms and self._rooms[room].is_occupied
+
+    def export(self, room: str) -> bytes | None:
+        """What a restart needs of a room, a few kilobytes; None when it has ended."""
+        return self._rooms[room].export() if room in self._rooms else None
+
+    def restore(self, record: bytes, now_ns: int, *, host_pays: bool) -> None:
+        """Take up a room that was stored: everybody's connection is lost, as of now.
+
+        Raises:
+            ValueError: it can't be taken up.
+        """
+        stored = decode_room(record)
+        if len(self._rooms) >= ROOMS_MAXIMUM or stored.id in self._rooms:
+            raise ValueError("there are too many rooms, or there is this one already")
+        if stored.host not in {one.id for one in stored.people}:
+            raise ValueError("the room has no host")
+        if host_pays != (stored.payment is not None):
+            raise ValueError("rooms are paid for in another way now")
+        room = self._new_room(stored.id, stored.lobby, stored.payment)
+        room.restore(stored, now_ns)
+        self._rooms[room.id] = room
+
+    def _new_room(self, identity: str, lobby: bool, payment: Payment | None) -> Room:
+        return Room(
+            identity, self._index, self._clock, self._check_quota, lobby=lobby, payment=payment
+        )
+
+    def _room_of(self, seat: Seat) -> Room:
+        room = self._rooms.get(seat.room)
+        assert room is not None, "whose session has ended is told so, and has no seat"
+        assert room.has(seat.peer), "whose session has ended is told so, and has no seat"
+        return room
+
+    def _closing(self, effects: list[Effect]) -> list[Effect]:
+        """Forget the rooms that these effects have ended."""
+        for effect in effects:
+            if isinstance(effect, Closed):
+                self._rooms.pop(effect.room, None)
+        return effects
