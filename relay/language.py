@@ -102,10 +102,12 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "help_up_long": (
         """Run a node in the foreground. Ctrl-C or SIGTERM drains it: no new allocations, the
 others until they end or turn.drain_timeout_s is over; a second one ends it at once. SIGHUP reads
-users, secrets and limits anew.""",
+users, secrets, limits and rules of signaling anew. PROD=1, ROOM_TOKEN and ALLOWED_ORIGINS in the
+environment stand over the file.""",
         """Запустить узел; он работает, пока его видно. Ctrl-C или SIGTERM завершает его мягко:
 новых соединений нет, прежние живут, пока не кончатся или пока не пройдёт turn.drain_timeout_s;
-второй раз - сразу. SIGHUP перечитывает пользователей, секреты и пределы.""",
+второй раз - сразу. SIGHUP перечитывает пользователей, секреты, пределы и правила звонков. PROD=1,
+ROOM_TOKEN и ALLOWED_ORIGINS в окружении важнее файла.""",
     ),
     "help_config": ("The configuration file (TOML).", "Файл настроек (TOML)."),
     "help_dev": (

@@ -102,6 +102,20 @@ def test_a_configuration_is_checked(tmp_path: Path) -> None:
     assert "realm" in result.stderr
 
 
+def test_what_the_environment_says_counts(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    token = "the token of the rooms"
+    printed = run_montana("config", "check", str(config), ROOM_TOKEN=token).stdout
+    assert "environment:    ROOM_TOKEN\n" in printed
+    assert token not in printed
+    result = run_montana("config", "check", str(config), check=False, PROD="1")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: PROD: asks for pages over TLS")
+    result = run_montana("up", "--dev", check=False, cwd=tmp_path, PROD="1")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: PROD: is not for --dev")
+
+
 @pytest.mark.trio
 async def test_credentials_for_programs_and_for_people(
     capsys: pytest.CaptureFixture[str], tmp_path: Path

@@ -304,6 +304,18 @@ def test_sighup_takes_users_over_and_a_bad_file_changes_nothing(tmp_path: Path) 
         assert outcome(bob.ask(Method.REFRESH)) == 0
 
 
+def test_the_environment_stands_over_the_file_also_on_sighup(tmp_path: Path) -> None:
+    token = "the token of the rooms"
+    config = write_config(tmp_path, more='[signaling]\nrooms = "free"')
+    assert "signaling.rooms" in run_montana("up", "--config", str(config), check=False).stderr
+    with running_node(config=config, variables={"ROOM_TOKEN": token}) as node:
+        config.write_text(config.read_text() + "discovery = true\n")
+        node.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "signaling.discovery" in node.log())
+        assert "has been read anew" in node.log()
+        assert token not in node.log()
+
+
 def test_sighup_takes_rules_limits_and_passwords_over(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     with (
