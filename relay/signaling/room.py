@@ -16,7 +16,7 @@ What comes of a call are effects, in the order in which they are to be carried o
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -250,10 +250,19 @@ class Room:
 
     # -------------------------------------------------------- coming
 
-    def create(self, message: CreateRoom, relay_only: bool, now_ns: int) -> list[Effect]:
+    def create(
+        self,
+        message: CreateRoom,
+        relay_only: bool,
+        now_ns: int,
+        invitations: Sequence[str] = (),
+    ) -> list[Effect]:
         """Have the host enter."""
         self._check_quota(self._index.people, now_ns)
-        invitation = self._new_invitation(None, now_ns + INVITATION_TTL_S * NS_PER_S)
+        expires_ns = now_ns + INVITATION_TTL_S * NS_PER_S
+        for token in invitations:
+            self._add_invitation(token, None, expires_ns)
+        invitation = self._new_invitation(None, expires_ns)
         peer, secret = self._new_peer(message.name, relay_only, None)
         self.host = peer.seat.peer
         self._add(peer)
@@ -558,10 +567,13 @@ class Room:
 
     def _new_invitation(self, uses: int | None, expires_ns: int) -> str:
         token = new_secret(self._clock)
+        self._add_invitation(token, uses, expires_ns)
+        return token
+
+    def _add_invitation(self, token: str, uses: int | None, expires_ns: int) -> None:
         digest = digest_of(token)
         self._invitations[digest] = _Invitation(uses, expires_ns)
         self._index.invitations[digest] = self.id
-        return token
 
     def _make_place_for_invitation(self, now_ns: int) -> None:
         """Those that nobody can use any more are kept until then, to say why."""

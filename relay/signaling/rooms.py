@@ -11,7 +11,7 @@ nanoseconds since 1970 that never go back, also over a restart (the ledger's clo
 from __future__ import annotations
 
 from base64 import b32encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from core.clock import Clock
@@ -73,10 +73,15 @@ class Rooms:
         return None if first is None else first + _RESUME_NS
 
     def create(
-        self, message: CreateRoom, now_ns: int, payment: Payment | None = None
+        self,
+        message: CreateRoom,
+        now_ns: int,
+        payment: Payment | None = None,
+        invitations: Sequence[str] = (),
     ) -> tuple[Seat, list[Effect]]:
-        """Make a room, whose host enters. Where the host has to pay first, the effects are kept
-        until that is done; when it can't be, `end` takes the room back, and nobody has known of it.
+        """Make a room, whose host enters; `invitations` are good for it as well. Where the host has
+        to pay first, the effects are kept until that is done; when it can't be, `end` takes the
+        room back, and nobody has known of it.
 
         Raises:
             SignalingError: ``unavailable``, or what the quota says.
@@ -85,7 +90,8 @@ class Rooms:
             raise SignalingError("unavailable", "the node has as many rooms as it can")
         identity = b32encode(self._clock.random_bytes(10)).decode().lower()
         room = self._new_room(identity, message.lobby, payment)
-        effects = room.create(message, message.relay_only or self._relay_only, now_ns)
+        relay_only = message.relay_only or self._relay_only
+        effects = room.create(message, relay_only, now_ns, invitations)
         self._rooms[identity] = room
         return Seat(identity, room.host), effects
 

@@ -1,0 +1,441 @@
+"""The hub with its rooms: order, replay, floods, lost connections, what passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from billing.ledger import open_ledger
+from core.clock import VirtualClock
+from core.config import SignalingConfig
+from core.stun.address import Address
+from relay.credential_issuer import CredentialIssuer
+from relay.signaling.hub import ENTER_S, ERRORS_MAXIMUM, KEEP_S, Hub
+from relay.signaling.messages import MESSAGE_MAXIMUM_BYTES, CreateRoom, JoinRoom
+from relay.signaling.room_desk import RoomDesk
+from tests.support.signaling_channel import FakeChannel
+
+FREE = SignalingConfig(rooms="free", room_token="")
+RELAY = ip_address("198.51.100.7").packed
+SDP = (
+    "v=0\r\no=- 4611731400430051336 2 IN IP4 192.168.1.9\r\ns=-\r\nt=0 0\r\n"
+    "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 192.168.1.9\r\na=sendrecv\r\n"
+)
+HOST = "candidate:1 1 udp 2122260223 192.168.1.9 55123 typ host"
+OWN = "candidate:3 1 udp 33562367 198.51.100.7 50123 typ relay raddr 192.168.1.9 rport 55123"
+
+
+class Metered:
+    """What the hub says of allocations."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, int] = {}
+
+    async def open_call(self, name: str, *, rate_bytes_s: int = 0) -> bool:
+        await trio.sleep(0)
+        self.open[name] = rate_bytes_s
+        return True
+
+    async def close_call(self, name: str, reason: str) -> None:
+        assert reason
+        del self.open[name]
+
+
+class Node:
+    """A hub with rooms on a real ledger, in virtual time."""
+
+    def __init__(self, hub: Hub, desk: RoomDesk, clock: VirtualClock, metered: Metered) -> None:
+        self.hub = hub
+        self.desk = desk
+        self.clock = clock
+        self.metered = metered
+
+    def connect(self, **options: Any) -> FakeChannel:
+        return FakeChannel(self.hub, **options)
+
+    async def room(self, *others: str, **options: Any) -> list[FakeChannel]:
+        """A room of a host and some others, who have heard of each other."""
+        host = self.connect()
+        entered = await host.ask("create", name="host", **options)
+        pages = [host]
+        for name in others:
+            page = self.connect()
+            assert (await page.ask("join", invitation=entered["invitation"], name=name))[
+                "type"
+            ] == "entered"
+            pages.append(page)
+        for page in pages:
+            page.heard.clear()
+        return pages
+
+    async def pass_s(self, duration_s: int) -> None:
+        """Let time pass, and what happens each second happen."""
+        for _ in range(duration_s):
+            self.clock.advance_s(1)
+            await self.desk.tick()
+            self.hub.sweep()
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, config: SignalingConfig = FREE, clock: VirtualClock | None = None
+) -> AsyncIterator[Node]:
+    clock = clock or VirtualClock()
+    issuer = CredentialIssuer(["a secret of the tests"], [Address(RELAY, 3478)], clock)
+    metered = Metered()
+    with open_ledger(folder, clock, map_bytes=1 << 26) as ledger:
+        desk = RoomDesk(config, ledger, clock, metered, issuer, lambda ip: ip == RELAY, None)
+        hub = Hub(config, clock, {CreateRoom: desk.create, JoinRoom: desk.join}, desk.restored)
+        desk.hub = hub
+        await desk.recover()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            await trio.testing.wait_all_tasks_blocked()
+            yield Node(hub, desk, clock, metered)
+            nursery.cancel_scope.cancel()
+
+
+def in_hub(test: Callable[[Node], Any], folder: Path, config: SignalingConfig = FREE) -> None:
+    async def main() -> None:
+        async with running(folder, config) as node:
+            await test(node)
+
+    trio.run(main)
+
+
+def test_two_meet_and_talk(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host = node.connect()
+        entered = await host.ask("create", name="Ann")
+        assert entered["room"]["host"] == entered["you"]
+        (ice,) = entered["ice"]
+        assert ice["urls"] == ["turn:198.51.100.7:3478?transport=udp"]
+        assert f"#CALL-room.{entered['room']['id']}" in ice["username"]
+        assert node.metered.open == {f"CALL-room.{entered['room']['id']}": 250_000}
+        guest = node.connect()
+        other = await guest.ask("join", invitation=entered["invitation"], name="Боб")
+        assert [peer["name"] for peer in other["peers"]] == ["Ann"]
+        assert (await host.take(type="peer_joined"))["peer"]["name"] == "Боб"
+        # Who came first has the smaller id, and offers.
+        assert entered["you"] < other["you"]
+        description = {"type": "offer", "sdp": SDP}
+        host.say("signal", to=other["you"], connection="one", description=description)
+        host.say(
+            "signal",
+            to=other["you"],
+            connection="one",
+            candidates=[{"candidate": HOST, "sdpMid": "0"}],
+        )
+        first, second = guest.heard
+        assert first == {
+            "type": "signal",
+            "from": entered["you"],
+            "connection": "one",
+            "description": description,
+        }
+        assert second["candidates"][0]["candidate"] == HOST
+
+    in_hub(test, tmp_path)
+
+
+def test_who_wants_relays_alone_gives_no_address_away(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host, guest = await node.room("guest", relay_only=True)
+        to = {"to": "0001", "connection": "one"}
+        host.say("signal", **to, description={"type": "offer", "sdp": SDP})
+        host.say("signal", **to, candidates=[{"candidate": HOST}])
+        host.say("signal", **to, candidates=[{"candidate": HOST}, {"candidate": OWN}])
+        first, second = guest.heard
+        assert "192.168.1.9" not in str(first)
+        assert "m=audio 9" in first["description"]["sdp"]
+        (candidate,) = second["candidates"]
+        assert candidate["candidate"].startswith("candidate:3 1 udp 33562367 198.51.100.7 50123 ")
+        assert "192.168.1.9" not in str(second)
+        # The other one has not asked for it.
+        guest.say("signal", to="0000", connection="two", candidates=[{"candidate": HOST}])
+        assert host.heard[-1]["candidates"][0]["candidate"] == HOST
+
+    in_hub(test, tmp_path)
+
+
+def test_the_node_enforces_relays(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host, guest = await node.room("guest")
+        guest.say("signal", to="0000", connection="two", candidates=[{"candidate": HOST}])
+        assert host.heard == []
+        assert host.welcome["relay_only"]
+
+    in_hub(test, tmp_path, replace(FREE, relay_only=True))
+
+
+def test_what_was_said_before_is_refused(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host, guest = await node.room("guest")
+        said = (
+            b'{"type":"signal","seq":2,"to":"0001","connection":"one",'
+            b'"candidates":[{"candidate":""}]}'
+        )
+        host.say_raw(said)
+        host.say_raw(said)
+        host.say_raw(said.replace(b'"seq":2', b'"seq":4'))
+        assert len(guest.heard) == 1
+        replayed, early = host.heard
+        assert (replayed["code"], replayed["last"]) == ("replayed", 2)
+        assert (early["code"], early["last"]) == ("out-of-order", 2)
+        # Neither has moved the count.
+        host.say_raw(said.replace(b'"seq":2', b'"seq":3'))
+        assert len(guest.heard) == 2
+
+    in_hub(test, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "malformed"),
+        (b"\xff\xfe", "malformed"),
+        (b"[" * 100_000, "malformed"),
+        (b'{"type":"signal","seq":2}', "malformed"),
+        (b'{"type":"fly","seq":2}', "unknown-type"),
+        (b'{"type":"signal","seq":-2,"to":"0001","connection":"one"}', "malformed"),
+        (b'{"type":"signal","seq":2,"to":"0001","connection":"one"}', "malformed"),
+        (b'{"type":"signal","seq":2,"to":"0009","connection":"one"}', "no-peer"),
+        (b'{"type":"signal","seq":2,"to":"0000","connection":"one"}', "no-peer"),
+        (
+            b'{"type":"answer","seq":2,"connection":"x","description":{"type":"answer","sdp":""}}',
+            "wrong-state",
+        ),
+        (b'{"type":"create","seq":2}', "wrong-state"),
+        (b'{"type":"admit","seq":2,"peer":"0009"}', "no-peer"),
+        (b'{"type":"ping","seq":2,"x":"' + b"x" * MESSAGE_MAXIMUM_BYTES + b'"}', "too-large"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path: Path, data: bytes, code: str) -> None:
+    async def test(node: Node) -> None:
+        host, guest = await node.room("guest")
+        host.say_raw(data)
+        (error,) = host.heard
+        assert error["type"] == "error"
+        assert error["code"] == code
+        assert error["message"]
+        assert guest.heard == []
+        # The page is served on.
+        assert host.closed is None
+
+    in_hub(test, tmp_path)
+
+
+def test_who_sends_nothing_but_rubbish_is_shown_the_door(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        page = node.connect()
+        for _ in range(ERRORS_MAXIMUM):
+            page.say_raw(b"rubbish")
+        assert page.closed is not None
+        assert page.closed[0] == 1008
+
+    in_hub(test, tmp_path)
+
+
+def test_a_flood_is_refused_and_nobody_elses(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host, guest = await node.room("guest")
+        for _ in range(300):
+            host.say("signal", to="0001", connection="one", candidates=[{"candidate": ""}])
+        # The room's creation was not counted.
+        assert len(guest.heard) == 200
+        assert {message["code"] for message in host.heard} == {"too-many"}
+        guest.heard.clear()
+        guest.say("ping")
+        assert guest.heard[0]["type"] == "pong"
+        node.clock.advance_s(1)
+        host.heard.clear()
+        for _ in range(30):
+            host.say("ping")
+        assert [message["type"] for message in host.heard].count("pong") == 20
+
+    in_hub(test, tmp_path)
+
+
+def test_who_enters_nothing_is_disconnected(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        idle, busy = node.connect(), node.connect()
+        await busy.ask("create")
+        assert (await idle.ask("ping"))["code"] == "wrong-state"
+        await node.pass_s(ENTER_S + 1)
+        assert idle.closed is not None
+        assert busy.closed is None
+        assert node.hub.connections == 1
+
+    in_hub(test, tmp_path)
+
+
+def test_a_session_goes_on_after_a_lost_connection(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host = node.connect()
+        entered = await host.ask("create", name="Ann")
+        guest = node.connect()
+        await guest.ask("join", invitation=entered["invitation"])
+        host.cut()
+        assert (await guest.take(type="peer_away"))["peer"] == "0000"
+        assert (
+            await guest.ask("signal", to="0000", connection="x", candidates=[{"candidate": ""}])
+        )["code"] == "no-peer"
+        await node.pass_s(25)
+        again = node.connect(seq=host.seq)
+        back = await again.ask("resume", session=entered["session"])
+        assert (back["type"], back["you"], back["session"]) == (
+            "entered",
+            "0000",
+            entered["session"],
+        )
+        assert back["room"]["host"] == "0000"
+        told = await guest.take(type="peer_back")
+        assert (told["peer"], told["fresh"]) == ("0000", False)
+        # What was recorded is of no use to anybody.
+        stolen = node.connect(seq=0)
+        refused = await stolen.ask("resume", session=entered["session"])
+        assert (refused["code"], refused["last"]) == ("replayed", again.seq)
+        assert again.closed is None
+
+    in_hub(test, tmp_path)
+
+
+def test_a_second_connection_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host = node.connect()
+        entered = await host.ask("create")
+        again = node.connect(seq=host.seq)
+        assert (await again.ask("resume", session=entered["session"], fresh=True))["type"] == (
+            "entered"
+        )
+        assert host.closed is not None
+        assert len(node.hub) == 1
+
+    in_hub(test, tmp_path)
+
+
+def test_who_does_not_come_back_is_no_ghost(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        host = node.connect()
+        entered = await host.ask("create")
+        guest = node.connect()
+        await guest.ask("join", invitation=entered["invitation"])
+        host.cut()
+        await node.pass_s(31)
+        left = await guest.take(type="peer_left")
+        assert (left["peer"], left["reason"]) == ("0000", "lost")
+        assert (await guest.take(type="room"))["room"]["host"] == "0001"
+        late = node.connect(seq=host.seq)
+        assert (await late.ask("resume", session=entered["session"]))["code"] == "not-resumable"
+        assert len(node.hub) == 1
+        guest.cut()
+        await node.pass_s(KEEP_S + 1)
+        assert (len(node.hub), len(node.desk)) == (0, 0)
+        assert node.metered.open == {}
+
+    in_hub(test, tmp_path)
+
+
+def test_a_connection_may_enter_another_room_afterwards(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        page = node.connect()
+        first = await page.ask("create")
+        page.say("hang_up")
+        assert (await page.take(type="ended"))["reason"] == "left"
+        second = await page.ask("create")
+        assert second["type"] == "entered"
+        assert second["room"]["id"] != first["room"]["id"]
+
+    in_hub(test, tmp_path)
+
+
+def test_rooms_outlive_the_node(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def before() -> list[dict[str, Any]]:
+        async with running(tmp_path, clock=clock) as node:
+            host = node.connect()
+            entered = await host.ask("create", name="Ann")
+            guest = node.connect()
+            other = await guest.ask("join", invitation=entered["invitation"], name="Bob")
+            await node.pass_s(1)
+            return [entered, other]
+
+    async def after(entered: dict[str, Any], other: dict[str, Any]) -> None:
+        async with running(tmp_path, clock=clock) as node:
+            assert node.metered.open == {f"CALL-room.{entered['room']['id']}": 250_000}
+            guest = node.connect(seq=9)
+            back = await guest.ask("resume", session=other["session"], name="Bob")
+            assert back["you"] == "0001"
+            assert [peer["away"] for peer in back["peers"]] == [True]
+            host = node.connect(seq=9)
+            assert (await host.ask("resume", session=entered["session"], name="Ann"))["room"][
+                "host"
+            ] == "0000"
+            assert (await guest.take(type="peer_back"))["name"] == "Ann"
+            third = node.connect()
+            joined = await third.ask("join", invitation=entered["invitation"])
+            assert joined["you"] == "0002"
+
+    found = trio.run(before)
+    trio.run(after, *found)
+
+
+def test_a_prepared_room_belongs_to_who_comes_first(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        first, second = node.desk.prepare()
+        pages = [node.connect(), node.connect(), node.connect()]
+        entered = [
+            await page.ask("join", invitation=token)
+            for page, token in zip(pages, (second, first, first), strict=True)
+        ]
+        assert [one["you"] for one in entered] == ["0000", "0001", "0002"]
+        assert {one["room"]["host"] for one in entered} == {"0000"}
+        pages[0].say("hang_up")
+        pages[1].say("hang_up")
+        pages[2].say("hang_up")
+        again = node.connect()
+        assert (await again.ask("join", invitation=first))["code"] == "bad-secret"
+
+    in_hub(test, tmp_path)
+
+
+def test_making_rooms_may_take_a_token(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        page = node.connect()
+        assert page.welcome["token_needed"]
+        for token in ("", "wrong"):
+            assert (await page.ask("create", token=token))["code"] == "token-needed"
+        assert (await page.ask("create", token="the operator's word"))["type"] == "entered"
+
+    in_hub(test, tmp_path, replace(FREE, room_token="the operator's word"))
+
+
+def test_nothing_that_passes_is_kept_or_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def test(node: Node) -> None:
+        host, guest = await node.room("guest")
+        marked = SDP + "a=x-marker:6b1f0c3d\r\n"
+        to = {"to": "0001", "connection": "one"}
+        host.say("signal", **to, description={"type": "offer", "sdp": marked})
+        host.say("signal", **to, candidates=[{"candidate": HOST + " ufrag 6b1f0c3d"}])
+        assert "6b1f0c3d" in str(guest.heard)
+        await node.pass_s(2)
+
+    in_hub(test, tmp_path)
+    assert "6b1f0c3d" not in caplog.text
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"6b1f0c3d" not in path.read_bytes()
