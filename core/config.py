@@ -170,8 +170,9 @@ class SignalingConfig:
         relay_only: everybody's media flows through the node's relays alone.
         room_token: whoever makes a room has to name it; empty for none.
         rooms: who pays for them: host, by the minute, or free, the node within its quota.
-        free_minutes_per_day: the quota in minutes, of all people in free rooms together.
-        free_people: how many of them there may be at once.
+        free_minutes_per_day: the quota in minutes, of all people in free rooms together; 0 for no
+            limit.
+        free_people: how many of them there may be at once; 0 for no limit.
         free_bytes_per_second: what each of them may send, and what each may receive.
         direct_calls: whether the media of calls that are paid for may flow past the relays.
         calls_per_minute: what one account may begin.

@@ -14,7 +14,7 @@ from typing import Final
 from billing.tables import ROOMS
 from core.store import Store
 from core.tables import Writing
-from relay.signaling.rooms import ROOMS_MAXIMUM, Rooms
+from relay.signaling.rooms import Rooms
 
 _ROOM: Final = b"room "
 _ROOM_END: Final = b"room!"
@@ -56,20 +56,20 @@ class RoomStore:
             return tables.get(ROOMS, _QUOTA)
 
     async def restore(self, rooms: Rooms, now_ns: int, *, host_pays: bool) -> None:
-        """Take up what was stored. Rooms that can't be, or are paid for in another way than the
-        configuration has it now, are removed.
+        """Take up what was stored. Rooms that can't be, and those whose host pays while the
+        node does now, are removed.
 
         Raises:
             OperationError: it can't be read.
         """
         with self._store.read() as tables:
-            stored = tables.items(ROOMS, _ROOM, _ROOM_END, limit=ROOMS_MAXIMUM + 1)
+            stored = tables.items(ROOMS, _ROOM, _ROOM_END, limit=tables.count(ROOMS))
         dropped: dict[str, bytes | None] = {}
         for key, record in stored:
-            name = key.removeprefix(_ROOM).decode()
             try:
                 rooms.restore(record, now_ns, host_pays=host_pays)
-            except ValueError as error:
-                _log.warning("a stored room is not taken up: %s", error)
-                dropped[name] = None
+            except ValueError:
+                dropped[key.removeprefix(_ROOM).decode()] = None
+        if dropped:
+            _log.info("rooms that are not taken up: %d", len(dropped))
         await self.write(dropped)

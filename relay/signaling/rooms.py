@@ -189,8 +189,9 @@ class Rooms:
             raise ValueError("there are too many rooms, or there is this one already")
         if stored.host not in {one.id for one in stored.people}:
             raise ValueError("the room has no host")
-        if host_pays != (stored.payment is not None):
-            raise ValueError("rooms are paid for in another way now")
+        # The other way round there are rooms that an operator has prepared.
+        if stored.payment is not None and not host_pays:
+            raise ValueError("hosts do not pay any more")
         room = self._new_room(stored.id, stored.lobby, stored.payment)
         room.restore(stored, now_ns)
         self._rooms[room.id] = room

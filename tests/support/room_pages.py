@@ -179,10 +179,10 @@ class Pages:
             if page.ended is None and room in (None, page.seat.room)
         ]
 
-    def kill(self, rooms: Rooms) -> None:
+    def kill(self, rooms: Rooms, *, host_pays: bool = False) -> None:
         """The node dies; another one takes up what was stored, as `rooms`."""
         self.rooms = rooms
         for record in self.stored.values():
-            rooms.restore(record, self.now_ns, host_pays=False)
+            rooms.restore(record, self.now_ns, host_pays=host_pays)
         for page in self.living():
             page.is_connected = False

@@ -557,8 +557,12 @@ def test_a_room_is_taken_up_once_and_as_it_is_paid_for(pages: Pages) -> None:
     record = pages.stored[host.seat.room]
     with pytest.raises(ValueError, match="this one already"):
         pages.rooms.restore(record, pages.now_ns, host_pays=False)
-    with pytest.raises(ValueError, match="another way"):
-        Rooms(pages.clock, no_quota).restore(record, pages.now_ns, host_pays=True)
+    Rooms(pages.clock, no_quota).restore(record, pages.now_ns, host_pays=True)
+    pages.create(Payment(7, b"a payment's key.", pages.now_ns))
+    (paid,) = [record for record in pages.stored.values() if b"a payment's key." in record]
+    with pytest.raises(ValueError, match="do not pay"):
+        Rooms(pages.clock, no_quota).restore(paid, pages.now_ns, host_pays=False)
+    Rooms(pages.clock, no_quota).restore(paid, pages.now_ns, host_pays=True)
 
 
 # ------------------------------------------------------------ the smaller things
