@@ -25,6 +25,7 @@ CODEC = [
 ]
 BILLING = sorted(map(str, Path().glob("billing/*.pyx")))
 DATA_PLANE = sorted(map(str, Path().glob("relay/dataplane/*.pyx")))
+WEB = sorted(map(str, Path().glob("relay/web/*.pyx")))
 BENCH = sorted(map(str, Path().glob("bench/*.pyx")))
 """Built in place for a checkout, never packaged."""
 
@@ -125,6 +126,6 @@ class BuildExtensions(build_ext):
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[extension(source) for source in CODEC + BILLING + DATA_PLANE + BENCH],
+        ext_modules=[extension(source) for source in CODEC + BILLING + DATA_PLANE + WEB + BENCH],
         cmdclass={"build_ext": BuildExtensions},
     )

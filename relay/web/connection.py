@@ -1,17 +1,16 @@
 """One HTTP/1.1 connection (RFC 9112): requests in, responses out, within limits of size and time.
 
 h11 holds the protocol's state; this drives it over a stream. Whatever a client sends ends in a
-response or in the connection's end, never in an exception. A protocol that takes a connection
-over (a WebSocket) would do so in `_Connection.serve`, where the head of a request is known and
-its body is not yet read: h11 hands over what came after the head as `trailing_data`.
+response, in a WebSocket that takes the connection over, or in the connection's end, never in an
+exception.
 """
 
 from __future__ import annotations
 
 import email.utils
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -19,15 +18,17 @@ import h11
 import trio
 
 from core.clock import Clock
-from core.errors import PeerError
 from core.units import KIB
 from relay.web.http_message import (
     SECURITY_HEADERS,
+    RefusedError,
     Request,
     Response,
     Routes,
     error_response,
 )
+from relay.web.opening_handshake import accept_untrusted
+from relay.web.websocket import WebSocketRoute
 
 RECEIVE_BYTES = 16 * KIB
 LINGER_BYTES = 256 * KIB
@@ -65,19 +66,42 @@ class HttpLimits:
     connections_per_client: int = 64
 
 
-class _Refused(PeerError):
-    """A request that can't be served; knows the response."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What is served to whom it concerns.
 
-    def __init__(self, status: int, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(HTTPStatus(status).phrase)
-        self.response = error_response(status, headers)
+    Attributes:
+        scheme: ``http`` or ``https``, as requests come.
+        websockets: by path; a path of both is a WebSocket's.
+        headers: of every response, beside the security headers.
+    """
+
+    scheme: str
+    routes: Routes
+    websockets: Mapping[str, WebSocketRoute] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upgrade:
+    """A WebSocket takes the connection over; `received` has come already."""
+
+    route: WebSocketRoute
+    origin: str
+    received: bytes
 
 
 async def serve_connection(
-    stream: trio.abc.Stream, client: str, routes: Routes, limits: HttpLimits, clock: Clock
-) -> None:
-    """Answer requests until the client leaves, errs or takes too long; leaves `stream` open."""
-    await _Connection(stream, client, routes, limits, clock).serve()
+    stream: trio.abc.Stream,
+    client: str,
+    site: Site,
+    limits: HttpLimits,
+    clock: Clock,
+    reserve: Callable[[], bool],
+) -> Upgrade | None:
+    """Answer requests until the client leaves, errs, takes too long or upgrades; leaves `stream`
+    open. `reserve` takes a place for a WebSocket, which is kept where one is returned."""
+    return await _Connection(stream, client, site, limits, clock, reserve).serve()
 
 
 class _Connection:
@@ -85,27 +109,32 @@ class _Connection:
         self,
         stream: trio.abc.Stream,
         client: str,
-        routes: Routes,
+        site: Site,
         limits: HttpLimits,
         clock: Clock,
+        reserve: Callable[[], bool],
     ) -> None:
         self._stream = stream
         self._client = client
-        self._routes = routes
+        self._site = site
         self._limits = limits
         self._clock = clock
+        self._reserve = reserve
+        self._upgrade: Upgrade | None = None
         self._protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
 
-    async def serve(self) -> None:
+    async def serve(self) -> Upgrade | None:
         try:
             for served in range(1, self._limits.requests + 1):
                 last = served == self._limits.requests
                 if not await self._exchange(last=last):
                     await self._linger()
-                    return
+                    break
                 self._protocol.start_next_cycle()
         except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             _log.debug("a connection broke off or was too slow")
+            return None
+        return self._upgrade
 
     async def _exchange(self, *, last: bool) -> bool:
         """Serve one request; whether another may follow."""
@@ -120,12 +149,14 @@ class _Connection:
                 if not isinstance(head, h11.Request):
                     return False
                 is_head = head.method == b"HEAD"
+                if await self._switch_untrusted(head):
+                    return False
                 request = await self._read_request_untrusted(head)
             response = await self._handle(request)
         except h11.RemoteProtocolError as error:
             response = error_response(error.error_status_hint)
             last = True
-        except _Refused as refused:
+        except RefusedError as refused:
             response = refused.response
             # The rest of a body that nobody wants is not worth reading.
             last = True
@@ -160,37 +191,60 @@ class _Connection:
                 await self._write(h11.InformationalResponse(status_code=100, headers=[]))
             self._protocol.receive_data(bytes(await self._stream.receive_some(RECEIVE_BYTES)))
 
+    async def _switch_untrusted(self, head: h11.Request) -> bool:
+        """Have a WebSocket take the connection over, where the request is for one.
+
+        Raises:
+            RefusedError: it is, and can't be had.
+            h11.RemoteProtocolError: no HTTP.
+        """
+        path, _ = _split_target_untrusted(head.target)
+        route = self._site.websockets.get(path)
+        if route is None:
+            return False
+        if head.method != b"GET":
+            raise RefusedError(405, {"Allow": "GET"})
+        headers = _joined(head)
+        answer = accept_untrusted(headers, route, self._site.scheme)
+        end = await self._next_event()
+        if head.http_version != b"1.1" or not isinstance(end, h11.EndOfMessage):
+            raise RefusedError(400)
+        if not self._reserve():
+            raise RefusedError(503)
+        await self._write(h11.InformationalResponse(status_code=101, headers=list(answer.items())))
+        self._upgrade = Upgrade(
+            route=route, origin=headers.get("origin", ""), received=self._protocol.trailing_data[0]
+        )
+        return True
+
     async def _read_request_untrusted(self, head: h11.Request) -> Request:
         """Validate the head, then read the body.
 
         Raises:
-            _Refused: a route that isn't there, or a body that is too long.
+            RefusedError: a route that isn't there, or a body that is too long.
             h11.RemoteProtocolError: no HTTP.
         """
         method = head.method.decode("ascii")
         path, query = _split_target_untrusted(head.target)
         asked = "GET" if method == "HEAD" else method
-        if (asked, path) not in self._routes:
-            others = sorted(known for known, at in self._routes if at == path)
+        if (asked, path) not in self._site.routes:
+            others = sorted(known for known, at in self._site.routes if at == path)
             if others:
                 allowed = others + (["HEAD"] if "GET" in others else [])
-                raise _Refused(405, {"Allow": ", ".join(allowed)})
-            raise _Refused(404)
-        headers: dict[str, str] = {}
-        for name, value in head.headers:
-            key, text = name.decode("ascii"), value.decode("latin-1")
-            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+                raise RefusedError(405, {"Allow": ", ".join(allowed)})
+            raise RefusedError(404)
+        headers = _joined(head)
         announced = headers.get("content-length", "0")
         # h11 has seen to it that it is a number, but not that it is a short one.
         if len(announced) > 18 or int(announced) > self._limits.body_bytes:
-            raise _Refused(413)
+            raise RefusedError(413)
         body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
             body += event.data
             if len(body) > self._limits.body_bytes:
-                raise _Refused(413)
+                raise RefusedError(413)
         if not isinstance(event, h11.EndOfMessage):
-            raise _Refused(400)
+            raise RefusedError(400)
         return Request(
             method=asked,
             path=path,
@@ -201,7 +255,7 @@ class _Connection:
         )
 
     async def _handle(self, request: Request) -> Response:
-        handler = self._routes[request.method, request.path]
+        handler = self._site.routes[request.method, request.path]
         try:
             with trio.fail_after(self._limits.handler_s):
                 return await handler(request)
@@ -215,6 +269,7 @@ class _Connection:
     async def _send(self, response: Response, *, last: bool, is_head: bool) -> None:
         headers = {
             **SECURITY_HEADERS,
+            **self._site.headers,
             "Date": email.utils.formatdate(self._clock.unix_s(), usegmt=True),
             "Content-Type": response.content_type,
             "Content-Length": str(len(response.body)),
@@ -240,20 +295,29 @@ class _Connection:
             await self._stream.send_all(data)
 
 
+def _joined(head: h11.Request) -> dict[str, str]:
+    """The headers of a request; the values of one name are joined by ``, ``."""
+    headers: dict[str, str] = {}
+    for name, value in head.headers:
+        key, text = name.decode("ascii"), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
 def _split_target_untrusted(target: bytes) -> tuple[str, str]:
     """Path and query of a request's target in origin or absolute form (RFC 9112 section 3.2).
 
     Raises:
-        _Refused: it has neither form.
+        RefusedError: it has neither form.
     """
     text = target.decode("ascii", errors="replace")
     if not text.startswith("/"):
         try:
             parts = urlsplit(text)
         except ValueError as error:
-            raise _Refused(400) from error
+            raise RefusedError(400) from error
         if parts.scheme not in ("http", "https"):
-            raise _Refused(400)
+            raise RefusedError(400)
         return parts.path or "/", parts.query
     path, _, query = text.partition("?")
     return path, query

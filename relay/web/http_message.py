@@ -11,22 +11,30 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from core.errors import PeerError
+
 SECURITY_HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-        "media-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'; require-trusted-types-for 'script'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        # CSP 3 has ws: and wss: of the same host and port match 'self', as browsers do.
+        "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": (
-        "camera=(), microphone=(), geolocation=(), display-capture=(), usb=(), payment=()"
+        "camera=(self), microphone=(self), display-capture=(self), fullscreen=(self), "
+        "clipboard-write=(self), screen-wake-lock=(self), geolocation=(), usb=(), payment=()"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 """On every response; a response's own headers of the same names come instead."""
+
+STRICT_TRANSPORT = {"Strict-Transport-Security": "max-age=63072000"}
+"""Browsers are to come over TLS alone for two years (RFC 6797); counts over TLS alone."""
 
 _HOST = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
@@ -60,6 +68,14 @@ class Response:
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
     headers: Mapping[str, str] | None = None
+
+
+class RefusedError(PeerError):
+    """A request that can't be served; knows the response."""
+
+    def __init__(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(HTTPStatus(status).phrase)
+        self.response = error_response(status, headers)
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -100,13 +116,12 @@ def is_host_untrusted(text: str) -> bool:
     return _HOST.fullmatch(text) is not None
 
 
-def names_no_domain_untrusted(request: Request) -> bool:
-    """Whether the client asked for an IP address or localhost.
+def host_is_no_domain_untrusted(host: str) -> bool:
+    """Whether a Host header's value names an IP address or localhost.
 
     A stranger's page can have its own domain lead to a private address (DNS rebinding), and would
     then pass for a page of ours; it can't name an address.
     """
-    host = request.headers.get("host", "")
     if not is_host_untrusted(host):
         return False
     try:
@@ -117,3 +132,8 @@ def names_no_domain_untrusted(request: Request) -> bool:
     except ValueError:
         return False
     return True
+
+
+def names_no_domain_untrusted(request: Request) -> bool:
+    """Whether the client asked for an IP address or localhost."""
+    return host_is_no_domain_untrusted(request.headers.get("host", ""))

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 import socket
-import ssl
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 
 import trio
@@ -21,8 +20,9 @@ import trio
 from core.clock import Clock
 from core.errors import OperationError
 from core.stun.address import Address
-from relay.web.connection import HttpLimits, serve_connection
+from relay.web.connection import HttpLimits, Site, serve_connection
 from relay.web.http_message import (
+    STRICT_TRANSPORT,
     Request,
     Response,
     Routes,
@@ -30,6 +30,8 @@ from relay.web.http_message import (
     is_host_untrusted,
 )
 from relay.web.tls import CertificateFiles, ReloadingContext
+from relay.web.tls_stream import TlsStream
+from relay.web.websocket import WebSocketLimits, WebSocketRoute, WebSockets
 
 BACKLOG = 256
 TLS_HANDSHAKE_RECORD = 0x16
@@ -39,7 +41,7 @@ _log = logging.getLogger("montana.web")
 
 
 class HttpServer:
-    """Serves `routes` over HTTP/1.1, over HTTPS where a certificate is given.
+    """Serves `routes` over HTTP/1.1 and WebSockets, over TLS where a certificate is given.
 
     On a port with TLS a plain request is told to come again with https, since that is what
     browsers make of an address without a scheme.
@@ -48,6 +50,8 @@ class HttpServer:
         listen: where; port 0 takes any free one.
         certificate: read anew when its files change.
         what: what is served, for a person who reads that it can't be.
+        websockets: by path. They count against `websocket_limits` instead of `limits`.
+        strict_transport: whether browsers that came over TLS are to come over nothing else (HSTS).
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -62,10 +66,21 @@ class HttpServer:
         certificate: CertificateFiles | None = None,
         limits: HttpLimits | None = None,
         what: str = "pages",
+        websockets: Mapping[str, WebSocketRoute] | None = None,
+        websocket_limits: WebSocketLimits | None = None,
+        strict_transport: bool = False,
     ) -> None:
         assert listen
         self._listen = tuple(listen)
-        self._routes = routes
+        scheme = "http" if certificate is None else "https"
+        self._site = Site(
+            scheme=scheme,
+            routes=routes,
+            websockets=websockets or {},
+            headers=STRICT_TRANSPORT if strict_transport and scheme == "https" else {},
+        )
+        self._redirecting = Site(scheme="http", routes=dict.fromkeys(routes, _redirect_to_https))
+        self._websockets = WebSockets(clock, websocket_limits)
         self._what = what
         self._clock = clock
         self._limits = limits or HttpLimits()
@@ -88,12 +103,17 @@ class HttpServer:
     @property
     def scheme(self) -> str:
         """``http`` or ``https``."""
-        return "http" if self._tls is None else "https"
+        return self._site.scheme
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """How many there are now, without WebSockets."""
         return self._by_client.total()
+
+    @property
+    def websocket_connections(self) -> int:
+        """How many WebSockets there are now."""
+        return len(self._websockets)
 
     async def bind(self) -> None:
         """Take the ports.
@@ -125,7 +145,9 @@ class HttpServer:
         """Serve until cancelled; `bind` comes first."""
         assert self._listeners
         try:
-            await trio.serve_listeners(self._accept, self._listeners)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._websockets.run)
+                await trio.serve_listeners(self._accept, self._listeners)
         finally:
             with trio.CancelScope(shield=True):
                 await self.close()
@@ -154,27 +176,54 @@ class HttpServer:
                 del self._by_client[network]
 
     async def _serve_stream(self, stream: trio.SocketStream, client: str) -> None:
-        serve = partial(serve_connection, client=client, limits=self._limits, clock=self._clock)
         if self._tls is None:
-            await serve(stream, routes=self._routes)
+            await self._serve_site(stream, client, self._site)
             return
-        try:
-            with trio.fail_after(self._limits.handshake_s):
-                first = await stream.socket.recv(1, socket.MSG_PEEK)
-                if not first:
-                    return
-                if first[0] == TLS_HANDSHAKE_RECORD:
-                    secure = trio.SSLStream(
-                        stream, self._tls.current(), server_side=True, https_compatible=True
-                    )
+        first = b""
+        with trio.move_on_after(self._limits.handshake_s), suppress(OSError):
+            first = await stream.socket.recv(1, socket.MSG_PEEK)
+        if not first:
+            return
+        if first[0] != TLS_HANDSHAKE_RECORD:
+            await self._serve_site(stream, client, self._redirecting)
+            return
+        async with TlsStream(_detach(stream), self._tls.current()) as secure:
+            try:
+                with trio.fail_after(self._limits.handshake_s):
                     await secure.do_handshake()
-        except (OSError, ssl.SSLError, trio.BrokenResourceError, trio.TooSlowError):
-            _log.debug("a TLS handshake failed")
-            return
-        if first[0] == TLS_HANDSHAKE_RECORD:
-            await serve(secure, routes=self._routes)
-        else:
-            await serve(stream, routes=dict.fromkeys(self._routes, _redirect_to_https))
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                _log.debug("a TLS handshake failed")
+                return
+            await self._serve_site(secure, client, self._site)
+
+    async def _serve_site(
+        self, stream: trio.SocketStream | TlsStream, client: str, site: Site
+    ) -> None:
+        place = self._websockets.place(client_network(client))
+        upgrade = None
+        try:
+            upgrade = await serve_connection(
+                stream, client, site, self._limits, self._clock, place.take
+            )
+        finally:
+            if upgrade is None:
+                place.release()
+        if upgrade is not None:
+            self._websockets.adopt(
+                stream.detach() if isinstance(stream, TlsStream) else _detach(stream),
+                upgrade.route,
+                place,
+                client=client,
+                origin=upgrade.origin,
+                received=upgrade.received,
+            )
+
+
+def _detach(stream: trio.SocketStream) -> socket.socket:
+    """The socket of a stream, non-blocking; closing the stream leaves it open."""
+    connection = socket.socket(fileno=stream.socket.detach())
+    connection.setblocking(False)
+    return connection
 
 
 async def _redirect_to_https(request: Request) -> Response:

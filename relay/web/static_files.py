@@ -13,7 +13,11 @@ CONTENT_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webmanifest": "application/manifest+json",
 }
+WORKER = "worker.js"
+"""The service worker; it may serve all pages, though it stands in a folder of its own."""
 
 
 def static_file(name: str) -> Handler:
@@ -26,6 +30,8 @@ def static_file(name: str) -> Handler:
     content_type = CONTENT_TYPES[PurePosixPath(name).suffix]
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if name == WORKER:
+        headers["Service-Worker-Allowed"] = "/"
     whole = Response(body=body, content_type=content_type, headers=headers)
     unchanged = Response(status=304, headers=headers)
 
