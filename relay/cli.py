@@ -12,9 +12,12 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import click
+import msgspec
 import trio
 
 from core.api.messages import (
@@ -31,11 +34,12 @@ from core.api.messages import (
     StatusReply,
     StatusRequest,
 )
-from core.config import NodeConfig
+from core.config import DISCOVERY_PORT, NodeConfig
 from core.config_file import load
 from core.development import development_config, lan_addresses
 from core.environment import with_environment
 from core.errors import ConfigError, MontanaError, OperationError
+from core.limits import PORT_MAXIMUM
 from relay.cli_audit import ledger_group
 from relay.cli_calls import call_group, room_group
 from relay.cli_ledger import account_group, voucher_group
@@ -45,8 +49,11 @@ from relay.cli_shared import (
     checked,
     json_option,
     locate,
+    print_columns,
+    print_document,
     print_json,
     print_table,
+    printable,
     show_number,
     show_size,
     socket_options,
@@ -58,6 +65,7 @@ from relay.language import sentence_of, text
 from relay.node_files import DEFAULT_DATA_DIR
 from relay.version import VERSION
 
+Port = Annotated[int, msgspec.Meta(ge=1, le=PORT_MAXIMUM)]
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -261,6 +269,32 @@ def check_link(as_json: bool, config: Path | None, socket: Path | None) -> None:
     else:
         click.echo(reply.url)
         click.echo(text("holds_for", seconds=reply.ttl_s), err=True)
+
+
+@montana.command(
+    cls=LocalisedCommand,
+    help=text("help_discover"),
+    examples=("montana discover", "montana discover --json"),
+)
+@click.option("--port", default=str(DISCOVERY_PORT), metavar="N", help=text("help_probe_port"))
+@json_option
+def discover(port: str, as_json: bool) -> None:
+    """Look for nodes in the local network."""
+    asked = checked("--port", port, Port, text("bad_port"))
+    # Late, so that the other commands start quickly.
+    from core.clock import SystemClock
+    from relay.signaling.discovery import discover as ask_network
+
+    found = trio.run(partial(ask_network, SystemClock(), port=asked))
+    if not found:
+        raise OperationError(text("no_node_found", port=asked))
+    if as_json:
+        for node in found:
+            print_document(node._asdict())
+        return
+    heads = [text(name) for name in ("found_url", "found_name", "found_key")]
+    rows = [[printable(one) for one in (node.url, node.name, node.node_id)] for node in found]
+    print_columns(heads, rows, right=set())
 
 
 account_group.add_command(statement)

@@ -68,6 +68,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "bad_text": ("What was typed is no UTF-8 text.", "Набранное - не текст в UTF-8."),
     "bad_number": ("a whole number.", "целое число."),
+    "bad_port": ("a port from 1 to 65535.", "порт от 1 до 65535."),
     "bad_limit": ("a whole number from 1 to 1000.", "целое число от 1 до 1000."),
     "bad_id": ("32 hexadecimal digits.", "32 шестнадцатеричные цифры."),
     "bad_path": ("a path of 4096 characters at most.", "путь не длиннее 4096 знаков."),
@@ -152,6 +153,23 @@ ROOM_TOKEN и ALLOWED_ORIGINS в окружении важнее файла.""",
         "Сказать, что узел сделает с FILE или что в нём не так.",
     ),
     "help_check_group": ("The page that tests the node.", "Страница проверки узла."),
+    "help_discover": (
+        "Look for nodes in the local network that want to be found (discovery = true).",
+        "Найти в локальной сети узлы, которые это разрешают (discovery = true).",
+    ),
+    "help_probe_port": (
+        "The UDP port at which they are asked; 8791 unless told.",
+        "UDP-порт, на котором их спрашивают; иначе 8791.",
+    ),
+    "no_node_found": (
+        "No node has answered on UDP port {port}. One that is to be found needs discovery = true "
+        "in its [signaling], and has to be in the same network.",
+        "На UDP-порту {port} никто не ответил. Узлу нужно discovery = true в [signaling], и он "
+        "должен быть в той же сети.",
+    ),
+    "found_url": ("pages", "страницы"),
+    "found_name": ("name", "имя"),
+    "found_key": ("key", "ключ"),
     "help_check_link": (
         "Print a link to /check that holds for some minutes.",
         "Напечатать ссылку на /check; она действует несколько минут.",
