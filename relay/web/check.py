@@ -28,9 +28,9 @@ from relay.web.http_message import (
     json_response,
     names_no_domain_untrusted,
 )
+from relay.web.page_routes import page_routes
 from relay.web.rate_limit import RateLimiter
 from relay.web.server import client_network
-from relay.web.static_files import static_file, static_names
 
 KEY_LABEL = "check-link"
 """What the node's identity derives the key from: `identity.derive_secret(KEY_LABEL)`."""
@@ -107,7 +107,7 @@ def _mac(key: bytes, content: bytes) -> bytes:
 
 
 class CheckPage:
-    """The check page's routes, and the start page's.
+    """The check page's routes, with those of all pages' files.
 
     Args:
         make_credentials: for this node's own TURN server; raises OperationError where it can
@@ -132,15 +132,7 @@ class CheckPage:
 
     def routes(self) -> dict[tuple[str, str], Handler]:
         """For an `HttpServer`, alone or joined with others."""
-        routes: dict[tuple[str, str], Handler] = {
-            ("GET", "/"): static_file("index.html"),
-            ("GET", "/check"): static_file("check.html"),
-            ("POST", "/check/credentials"): self._credentials,
-        }
-        for name in static_names():
-            if not name.endswith(".html"):
-                routes["GET", f"/static/{name}"] = static_file(name)
-        return routes
+        return {**page_routes(), ("POST", "/check/credentials"): self._credentials}
 
     async def _credentials(self, request: Request) -> Response:
         """Credentials as JSON for a token as JSON, or ``{"error": ...}``."""

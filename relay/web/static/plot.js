@@ -33,6 +33,12 @@ export class Plot {
     this.draw();
   }
 
+  /** Draw `values`, the newest of them last, in place of all before. */
+  show(values) {
+    this.values = values.slice(-this.capacity);
+    this.draw();
+  }
+
   /** Mark the last of the first `count` values as the one in which all ended. */
   end(count) {
     this.ended = count;
@@ -75,7 +81,11 @@ export class Plot {
       // On the side where there is more room.
       const is_early = at < (LEFT + width) / 2;
       const anchor = is_early ? "start" : "end";
-      const label = make("text", { x: at + (is_early ? 5 : -5), y: MARGIN + 11, "text-anchor": anchor });
+      const label = make("text", {
+        x: at + (is_early ? 5 : -5),
+        y: MARGIN + 11,
+        "text-anchor": anchor,
+      });
       label.textContent = text("plot_end");
       parts.push(label);
     }

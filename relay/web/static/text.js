@@ -3,10 +3,6 @@
 const TEXTS = {
   en: {
     title: "Montana · check",
-    start_title: "A relay for calls",
-    start_about:
-      "This node passes on audio and video between browsers that can't reach each other directly.",
-    start_check: "Check it from this browser",
     verdict_idle: "Does a call get through?",
     detail_idle:
       "Two connections in this page call each other through the relay, and only through it.",
@@ -110,10 +106,6 @@ const TEXTS = {
   },
   ru: {
     title: "Montana · проверка",
-    start_title: "Ретранслятор звонков",
-    start_about:
-      "Этот узел передаёт звук и видео между браузерами, которые не достают друг до друга напрямую.",
-    start_check: "Проверить из этого браузера",
     verdict_idle: "Проходят ли звонки?",
     detail_idle:
       "Два соединения на этой странице звонят друг другу через ретранслятор, и только через него.",
@@ -231,6 +223,16 @@ function initialLanguage() {
   return (navigator.language || "en").toLowerCase().startsWith("ru") ? "ru" : "en";
 }
 
+/** Let the page say what stands in `more` as well: `{en: {key: text}, ru: {key: text}}`. */
+export function addTexts(more) {
+  for (const name of Object.keys(TEXTS)) Object.assign(TEXTS[name], more[name]);
+}
+
+/** "en" or "ru", as it is now. */
+export function currentLanguage() {
+  return language;
+}
+
 /** The text of `key`; `{name}` is replaced by `values.name`. */
 export function text(key, values = {}) {
   const template = TEXTS[language][key] ?? TEXTS.en[key];
@@ -248,7 +250,8 @@ export function onLanguage(listener) {
   listeners.push(listener);
 }
 
-/** Fill every element that has `data-text`, and let the language buttons work. */
+/** Fill every element that has `data-text`, `data-label`, `data-tip` (what shows when the pointer
+ * rests) or `data-placeholder`, and let the language buttons work. */
 export function setUpLanguages() {
   for (const button of document.querySelectorAll("[data-language]")) {
     button.addEventListener("click", () => {
@@ -268,6 +271,15 @@ function say() {
   document.documentElement.lang = language;
   for (const element of document.querySelectorAll("[data-text]")) {
     element.textContent = text(element.dataset.text);
+  }
+  for (const element of document.querySelectorAll("[data-label]")) {
+    element.setAttribute("aria-label", text(element.dataset.label));
+  }
+  for (const element of document.querySelectorAll("[data-tip]")) {
+    element.title = text(element.dataset.tip);
+  }
+  for (const element of document.querySelectorAll("[data-placeholder]")) {
+    element.placeholder = text(element.dataset.placeholder);
   }
   for (const button of document.querySelectorAll("[data-language]")) {
     button.setAttribute("aria-pressed", String(button.dataset.language === language));

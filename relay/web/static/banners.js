@@ -1,0 +1,106 @@
+// What has to be told while one is in a room or call, above all else on the page.
+
+import { make, say, setAttribute, syncList } from "./dom.js";
+import { clock, nameOf } from "./format.js";
+import { icon } from "./icons.js";
+import { text } from "./text.js";
+import { alarmOf, alarmText } from "./verification_panel.js";
+
+const TOLD_MS = 8000;
+
+export class Banners {
+  #told = null;
+  #timer = null;
+
+  /** `acts`: what the buttons do: verify(peer_id), unblock(), admit(peer_id), deny(peer_id). */
+  constructor(acts) {
+    this.acts = acts;
+    this.is_blocked = false;
+    this.state = null;
+    this.element = make("div", { class: "banners" });
+  }
+
+  /** Say something once; it goes away by itself. */
+  tell(said) {
+    this.#told = said;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#told = null;
+      if (this.state) this.render(this.state);
+    }, TOLD_MS);
+    if (this.state) this.render(this.state);
+  }
+
+  render(state) {
+    this.state = state;
+    const banners = this.#describe(state);
+    syncList(
+      this.element,
+      banners,
+      ({ key }) => key,
+      (banner) => this.#create(banner),
+      (element, banner) => {
+        say(element.querySelector("span"), banner.said);
+        setAttribute(element, "class", `banner ${banner.look}`);
+      },
+    );
+  }
+
+  #describe(state) {
+    const banners = [];
+    for (const peer of state.peers) {
+      if (!alarmOf(peer)) continue;
+      const compare = { key: "verify_open", act: () => this.acts.verify(peer.id) };
+      banners.push({
+        key: `alarm-${peer.id}`,
+        look: "alarm",
+        said: alarmText(peer),
+        buttons: [compare],
+      });
+    }
+    if (this.is_blocked) {
+      banners.push({
+        key: "blocked",
+        look: "",
+        said: text("sound_blocked"),
+        buttons: [{ key: "sound_hear", act: this.acts.unblock }],
+      });
+    }
+    if (!state.online)
+      banners.push({ key: "offline", look: "uneasy", said: text("node_away"), buttons: [] });
+    if (state.warning) {
+      const left = clock(state.warning.left_s);
+      banners.push({
+        key: `warning-${state.warning.left_s}`,
+        look: state.warning.left_s > 10 ? "uneasy" : "alarm",
+        said: text("money_warning", { left }),
+        buttons: [],
+      });
+    }
+    for (const peer of state.room?.host === state.you ? (state.room.knocking ?? []) : []) {
+      banners.push({
+        key: `knock-${peer.id}`,
+        look: "",
+        said: text("knocks", { name: nameOf(peer) }),
+        buttons: [
+          { key: "admit", act: () => this.acts.admit(peer.id) },
+          { key: "deny", act: () => this.acts.deny(peer.id) },
+        ],
+      });
+    }
+    if (this.#told) banners.push({ key: "told", look: "uneasy", said: this.#told, buttons: [] });
+    return banners;
+  }
+
+  #create({ look, buttons }) {
+    return make(
+      "div",
+      { role: look === "alarm" ? "alert" : "status" },
+      icon("alert"),
+      make("span"),
+      ...buttons.map(({ key, act }) =>
+        make("button", { type: "button", class: "plain small", text: key, on: { click: act } }),
+      ),
+    );
+  }
+}

@@ -1,0 +1,62 @@
+// What every page of calls begins with: texts, theme, and the worker that makes it installable.
+
+import { addTexts, setUpLanguages } from "./text.js";
+import { TEXTS } from "./text_calls.js";
+import { setUpTheme } from "./theme.js";
+
+export function setUpPage() {
+  addTexts(TEXTS);
+  setUpLanguages();
+  setUpTheme(document.getElementById("theme"));
+  registerWorker().catch(() => {
+    // Private windows have none; the page is only not there without a network then.
+  });
+}
+
+/** Show one of the page's views and hide the others. */
+export function showView(name) {
+  document.body.dataset.view = name;
+  for (const view of document.querySelectorAll("[data-view-name]")) {
+    view.hidden = view.dataset.viewName !== name;
+  }
+}
+
+/** What stood behind # in the address, which is taken out of it; after a reload what was taken
+ * before. Null where there is nothing. */
+export function takeFragment(kept_under) {
+  const fragment = location.hash.slice(1);
+  if (fragment) {
+    history.replaceState(null, "", location.pathname + location.search);
+    sessionStorage.setItem(kept_under, fragment);
+    return fragment;
+  }
+  if (wasReloaded()) return sessionStorage.getItem(kept_under);
+  sessionStorage.removeItem(kept_under);
+  return null;
+}
+
+/** Whether the page was there before, in this tab, and is to go on where it was. */
+export function wasReloaded() {
+  return performance.getEntriesByType("navigation")[0]?.type === "reload";
+}
+
+/** A value that this browser keeps, or null; null forgets it. */
+export function kept(name, value) {
+  try {
+    if (value === undefined) return localStorage.getItem(name);
+    if (value === null) localStorage.removeItem(name);
+    else localStorage.setItem(name, value);
+  } catch {
+    // Storage may be forbidden.
+  }
+  return null;
+}
+
+async function registerWorker() {
+  if (!navigator.serviceWorker) return;
+  const url = "/worker.js";
+  const policy = window.trustedTypes?.createPolicy("montana-worker", {
+    createScriptURL: () => url,
+  });
+  await navigator.serviceWorker.register(policy ? policy.createScriptURL(url) : url);
+}

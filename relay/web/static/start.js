@@ -1,3 +1,0 @@
-import { setUpLanguages } from "./text.js";
-
-setUpLanguages();
