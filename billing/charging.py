@@ -45,13 +45,13 @@ class Verdicts(NamedTuple):
         granted: (slots, seconds): up to which of their active seconds sessions may relay.
         warned: slots of sessions that hold their last seconds.
         stopped: slots of sessions that have used up what there was.
-        records: of the sessions that were closed.
+        records: slot -> all records of a session that was closed, the first part's first.
     """
 
     granted: tuple[NDArray[np.uint32], NDArray[np.uint32]]
     warned: NDArray[np.uint32]
     stopped: NDArray[np.uint32]
-    records: tuple[CallRecord, ...]
+    records: dict[int, tuple[CallRecord, ...]]
 
 
 class Opened(NamedTuple):
@@ -68,26 +68,36 @@ class Charging:
         self._ledger = ledger
         self._meter = ledger.meter
         self._new: dict[int, SessionInfo] = {}
-        """By slot, those of which the log does not know yet; the others are stored."""
+        """By slot, those of which the next tick tells the log; the others are stored."""
+        self._unused: dict[int, SessionInfo] = {}
+        """By slot, those of which the log is to know nothing before something has been counted."""
+        self._parts: dict[int, tuple[CallRecord, ...]] = {}
+        """By slot, the records of what living sessions have been before: of another kind, or at
+        another account's cost."""
         ledger.pays_for_sessions = self._pass_on
 
     async def recover(self) -> int:
         """Close the sessions that a crash has left; returns how many."""
-        assert not self._new, "nothing has begun yet"
+        assert not self._new | self._unused, "nothing has begun yet"
         left = self._meter.slots()
         for start in range(0, len(left), RECOVERED_OF_A_COMMIT):
             part = left[start : start + RECOVERED_OF_A_COMMIT]
 
             def write(writing: Writing, part: Sequence[int] = part) -> None:
                 self._ledger.begin(writing)
-                self._close(writing, dict.fromkeys(part, LOST))
+                self._close(writing, dict.fromkeys(part, LOST), part)
 
             await self._ledger.store.write(write)
         return len(left)
 
-    async def open(self, name: str, line: Line, account: int) -> Opened | None:
+    async def open(
+        self, name: str, line: Line, account: int, *, only_if_used: bool = False
+    ) -> Opened | None:
         """Begin a session at the prices of a line of the tariff; None when the account can't pay
         for one second of it.
+
+        Args:
+            only_if_used: whether a session of which nothing is ever counted leaves no record.
 
         Raises:
             OperationError: there are too many sessions, or nothing can be stored.
@@ -115,10 +125,11 @@ class Charging:
                 into=line.into,
                 opened_ns=now_ns,
             )
-            self._new[slot] = info
+            (self._unused if only_if_used else self._new)[slot] = info
 
             def undo() -> None:
-                del self._new[slot]
+                self._new.pop(slot, None)
+                self._unused.pop(slot, None)
                 self._meter.close(slot)
 
             writing.on_abort(undo)
@@ -146,76 +157,204 @@ class Charging:
         """
 
         def write(writing: Writing) -> Verdicts:
-            ledger = self._ledger
-            # First: what has been reserved for too long may be what a session needs.
-            ledger.expire(writing)
-            now_ns = ledger.clock.now_ns()
-            tick = self._meter.tick(slots, active_seconds, relayed_bytes, now_ns // NS_PER_S)
-            writing.on_abort(lambda: self._meter.undo(tick))
-            # After it: what closing sets in the book is undone before the charges are.
-            ledger.begin(writing)
-            self._store_tick(writing, tick, now_ns)
-            records = self._close(writing, closing)
+            tick = self._charge(writing, slots, active_seconds, relayed_bytes)
+            unused = {slot for slot in closing if slot in self._unused}
+            recorded = [slot for slot in closing if slot not in unused]
+            parts = {slot: self._parts[slot] for slot in closing if slot in self._parts}
+            if unused:
+                left = {slot: one for slot, one in self._unused.items() if slot not in unused}
+                self._replace_new(writing, self._new, left)
+            if parts:
+                kept = {slot: one for slot, one in self._parts.items() if slot not in parts}
+                self._replace_parts(writing, kept)
+            closed = self._close(writing, closing, recorded)
+            records = {
+                slot: (*parts.get(slot, ()), record)
+                for slot, record in zip(recorded, closed, strict=True)
+            }
             return Verdicts(tick.granted, tick.warned, tick.stopped, records)
 
         return await self._ledger.store.write(write)
 
+    async def change(self, slot: int, line: Line, active_seconds: int, relayed_bytes: int) -> None:
+        """Have a session cost what another line of the tariff says, from the next second on. What
+        it has come to until then is charged at the old price and is a record of its own.
+
+        Args:
+            active_seconds, relayed_bytes: what its counters say now.
+
+        Raises:
+            OperationError: nothing can be stored; it is what it was.
+        """
+
+        def write(writing: Writing) -> None:
+            self._charge(
+                writing,
+                np.array([slot], np.uint32),
+                np.array([active_seconds], np.uint64),
+                np.array([relayed_bytes], np.uint64),
+            )
+            now_s = self._ledger.clock.now_ns() // NS_PER_S
+
+            def begin() -> None:
+                changed = self._meter.change(
+                    slot, line.into, line.price_second, line.price_megabyte, now_s
+                )
+                writing.on_abort(lambda: self._meter.undo_segments(changed))
+
+            self._begin_parts(
+                writing,
+                [slot],
+                f"now {line.kind}",
+                begin,
+                lambda info: msgspec.structs.replace(
+                    info,
+                    id=derive_id(info.id, b"now " + line.kind.encode()),
+                    kind=line.kind,
+                    into=line.into,
+                ),
+            )
+
+        await self._ledger.store.write(write)
+
+    def parts(self, slot: int) -> tuple[CallRecord, ...]:
+        """The records of what a living session has been before, the first one first."""
+        return self._parts.get(slot, ())
+
+    def _charge(
+        self,
+        writing: Writing,
+        slots: NDArray[np.uint32],
+        active_seconds: NDArray[np.uint64],
+        relayed_bytes: NDArray[np.uint64],
+    ) -> Tick:
+        ledger = self._ledger
+        # First: what has been reserved for too long may be what a session needs.
+        ledger.expire(writing)
+        now_ns = ledger.clock.now_ns()
+        tick = self._meter.tick(slots, active_seconds, relayed_bytes, now_ns // NS_PER_S)
+        writing.on_abort(lambda: self._meter.undo(tick))
+        # After it: what closing sets in the book is undone before the charges are.
+        ledger.begin(writing)
+        self._store_tick(writing, tick, now_ns)
+        return tick
+
     def _store_tick(self, writing: Writing, tick: Tick | None, now_ns: int) -> None:
         rows = np.zeros(0, ROW) if tick is None else tick.rows
         credits = {} if tick is None else tick.credits
-        if not (len(rows) or self._new):
+        used = self._used()
+        new = self._new | used
+        if not (len(rows) or new):
             return
-        new = self._new
         for info in new.values():
             writing.put(SESSIONS, session_key(info.slot), journal.encode_session(info))
         entry = journal.encode_tick(now_ns, rows, credits, tuple(new.values()))
         self._ledger.append(writing, entry)
         # At once: another tick of the same commit must not tell of them again.
-        self._replace_new(writing, {})
+        unused = self._unused
+        if used:
+            unused = {slot: one for slot, one in unused.items() if slot not in used}
+        self._replace_new(writing, {}, unused)
 
-    def _replace_new(self, writing: Writing, new: dict[int, SessionInfo]) -> None:
-        before, self._new = self._new, new
-        writing.on_abort(lambda: setattr(self, "_new", before))
+    def _used(self) -> dict[int, SessionInfo]:
+        """Those that nobody has been told of, and of which something has been counted now."""
+        if not self._unused:
+            return {}
+        columns, slots = self._meter.columns, np.fromiter(self._unused, np.int64)
+        is_used = (columns["seconds"][slots] > 0) | (columns["bytes"][slots] > 0)
+        return {slot: self._unused[slot] for slot in slots[is_used].tolist()}
+
+    def _replace_new(
+        self, writing: Writing, new: dict[int, SessionInfo], unused: dict[int, SessionInfo]
+    ) -> None:
+        before = self._new, self._unused
+        self._new, self._unused = new, unused
+
+        def undo() -> None:
+            self._new, self._unused = before
+
+        writing.on_abort(undo)
 
     def _pass_on(
         self, writing: Writing, source: int, move: Callable[[], None], target: int
     ) -> None:
         """Two accounts are merged: what sessions have cost until now is the record of the one, what
         they will cost is the other's. `move` moves the money, when no session holds it."""
-        stored = _stored(writing, self._meter.paid_by(source))
-        new = {slot: info for slot, info in self._new.items() if info.account == source}
-        before = stored | new
-        if not before:
+        slots = self._meter.paid_by(source)
+        if not slots:
             move()
             return
-        ledger, columns, slots = self._ledger, self._meter.columns, list(before)
-        ledger.begin(writing)
-        self._make_records(writing, list(stored), dict.fromkeys(stored, MERGED))
-        now_ns = ledger.clock.now_ns()
-        # Held by nobody while it moves; then each holds of the target what it can.
-        released = self._meter.reassign(slots, NODE, now_ns // NS_PER_S)
-        writing.on_abort(lambda: self._meter.undo_segments(released))
-        move()
-        held = self._meter.reassign(slots, target, now_ns // NS_PER_S)
-        writing.on_abort(lambda: self._meter.undo_segments(held))
-        passed_on = {
-            slot: msgspec.structs.replace(
-                info,
-                id=derive_id(info.id, b"merged %d" % target),
-                account=target,
-                opened_ns=now_ns,
-                seconds_before=int(columns["seconds"][slot]),
-                bytes_before=int(columns["bytes"][slot]),
-            )
-            for slot, info in before.items()
+        now_s = self._ledger.clock.now_ns() // NS_PER_S
+
+        def begin() -> None:
+            # Held by nobody while it moves; then each holds of the target what it can.
+            released = self._meter.reassign(slots, NODE, now_s)
+            writing.on_abort(lambda: self._meter.undo_segments(released))
+            move()
+            held = self._meter.reassign(slots, target, now_s)
+            writing.on_abort(lambda: self._meter.undo_segments(held))
+
+        self._ledger.begin(writing)
+        self._begin_parts(
+            writing,
+            slots,
+            MERGED,
+            begin,
+            lambda info: msgspec.structs.replace(
+                info, id=derive_id(info.id, b"merged %d" % target), account=target
+            ),
+        )
+
+    def _begin_parts(
+        self,
+        writing: Writing,
+        slots: Sequence[int],
+        reason: str,
+        begin: Callable[[], None],
+        renew: Callable[[SessionInfo], SessionInfo],
+    ) -> None:
+        """Make what sessions have come to a record each, for this reason, and have them go on as
+        `renew` says. `begin` has the meter begin anew with them: after the records, which tell
+        what it says, and before anything else is stored."""
+        columns = self._meter.columns
+        stored = _stored(writing, slots)
+        records = self._make_records(writing, list(stored), dict.fromkeys(stored, reason))
+        parts = {
+            slot: (*self.parts(slot), record) for slot, record in zip(stored, records, strict=True)
         }
-        self._replace_new(writing, self._new | passed_on)
+        self._replace_parts(writing, self._parts | parts)
+        begin()
+        now_ns = self._ledger.clock.now_ns()
+
+        def renewed(infos: Mapping[int, SessionInfo]) -> dict[int, SessionInfo]:
+            return {
+                slot: msgspec.structs.replace(
+                    renew(info),
+                    opened_ns=now_ns,
+                    seconds_before=int(columns["seconds"][slot]),
+                    bytes_before=int(columns["bytes"][slot]),
+                )
+                for slot, info in infos.items()
+            }
+
+        new = {slot: self._new[slot] for slot in slots if slot in self._new}
+        unused = {slot: self._unused[slot] for slot in slots if slot in self._unused}
+        self._replace_new(
+            writing, self._new | renewed(stored | new), self._unused | renewed(unused)
+        )
         self._store_tick(writing, None, now_ns)
 
-    def _close(self, writing: Writing, closing: Mapping[int, str]) -> tuple[CallRecord, ...]:
-        """Make sessions one record each, a few thousand an entry of the log."""
+    def _replace_parts(self, writing: Writing, parts: dict[int, tuple[CallRecord, ...]]) -> None:
+        before, self._parts = self._parts, parts
+        writing.on_abort(lambda: setattr(self, "_parts", before))
+
+    def _close(
+        self, writing: Writing, closing: Mapping[int, str], recorded: Sequence[int]
+    ) -> list[CallRecord]:
+        """End sessions; those in `recorded` have one record each, a few thousand an entry of the
+        log."""
+        closed = self._make_records(writing, recorded, closing)
         slots = list(closing)
-        closed = self._make_records(writing, slots, closing)
         released = self._meter.let_go(slots)
         writing.on_abort(lambda: self._meter.undo_let_go(released))
 
@@ -224,7 +363,7 @@ class Charging:
                 self._meter.close(slot)
 
         writing.after_commit(free)
-        return tuple(closed)
+        return closed
 
     def _make_records(
         self, writing: Writing, slots: Sequence[int], reasons: Mapping[int, str]

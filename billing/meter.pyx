@@ -30,8 +30,8 @@ cdef enum:
 cdef uint32_t _UNLIMITED_S = 0xFFFFFFFF
 cdef int64_t _ROW_CHARGE_MAXIMUM = 0xFFFFFFFF
 cdef int64_t _TICK_CHARGE_MAXIMUM = _ROW_CHARGE_MAXIMUM << 14
-# Of the seconds and of the bytes of a segment, each: with what came before they still fit, and no
-# account has as much.
+# Of the seconds and of the bytes of a segment, each: together they still fit, and no account has as
+# much.
 cdef int64_t SEGMENT_COST_MAXIMUM = 1 << 61
 
 SLICE_S = _SLICE_S
@@ -113,7 +113,6 @@ COLUMNS = {
     "cost": np.int64,
     "segment_seconds": np.uint32,
     "segment_bytes": np.uint64,
-    "segment_cost": np.int64,
     "held": np.int64,
     "granted": np.uint32,
     "active_at_s": np.uint32,
@@ -182,7 +181,6 @@ cdef class Meter:
     cdef int64_t[::1] cost
     cdef uint32_t[::1] segment_seconds
     cdef uint64_t[::1] segment_bytes
-    cdef int64_t[::1] segment_cost
     cdef int64_t[::1] held
     cdef uint32_t[::1] granted
     cdef uint32_t[::1] active_at_s
@@ -208,7 +206,6 @@ cdef class Meter:
         self.cost = columns["cost"]
         self.segment_seconds = columns["segment_seconds"]
         self.segment_bytes = columns["segment_bytes"]
-        self.segment_cost = columns["segment_cost"]
         self.held = columns["held"]
         self.granted = columns["granted"]
         self.active_at_s = columns["active_at_s"]
@@ -261,7 +258,7 @@ cdef class Meter:
         self.price_megabyte[slot] = price_megabyte
         self.seconds[slot] = self.segment_seconds[slot] = 0
         self.bytes[slot] = self.segment_bytes[slot] = 0
-        self.cost[slot] = self.segment_cost[slot] = self.held[slot] = 0
+        self.cost[slot] = self.held[slot] = 0
         self.active_at_s[slot] = now_s
         self.granted[slot] = 0
         self.state[slot] = STATE_LIVE
@@ -274,22 +271,29 @@ cdef class Meter:
         self.live += 1
         return slot
 
-    def change(self, Py_ssize_t slot, int64_t price_second, int64_t price_megabyte, uint32_t now_s):
-        """Begin a new segment at another price, from the next second on.
+    def change(
+        self,
+        Py_ssize_t slot,
+        uint32_t into,
+        int64_t price_second,
+        int64_t price_megabyte,
+        uint32_t now_s,
+    ):
+        """Begin a new segment at another price, from the next second on; its cost begins at 0.
 
         Returns:
             what `undo_segments` takes.
         """
         assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
+        assert 0 < into < self.book.count
         assert 0 <= price_second <= PRICE_MAXIMUM and 0 <= price_megabyte <= PRICE_MAXIMUM
         before = self._segments([slot])
-        self.segment_seconds[slot] = self.seconds[slot]
-        self.segment_bytes[slot] = self.bytes[slot]
-        self.segment_cost[slot] = self.cost[slot]
+        self.into[slot] = into
         self.price_second[slot] = price_second
         self.price_megabyte[slot] = price_megabyte
-        self._release(slot)
-        self._hold(slot, now_s)
+        self._begin_segment(slot, now_s)
+        # Who can't pay for a second of it is told of by the next tick, also if one was before.
+        self.state[slot] = STATE_LIVE
         return before
 
     def reassign(self, slots, uint32_t account, uint32_t now_s):
@@ -305,14 +309,18 @@ cdef class Meter:
             assert 0 <= slot < self.capacity and self.state[slot] != STATE_FREE
             self._release(slot)
             self.account[slot] = account
-            self.cost[slot] = self.segment_cost[slot] = 0
-            self.segment_seconds[slot] = self.seconds[slot]
-            self.segment_bytes[slot] = self.bytes[slot]
-            self._dirty[slot // _SESSION_BLOCK] = 1
-            self._hold(slot, now_s)
+            self._begin_segment(slot, now_s)
             # The next tick is to tell what is granted, whether or not it is the same.
             self.granted[slot] = self.seconds[slot]
         return before
+
+    cdef void _begin_segment(self, Py_ssize_t slot, uint32_t now_s) noexcept nogil:
+        self._release(slot)
+        self.cost[slot] = 0
+        self.segment_seconds[slot] = self.seconds[slot]
+        self.segment_bytes[slot] = self.bytes[slot]
+        self._dirty[slot // _SESSION_BLOCK] = 1
+        self._hold(slot, now_s)
 
     def _segments(self, slots):
         return [
@@ -475,12 +483,10 @@ cdef class Meter:
                 self._dirty[slot // _SESSION_BLOCK] = 1
                 if bytes_of[i] > self.bytes[slot]:
                     self.bytes[slot] = bytes_of[i]
-                cost = (
-                    self.segment_cost[slot]
-                    + second_cost(seconds - self.segment_seconds[slot], self.price_second[slot])
-                    + byte_cost(
-                        self.bytes[slot] - self.segment_bytes[slot], self.price_megabyte[slot]
-                    )
+                cost = second_cost(
+                    seconds - self.segment_seconds[slot], self.price_second[slot]
+                ) + byte_cost(
+                    self.bytes[slot] - self.segment_bytes[slot], self.price_megabyte[slot]
                 )
                 charge = cost - self.cost[slot]
                 if charge > _TICK_CHARGE_MAXIMUM:

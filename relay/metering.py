@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import trio
@@ -25,11 +25,14 @@ from billing.accounts import (
 )
 from billing.book import CLOSED, FROZEN
 from billing.charging import Charging
+from billing.journal import CallRecord
 from billing.ledger import LmdbLedger
+from billing.money import J
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError
 from core.units import NS_PER_S
+from relay.call_activity import CallActivity
 from relay.dataplane.interface import UNLIMITED_SECONDS, DataPlane, RelayUnavailable
 from relay.log import log_event
 
@@ -38,6 +41,7 @@ BEFORE_SECOND_NS = 100_000_000
 NO_MONEY = "no balance"
 ACCOUNT_FROZEN = "account frozen"
 ACCOUNT_CLOSED = "account closed"
+NODE_STOPS = "the node stops"
 FINISH_S = 1.0
 """How long a stop waits for the workers to let go of what was closed."""
 _ENDED = np.dtype([("slot", "<u4"), ("seconds", "<u8"), ("bytes", "<u8")])
@@ -58,34 +62,89 @@ _CUT = {
 _log = logging.getLogger("montana.metering")
 
 
+class CallFigures(NamedTuple):
+    """What a call has come to until now.
+
+    Attributes:
+        seconds: that were charged.
+        cost: micro-J.
+        left: micro-J that its payer has for it: what the call holds, and what nobody does.
+    """
+
+    seconds: int
+    cost: int
+    left: int
+
+
 class _Session:
     """A session by its name, and the allocations that have joined it.
 
     Attributes:
+        begun: until it has begun or been refused, where somebody has to be asked.
         cut, ended: why it was cut and why it ended; empty while it was not, and has not.
     """
 
-    __slots__ = ("begun", "cut", "ended", "handle", "name", "references", "slot")
+    __slots__ = ("begun", "cut", "ended", "handle", "name", "rate_bytes_s", "references", "slot")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.references = 0
-        self.begun = trio.Event()
+        self.begun: trio.Event | None = None
         self.slot = -1
         self.handle = 0
+        self.rate_bytes_s = 0
         self.cut = ""
         self.ended = ""
+
+
+class _Call(_Session):
+    """The session of a call or room, which is a reference of its own until it is closed.
+
+    Attributes:
+        line: what it costs now; None where nobody pays.
+        relayed: whether what it costs is what its allocations relay.
+        started_ns: when counting began; None before.
+        changed_ns: when it became of another kind last.
+        changing: held while it does.
+        records: what it has come to, once it is `closed`.
+    """
+
+    __slots__ = (
+        "changed_ns",
+        "changing",
+        "closed",
+        "line",
+        "records",
+        "relayed",
+        "started_ns",
+    )
+
+    def __init__(self, name: str, line: Line | None, relayed: bool, rate_bytes_s: int) -> None:
+        super().__init__(name)
+        self.references = 1
+        self.rate_bytes_s = rate_bytes_s
+        self.line = line
+        self.relayed = relayed
+        self.started_ns: int | None = None
+        self.changed_ns: int | None = None
+        self.changing = trio.Lock()
+        self.closed = trio.Event()
+        self.records: tuple[CallRecord, ...] = ()
 
 
 class Metering:
     """Opens, charges and closes the sessions of one node.
 
     Args:
-        line: the tariff's line for relaying.
+        line: the tariff's line for relaying; None where only calls are paid for.
         bound: what the configuration names as a payer -> the account's address, or its number.
         unknown_is_free: whether those whose account is not there need not pay.
         collect: has the engine hand over what it has closed, see `collect_ended`.
         stop: ends every allocation of sessions; is given their names and the reason.
+
+    Attributes:
+        on_call_cut: is told the name of a call that was stopped, and why: no more can be paid for
+            it. It stays until it is closed.
     """
 
     def __init__(
@@ -94,7 +153,7 @@ class Metering:
         charging: Charging,
         data_plane: DataPlane,
         clock: Clock,
-        line: Line,
+        line: Line | None,
         *,
         bound: Mapping[str, str],
         unknown_is_free: bool,
@@ -110,29 +169,44 @@ class Metering:
         self._unknown_is_free = unknown_is_free
         self._collect = collect
         self._stop = stop
+        self.on_call_cut: Callable[[str, str], None] = lambda _name, _reason: None
         self._sessions: dict[str, _Session] = {}
+        self._calls: dict[str, _Call] = {}
         self._by_slot: dict[int, _Session] = {}
         self._joined: dict[int, _Session] = {}
-        self._never_relayed: list[_Session] = []
+        # By the meter's slot: calls whose seconds are told, and those seconds.
+        self._told_s: dict[int, int] = {}
         self._ended: list[NDArray[np.void]] = []
-        # By the engine's handle: the meter's slot, and the bytes of flows that were closed.
+        self._ticking = trio.Lock()
+        # By the engine's handle: the meter's slot, the bytes of flows that were closed, and the
+        # seconds that the engine has been granted over those that the meter grants.
         self._slot_of = np.full(1024, _FREE, np.int64)
         self._closed_bytes = np.zeros(1024, np.uint64)
+        self._granted_free_s = np.zeros(1024, np.uint64)
+        self._activity = CallActivity(1024, clock.monotonic_ns())
         # By the meter's slot: the engine's handle, 0 for none that can be granted anything.
         self._handle_of = np.zeros(1024, np.uint32)
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._sessions) + len(self._calls)
 
     async def join(self, allocation: int, name: str, payer: str | None) -> int:
         """Have an allocation join its session, which is begun with the first; returns 0, or the
-        STUN error code that tells why nobody pays."""
+        STUN error code that tells why nobody pays. `payer` is None for a call, which has to be
+        open."""
+        if payer is None:
+            call = self._calls.get(name)
+            if call is None or call.cut or call.ended:
+                return 403
+            self._add(allocation, call)
+            return 0
         session = self._sessions.get(name)
-        while session is not None and not session.begun.is_set():
+        while session is not None and session.begun is not None and not session.begun.is_set():
             await session.begun.wait()
             session = self._sessions.get(name)
         if session is None:
             session = self._sessions[name] = _Session(name)
+            session.begun = trio.Event()
             code = 403
             try:
                 code = await self._begin(session, payer)
@@ -144,15 +218,16 @@ class Metering:
                 return code
         elif session.cut:
             return 403
-        session.references += 1
-        self._joined[allocation] = session
+        self._add(allocation, session)
         return 0
 
-    async def _begin(self, session: _Session, payer: str | None) -> int:
+    def _add(self, allocation: int, session: _Session) -> None:
+        session.references += 1
+        self._joined[allocation] = session
+
+    async def _begin(self, session: _Session, payer: str) -> int:
         """Find who pays and hold the first seconds; a STUN error code where that fails."""
-        if payer is None:
-            # A call is paid by the call.
-            return 0
+        assert self._line is not None
         try:
             account = self._find(payer)
             if account is None:
@@ -161,7 +236,7 @@ class Metering:
                     return 0
                 log_event(_log, logging.INFO, "refused: there is no such account", account=payer)
                 return 403
-            if account < FIRST_USER_ACCOUNT or account == self._line.into:
+            if not _may_pay(account, self._line):
                 log_event(_log, logging.WARNING, "refused: this account can't pay", account=payer)
                 return 403
             opened = await self._charging.open(session.name, self._line, account)
@@ -203,47 +278,76 @@ class Metering:
         return int(self._ledger.meter.columns["account"][slot])
 
     def enter(self, allocation: int, name: str) -> int:
-        """The engine's handle of the session that an allocation has joined.
+        """The engine's handle of the session that an allocation has joined. Where nobody pays for
+        relaying, one that is for no call joins now.
 
         Raises:
-            RelayUnavailable: no slot is left, or the session was cut meanwhile.
+            RelayUnavailable: no slot is left, or the session was cut or closed meanwhile.
         """
-        session = self._joined[allocation]
+        session = self._joined.get(allocation)
+        if session is None:
+            assert self._line is None
+            session = self._sessions.get(name)
+            if session is None:
+                session = self._sessions[name] = _Session(name)
+            self._add(allocation, session)
         assert session.name == name
-        if session.cut:
-            raise RelayUnavailable(session.cut)
+        if session.cut or session.ended:
+            raise RelayUnavailable(session.cut or session.ended)
         if not session.handle:
-            granted_s = UNLIMITED_SECONDS
-            if session.slot >= 0:
-                granted_s = self._charging.granted(session.slot)
-            session.handle = self._data_plane.open_session(granted_s)
-            self._reserve(np.array([session.handle], np.uint32))
-            if self._slot_of[session.handle] != _FREE:
-                # The engine has used a handle again whose last counters are still with it.
-                self._collect()
-            assert self._slot_of[session.handle] == _FREE
-            self._slot_of[session.handle] = session.slot if session.slot >= 0 else _UNMETERED
-            if session.slot >= 0:
-                if session.slot >= len(self._handle_of):
-                    more = np.zeros(max(session.slot, len(self._handle_of)), np.uint32)
-                    self._handle_of = np.concatenate([self._handle_of, more])
-                self._handle_of[session.slot] = session.handle
+            self._open_in_engine(session)
         return session.handle
+
+    def _open_in_engine(self, session: _Session) -> None:
+        """Have the engine count a session.
+
+        Raises:
+            RelayUnavailable: no slot is left.
+        """
+        granted_s = UNLIMITED_SECONDS
+        if session.slot >= 0:
+            granted_s = self._charging.granted(session.slot)
+        session.handle = self._data_plane.open_session(granted_s)
+        self._reserve(np.array([session.handle], np.uint32))
+        if self._slot_of[session.handle] != _FREE:
+            # The engine has used a handle again whose last counters are still with it.
+            self._collect()
+        assert self._slot_of[session.handle] == _FREE
+        self._slot_of[session.handle] = session.slot if session.slot >= 0 else _UNMETERED
+        self._granted_free_s[session.handle] = 0
+        if isinstance(session, _Call):
+            self._activity.begin(session.handle, session.started_ns)
+        if session.slot >= 0:
+            if session.slot >= len(self._handle_of):
+                more = np.zeros(max(session.slot, len(self._handle_of)), np.uint32)
+                self._handle_of = np.concatenate([self._handle_of, more])
+            self._handle_of[session.slot] = session.handle
+
+    def rate_bytes_s(self, allocation: int) -> int:
+        """The limit that an allocation's session sets it, 0 for none."""
+        return self._joined[allocation].rate_bytes_s
 
     def leave(self, allocation: int, reason: str) -> None:
         """An allocation has left its session; the last one ends it."""
-        session = self._joined.pop(allocation)
+        self._release(self._joined.pop(allocation), reason)
+
+    def _release(self, session: _Session, reason: str) -> None:
         session.references -= 1
         if session.references:
             return
-        del self._sessions[session.name]
-        session.ended = reason
+        if not isinstance(session, _Call):
+            del self._sessions[session.name]
+        # A call was given its reason when it was closed.
+        session.ended = session.ended or reason
         if session.handle:
             self._data_plane.close_session(session.handle)
             if session.slot >= 0:
                 self._handle_of[session.slot] = 0
         elif session.slot >= 0:
-            self._never_relayed.append(session)
+            told_s = self._told_s.get(session.slot, 0)
+            self._ended.append(np.array([(session.slot, told_s, 0)], _ENDED))
+        if isinstance(session, _Call) and session.slot < 0:
+            self._forget(session, ())
 
     def collect_ended(self, flows: NDArray[Any], sessions: NDArray[Any]) -> None:
         """The last counters of what the engine has closed, each once. It may use their handles for
@@ -253,14 +357,28 @@ class Metering:
         self._reserve(handles)
         slots = self._slot_of[handles]
         metered = slots >= 0
+        seconds, counted = self._activity.take(
+            handles,
+            sessions["active_seconds"],
+            self._closed_bytes[handles],
+            self._clock.monotonic_ns(),
+        )
         rows = np.zeros(np.count_nonzero(metered), _ENDED)
         rows["slot"] = slots[metered]
-        rows["seconds"] = sessions["active_seconds"][metered]
-        rows["bytes"] = self._closed_bytes[handles[metered]]
+        rows["seconds"] = seconds[metered]
+        rows["bytes"] = counted[metered]
         self._slot_of[handles] = _FREE
         self._closed_bytes[handles] = 0
         if len(rows):
+            self._at_least_told(rows["slot"], rows["seconds"])
             self._ended.append(rows)
+
+    def _at_least_told(self, slots: NDArray[Any], seconds: NDArray[np.uint64]) -> None:
+        """Have sessions whose seconds are told charged for these, whatever the workers say: what
+        is relayed of a direct call is no dearer, and not for nothing either."""
+        if self._told_s:
+            told = [self._told_s.get(slot, 0) for slot in slots.tolist()]
+            np.maximum(seconds, np.array(told, np.uint64), out=seconds)
 
     def _weigh(self, flows: NDArray[Any]) -> None:
         """Add up what flows that were closed have relayed, by session."""
@@ -274,7 +392,11 @@ class Metering:
         if highest >= size:
             more = max(highest + 1 - size, size)
             self._slot_of = np.concatenate([self._slot_of, np.full(more, _FREE, np.int64)])
-            self._closed_bytes = np.concatenate([self._closed_bytes, np.zeros(more, np.uint64)])
+            for name in ("_closed_bytes", "_granted_free_s"):
+                setattr(
+                    self, name, np.concatenate([getattr(self, name), np.zeros(more, np.uint64)])
+                )
+            self._activity.reserve(len(self._slot_of))
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -303,12 +425,16 @@ class Metering:
     async def finish(self) -> None:
         """Charge the last seconds and close every session: the node stops."""
         for allocation in list(self._joined):
-            self.leave(allocation, "the node stops")
+            self.leave(allocation, NODE_STOPS)
+        for call in list(self._calls.values()):
+            if not call.ended:
+                call.ended = NODE_STOPS
+                self._release(call, NODE_STOPS)
         self._collect()
         # Those whose allocations are still open: what they have counted until now is the last.
         self.collect_ended(self._data_plane.flow_counters(), self._data_plane.session_counters())
         with trio.move_on_after(FINISH_S):
-            while sum(map(len, self._ended)) + len(self._never_relayed) < len(self._by_slot):
+            while sum(map(len, self._ended)) < len(self._by_slot):
                 # A worker may be in the midst of what was closed just now.
                 await trio.sleep(FINISH_S / 100)
                 self._collect()
@@ -327,36 +453,58 @@ class Metering:
         Raises:
             OperationError: it can't be stored; what was relayed is charged by the next tick.
         """
+        async with self._ticking:
+            return await self._tick()
+
+    async def _tick(self) -> list[tuple[_Session, str]]:
+        if not (self._by_slot or self._calls):
+            return []
         living = self._data_plane.session_counters()
         flows = self._data_plane.flow_counters()
         self._reserve(living["session"])
+        relayed = self._relayed_by_session(flows)
+        self._activity.judge(living, flows, relayed, self._clock.monotonic_ns())
+        if not self._by_slot:
+            return []
         slots = self._slot_of[living["session"]]
         living, slots = living[slots >= 0], slots[slots >= 0]
-        relayed = self._closed_bytes.copy()
-        np.add.at(relayed, flows["session"], _relayed(flows))
+        handles = living["session"]
+        seconds = living["active_seconds"] - self._activity.free_s[handles]
+        self._at_least_told(slots, seconds)
         batches = len(self._ended)
         ended = np.concatenate([np.zeros(0, _ENDED), *self._ended])
-        never = self._never_relayed[:]
+        told = self._told_alone()
         closing = {slot: self._by_slot[slot] for slot in ended["slot"].tolist()}
-        closing.update({session.slot: session for session in never})
         verdicts = await self._charging.tick(
-            np.concatenate([slots.astype(np.uint32), ended["slot"]]),
-            np.concatenate([living["active_seconds"], ended["seconds"]]),
-            np.concatenate([relayed[living["session"]], ended["bytes"]]),
+            np.concatenate([slots.astype(np.uint32), told["slot"], ended["slot"]]),
+            np.concatenate([seconds, told["seconds"], ended["seconds"]]),
+            np.concatenate(
+                [
+                    relayed[handles] - self._activity.free_bytes[handles],
+                    told["bytes"],
+                    ended["bytes"],
+                ]
+            ),
             {slot: session.ended for slot, session in closing.items()},
         )
         # More may have ended while this was stored.
         del self._ended[:batches]
-        del self._never_relayed[: len(never)]
         for slot, session in closing.items():
             # The slot was free from the commit on: somebody who has waited for it may have it.
             if self._by_slot[slot] is session:
                 del self._by_slot[slot]
+                self._told_s.pop(slot, None)
+            if isinstance(session, _Call):
+                self._forget(session, verdicts.records.get(slot, ()))
         # What is said of the slots of those that were closed is not for who has them now.
         closed = np.fromiter(closing, np.uint32, len(closing))
         granted_slots, granted_s = verdicts.granted
         is_living = ~np.isin(granted_slots, closed)
         self._grant(granted_slots[is_living], granted_s[is_living])
+        # What was free is granted once more.
+        freed = slots[self._activity.free_s[handles] != self._granted_free_s[handles]]
+        freed = np.setdiff1d(freed, closed)
+        self._grant(freed, self._ledger.meter.columns["granted"][freed])
         for slot in np.setdiff1d(verdicts.warned, closed).tolist():
             log_event(
                 _log, logging.INFO, "a session holds its last seconds", account=self._pays(slot)
@@ -366,25 +514,202 @@ class Metering:
             for slot in np.setdiff1d(verdicts.stopped, closed).tolist()
         ]
 
-    def _grant(self, slots: NDArray[np.uint32], seconds: NDArray[np.uint32]) -> None:
+    def _relayed_by_session(self, flows: NDArray[Any]) -> NDArray[np.uint64]:
+        """What each session has relayed until now, in bytes, by the engine's handle."""
+        relayed = self._closed_bytes.copy()
+        np.add.at(relayed, flows["session"], _relayed(flows))
+        return relayed
+
+    def _told_alone(self) -> NDArray[np.void]:
+        """Slots, seconds and bytes of living calls of which no worker counts anything."""
+        rows = [
+            (slot, seconds, 0)
+            for slot, seconds in self._told_s.items()
+            if not (self._by_slot[slot].handle or self._by_slot[slot].ended)
+        ]
+        return np.array(rows, _ENDED)
+
+    def _grant(self, slots: NDArray[Any], seconds: NDArray[np.uint32]) -> None:
         slots, seconds = slots[slots < len(self._handle_of)], seconds[slots < len(self._handle_of)]
         handles = self._handle_of[slots]
-        known = handles != 0
-        granted = seconds[known].astype(np.uint64)
-        self._data_plane.grant_sessions(handles[known], granted)
+        handles, seconds = handles[handles != 0], seconds[handles != 0]
+        free_s = self._activity.free_s[handles]
+        self._granted_free_s[handles] = free_s
+        self._data_plane.grant_sessions(handles, seconds.astype(np.uint64) + free_s)
 
     def _stop_all(self, stopping: Sequence[tuple[_Session, str]]) -> None:
-        """Cut sessions, those that have not ended by themselves meanwhile."""
+        """Cut sessions, those that have not ended or been cut meanwhile."""
         names: dict[str, set[str]] = {}
+        cut: list[_Call] = []
         for session, reason in stopping:
-            if session.ended:
+            if session.ended or session.cut:
                 continue
             session.cut = reason
             log_event(_log, logging.WARNING, _CUT[reason], account=self._pays(session.slot))
             names.setdefault(reason, set()).add(session.name)
+            if isinstance(session, _Call):
+                cut.append(session)
         for reason, together in names.items():
             # Together: each call looks at every allocation of the node.
             self._stop(together, reason)
+        for call in cut:
+            self.on_call_cut(call.name, call.cut)
+
+    # ------------------------------------------------------------ calls and rooms
+
+    async def open_call(
+        self,
+        name: str,
+        *,
+        payer: int | None = None,
+        line: Line | None = None,
+        relayed: bool = True,
+        rate_bytes_s: int = 0,
+    ) -> bool:
+        """Begin a call's session, which allocations for it may join until it is closed. What they
+        relay is free until it is started, and always where there is no payer.
+
+        Args:
+            name: CALL-..., of none that is open.
+            payer: the number of the account that pays at the prices of `line`; both or neither.
+            relayed: whether its seconds are what its allocations relay; else they are told by
+                `count_direct`.
+            rate_bytes_s: what each of its allocations may carry in each direction; 0 for as much
+                as any.
+
+        Returns:
+            whether the account can pay for a second of it.
+
+        Raises:
+            OperationError: there are too many sessions, or nothing can be stored.
+        """
+        assert (payer is None) == (line is None)
+        assert name not in self._calls
+        call = _Call(name, line, relayed, rate_bytes_s)
+        if payer is not None and line is not None:
+            # Accounts are merged; a number stays with the one that has gone.
+            account = self._ledger.heir(payer)
+            if not _may_pay(account, line):
+                log_event(_log, logging.WARNING, "refused: this account can't pay", account=payer)
+                return False
+            self._ledger.paid_into.add(line.into)
+            opened = await self._charging.open(name, line, account, only_if_used=True)
+            if opened is None:
+                log_event(_log, logging.INFO, _REFUSED[self._why_unpaid(account)], account=payer)
+                return False
+            assert name not in self._calls
+            call.slot = opened.info.slot
+            self._by_slot[call.slot] = call
+            self._told_s.pop(call.slot, None)
+            if not relayed:
+                self._told_s[call.slot] = 0
+        self._calls[name] = call
+        return True
+
+    def start_call(self, name: str) -> None:
+        """Count from the next second on; nothing where the call was started or has ended."""
+        call = self._calls.get(name)
+        if call is None or call.started_ns is not None:
+            return
+        call.started_ns = self._clock.monotonic_ns()
+        if call.handle and not call.ended:
+            self._activity.start(call.handle, call.started_ns)
+
+    async def change_call(self, name: str, line: Line) -> None:
+        """Have a call cost what another line of the tariff says, from the next second on; nothing
+        where nobody pays for it, or it has ended. It takes a second since the last time at least,
+        so that each of its records has been paid for.
+
+        Raises:
+            OperationError: it can't be stored; the call costs what it did.
+        """
+        call = self._calls.get(name)
+        if call is None or call.line is None:
+            return
+        async with call.changing:
+            if line == call.line:
+                return
+            if call.changed_ns is not None:
+                elapsed_ns = self._clock.monotonic_ns() - call.changed_ns
+                await trio.sleep(max(0, NS_PER_S - elapsed_ns) / NS_PER_S)
+            async with self._ticking:
+                if call.ended or call.cut:
+                    return
+                self._ledger.paid_into.add(line.into)
+                await self._charging.change(call.slot, line, *self._counted(call))
+                call.line = line
+                call.changed_ns = self._clock.monotonic_ns()
+                slot = np.array([call.slot], np.uint32)
+                self._grant(slot, self._ledger.meter.columns["granted"][slot])
+
+    def _counted(self, call: _Call) -> tuple[int, int]:
+        """The seconds and bytes of a living call that count by now."""
+        told_s = self._told_s.get(call.slot, 0)
+        if not call.handle:
+            return told_s, 0
+        sessions = self._data_plane.session_counters()
+        (row,) = sessions[sessions["session"] == call.handle]
+        flows = self._data_plane.flow_counters()
+        relayed = int(self._closed_bytes[call.handle])
+        relayed += int(_relayed(flows[flows["session"] == call.handle]).sum())
+        seconds, counted = self._activity.peek(
+            call.handle, int(row["active_seconds"]), relayed, self._clock.monotonic_ns()
+        )
+        return max(seconds, told_s), counted
+
+    def count_direct(self, name: str, seconds: int) -> None:
+        """So many seconds of a call that is not relayed are to be paid for, since it was started;
+        the next tick charges them."""
+        call = self._calls.get(name)
+        if call is None or call.ended or call.slot < 0:
+            return
+        assert not call.relayed
+        self._told_s[call.slot] = max(seconds, self._told_s[call.slot])
+
+    def last_both_active_s(self, name: str) -> float | None:
+        """When both sides of a relayed call were last found to send media, in seconds of the
+        monotonic clock; None where they have not been yet, or it is not open."""
+        call = self._calls.get(name)
+        if call is None or not call.handle or call.ended:
+            return None
+        return self._activity.last_both_ns(call.handle) / NS_PER_S or None
+
+    def call_figures(self, name: str) -> CallFigures:
+        """What a call has come to; nothing for one that is not open or for which nobody pays."""
+        call = self._calls.get(name)
+        if call is None or call.slot < 0 or self._by_slot.get(call.slot) is not call:
+            return CallFigures(0, 0, 0)
+        columns, account = self._ledger.meter.columns, self._pays(call.slot)
+        cost = int(columns["cost"][call.slot])
+        cost += sum(part.cost for part in self._charging.parts(call.slot))
+        left = 0
+        if not self._flags(account) & (FROZEN | CLOSED):
+            available = self._ledger.balance(account, J).available
+            left = max(0, available) + int(columns["held"][call.slot])
+        return CallFigures(int(columns["seconds"][call.slot]), cost, left)
+
+    async def close_call(self, name: str, reason: str) -> tuple[CallRecord, ...]:
+        """End a call with its allocations, and charge its last seconds; nothing for one that is not
+        open. It is over when the next tick could be stored.
+
+        Returns:
+            its records: one for each kind that it has been of, the first one first; none where
+            nothing was counted.
+        """
+        call = self._calls.get(name)
+        if call is None:
+            return ()
+        if not call.ended:
+            call.ended = reason
+            self._stop({name}, reason)
+            self._release(call, reason)
+        await call.closed.wait()
+        return call.records
+
+    def _forget(self, call: _Call, records: tuple[CallRecord, ...]) -> None:
+        del self._calls[call.name]
+        call.records = records
+        call.closed.set()
 
 
 def _tell_failure(event: str, error: Exception, *, is_repeated: bool) -> None:
@@ -395,6 +720,11 @@ def _tell_failure(event: str, error: Exception, *, is_repeated: bool) -> None:
         log_event(_log, logging.ERROR, event, reason=repr(error))
     else:
         _log.error("%s", event, exc_info=error)
+
+
+def _may_pay(account: int, line: Line) -> bool:
+    """Whether an account may be charged: none of the system's, nor the one that is paid."""
+    return account >= FIRST_USER_ACCOUNT and account != line.into
 
 
 def payer_address_untrusted(payer: str) -> str:

@@ -114,25 +114,25 @@ class Node:
             self._server, data_plane, clock, rate_bytes_s=config.turn.limits.bytes_per_second
         )
         self._figures = FigureReader(self._listener, data_plane, clock)
-        self._metering: Metering | None = None
+        line = None
         if config.billing.turn == "metered":
             line = tariff_line("turn", config.billing, ledger)
             ledger.paid_into.add(line.into)
-            self._metering = Metering(
-                ledger,
-                charging,
-                data_plane,
-                clock,
-                line,
-                bound=bound_payers(config.turn.payers.values(), ledger),
-                collect=self._figures.collect_ended,
-                unknown_is_free=config.billing.unknown_account == "free",
-                stop=lambda sessions, reason: self._listener.carry_out(
-                    self._server.close_sessions(sessions, reason)
-                ),
-            )
-            self._listener.sessions = self._metering
-            self._figures.on_ended = self._metering.collect_ended
+        self._metering = Metering(
+            ledger,
+            charging,
+            data_plane,
+            clock,
+            line,
+            bound=self._bound(config.turn),
+            unknown_is_free=config.billing.unknown_account == "free",
+            collect=self._figures.collect_ended,
+            stop=lambda sessions, reason: self._listener.carry_out(
+                self._server.close_sessions(sessions, reason)
+            ),
+        )
+        self._listener.sessions = self._metering
+        self._figures.on_ended = self._metering.collect_ended
         addresses = client_addresses(config.turn)
         self._issuer = CredentialIssuer(config.turn.secrets, addresses, clock)
         self._pages = Pages(
@@ -151,8 +151,7 @@ class Node:
                 nursery.start_soon(self._collect)
                 nursery.start_soon(self._jobs.run)
                 nursery.start_soon(self._upkeep.run)
-                if self._metering is not None:
-                    nursery.start_soon(self._metering.run)
+                nursery.start_soon(self._metering.run)
                 # What lives until the end need not be looked at by every later collection.
                 gc.collect()
                 gc.freeze()
@@ -168,8 +167,7 @@ class Node:
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
             # Another signal is not to end it before the last seconds are charged.
-            if self._metering is not None:
-                await self._metering.finish()
+            await self._metering.finish()
             await self._upkeep.sign()
         self._announcer.stopped()
 
@@ -210,11 +208,7 @@ class Node:
             read = self._read_config()
             turn = take_over(self._config.turn, read.turn, self._sized_for)
             # Before anything has changed: it may be that the ledger can't be read.
-            bound = (
-                bound_payers(turn.payers.values(), self._ledger)
-                if self._metering is not None
-                else {}
-            )
+            bound = self._bound(turn)
             effects = self._server.reconfigure(turn, self._clock.monotonic_ns())
         except (ConfigError, OperationError) as error:
             log_event(_log, logging.ERROR, "the configuration was left as it is", reason=error)
@@ -224,8 +218,7 @@ class Node:
         signaling = take_over_signaling(self._config.signaling, read.signaling)
         self._config = replace(self._config, turn=turn, signaling=signaling)
         self._issuer.secrets = turn.secrets
-        if self._metering is not None:
-            self._metering.bound = bound
+        self._metering.bound = bound
         self._listener.set_rate(turn.limits.bytes_per_second)
         self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")
@@ -237,6 +230,16 @@ class Node:
                 "what has changed here waits for the next start",
                 keys=", ".join(waiting),
             )
+
+    def _bound(self, turn: TurnConfig) -> dict[str, str]:
+        """What the configuration names as a payer, where anybody has to pay for relaying.
+
+        Raises:
+            OperationError: the ledger can't be read.
+        """
+        if self._config.billing.turn != "metered":
+            return {}
+        return bound_payers(turn.payers.values(), self._ledger)
 
     async def _collect(self) -> None:
         """Have what ended counted and its slots freed, once a second."""

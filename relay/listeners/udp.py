@@ -16,7 +16,6 @@ import trio
 from core.clock import Clock
 from core.units import NS_PER_S
 from relay.dataplane.interface import ControlDatagram, DataPlane, IcmpError, RelayUnavailable
-from relay.listeners.sessions import FreeSessions
 from relay.log import log_event
 from relay.turn.effects import (
     CloseAllocation,
@@ -52,15 +51,19 @@ _log = logging.getLogger("montana.turn")
 
 
 class Sessions(Protocol):
-    """Who joins whom, and who pays: `FreeSessions` or `relay.metering.Metering`."""
+    """Who joins whom, and who pays: `relay.metering.Metering`."""
 
     def __len__(self) -> int: ...
 
     async def join(self, allocation: int, name: str, payer: str | None) -> int:
-        """Whether `payer` pays for an allocation of the session: 0, or a STUN error code."""
+        """Whether `payer`, or the call where there is none, pays for an allocation of the session:
+        0, or a STUN error code."""
 
     def enter(self, allocation: int, name: str) -> int:
         """The engine's handle of an allocation's session. Raises RelayUnavailable."""
+
+    def rate_bytes_s(self, allocation: int) -> int:
+        """What the session of an allocation that has entered may carry; 0 for no limit."""
 
     def leave(self, allocation: int, reason: str) -> None:
         """The allocation has ended, or has not come to be."""
@@ -70,16 +73,18 @@ class UdpListener:
     """Drives `server` with what `data_plane` receives.
 
     Args:
-        rate_bytes_s: what each allocation may carry in each direction; 0 for no limit.
+        rate_bytes_s: what each allocation may carry in each direction, if its session allows as
+            much; 0 for no limit.
 
     Attributes:
         sessions: who joins whom, and who pays; to be set before the first datagram.
     """
 
+    sessions: Sessions
+
     def __init__(
         self, server: Server, data_plane: DataPlane, clock: Clock, *, rate_bytes_s: int
     ) -> None:
-        self.sessions: Sessions = FreeSessions(data_plane)
         self._nursery: trio.Nursery | None = None
         self._server = server
         self._data_plane = data_plane
@@ -128,8 +133,13 @@ class UdpListener:
     def set_rate(self, rate_bytes_s: int) -> None:
         """Limit what each allocation may carry, those that live included."""
         self._rate_bytes_s = rate_bytes_s
-        for handle in self._allocations.values():
-            self._data_plane.set_rate(handle, rate_bytes_s)
+        for allocation, handle in self._allocations.items():
+            self._data_plane.set_rate(handle, self._rate_of(allocation))
+
+    def _rate_of(self, allocation: int) -> int:
+        """The smaller of the node's limit and of the session's; 0 for none of them."""
+        rate_bytes_s = self.sessions.rate_bytes_s(allocation)
+        return min(filter(None, (self._rate_bytes_s, rate_bytes_s)), default=0)
 
     async def run(self) -> None:
         """Serve until cancelled; the engine has been started."""
@@ -248,12 +258,13 @@ class UdpListener:
     def _open_allocation(self, effect: OpenAllocation) -> None:
         relays = [self._relays.pop(relay) for relay in effect.relays]
         try:
+            session = self.sessions.enter(effect.allocation, effect.session)
             handle = self._data_plane.open_allocation(
                 effect.five_tuple,
                 relays,
-                self.sessions.enter(effect.allocation, effect.session),
+                session,
                 effect.expires_ns,
-                self._rate_bytes_s,
+                self._rate_of(effect.allocation),
             )
         except RelayUnavailable:
             self._refused_slots += 1

@@ -59,12 +59,14 @@ class Pending:
         relays: those that are open, one a family.
         sibling: the next higher port, open and to be reserved.
         refused: (family, code) of addresses that can't be had.
+        has_joined: whether somebody has been asked who pays, and has not refused.
         tries: how many ports of the present family have been tried.
     """
 
     __slots__ = (
         "allocation",
         "families",
+        "has_joined",
         "lifetime_s",
         "message",
         "proof",
@@ -94,6 +96,7 @@ class Pending:
         self.relays: list[Relay] = []
         self.sibling: Relay | None = None
         self.waiting_for: Relay | None = None
+        self.has_joined = False
         self.tries = 0
 
 
@@ -112,7 +115,7 @@ class Allocator:
     Args:
         random: gives as many random bytes as asked for.
         unix_time_s: the wall clock, for the expiry of credentials.
-        metered: whether somebody has to pay for an allocation.
+        metered: whether somebody has to pay for every allocation, not only for those of calls.
 
     Attributes:
         config, policy: the present ones.
@@ -214,7 +217,7 @@ class Allocator:
         self._pending[five_tuple] = pending
         if reserved is not None:
             pending.relays.append(reserved)
-        if self._metered:
+        if self._metered or identity.is_call:
             self._joining[allocation.number] = pending
             payer = None if identity.is_call else proof.payer
             return [JoinSession(allocation.number, session, payer)]
@@ -222,7 +225,9 @@ class Allocator:
 
     def session_joined(self, allocation: int, now_ns: int) -> list[Effect]:
         """Somebody pays for what `JoinSession` has asked for."""
-        return self._advance(self._joining.pop(allocation), now_ns)
+        pending = self._joining.pop(allocation)
+        pending.has_joined = True
+        return self._advance(pending, now_ns)
 
     def session_refused(self, allocation: int, code: int) -> list[Effect]:
         """Nobody does: the client is told `code`."""
@@ -308,7 +313,7 @@ class Allocator:
             del self._pending[pending.allocation.five_tuple]
             return self._finish(pending, now_ns)
         effects = self._refuse(pending, 508)
-        if self._metered:
+        if pending.has_joined:
             effects.append(LeaveSession(pending.allocation.number))
         return effects
 

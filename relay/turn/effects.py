@@ -45,7 +45,8 @@ class RemoveRelay(NamedTuple):
 
 
 class JoinSession(NamedTuple):
-    """Ask whether `payer` pays for an allocation of `session`; None is the call that it is for.
+    """Ask whether `payer` pays for an allocation of `session`; None is the call that it is for,
+    which has to be open.
     The outcome comes back, then or later, through `Server.session_joined(allocation)` or
     `Server.session_refused(allocation, code)`, which answers with that STUN error code.
 

@@ -85,7 +85,8 @@ class Server:
         random: gives as many bytes of the operating system's randomness as asked for.
         unix_time_s: the wall clock, for the expiry of credentials.
         is_local: whether a packed IP address is one of this machine's.
-        metered: whether somebody has to pay for each allocation, see `JoinSession`.
+        metered: whether somebody has to pay for each allocation; else calls alone are asked for,
+            see `JoinSession`.
 
     Attributes:
         drops: what got no answer and was not relayed, by cause.

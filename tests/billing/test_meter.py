@@ -154,11 +154,13 @@ def test_a_call_that_turns_to_video_costs_twice_from_then_on() -> None:
     meter = Meter(book, 10)
     slot = meter.open(FIRST, NODE, J, 0, 0)
     tick(meter, 10, (slot, 10))
-    meter.change(slot, 2 * J, 0, 10)
+    meter.change(slot, NODE, 2 * J, 0, 10)
     assert granted(meter, slot) == 10 + SLICE_S
     tick(meter, 15, (slot, 15))
     assert posted(book, FIRST) == (100 - 10 - 10) * J
-    meter.change(slot, J, 0, 15)
+    # What it has cost since then; what was before is a record of its own.
+    assert meter.columns["cost"][slot] == 10 * J
+    meter.change(slot, NODE, J, 0, 15)
     tick(meter, 16, (slot, 16))
     assert posted(book, FIRST) == (100 - 10 - 10 - 1) * J
 
@@ -170,8 +172,8 @@ def test_a_change_that_was_not_stored_is_taken_back() -> None:
     tick(meter, 10, (slot, 10))
     columns = {name: column.tolist() for name, column in meter.columns.items()}
     balance = book.balance(FIRST, 0)
-    first = meter.change(slot, 2 * J, 5, 10)
-    second = meter.change(slot, 3 * J, 0, 11)
+    first = meter.change(slot, NODE, 2 * J, 5, 10)
+    second = meter.change(slot, ISSUE, 3 * J, 0, 11)
     assert held(book, FIRST) == 3 * SLICE_S * J
     meter.undo_segments(second)
     meter.undo_segments(first)
@@ -217,7 +219,7 @@ def test_no_price_is_past_the_bound(prices: tuple[int, int]) -> None:
         meter.open(FIRST, NODE, *prices, 0)
     slot = meter.open(FIRST, NODE, J, 0, 0)
     with pytest.raises(AssertionError):
-        meter.change(slot, *prices, 1)
+        meter.change(slot, NODE, *prices, 1)
 
 
 def test_each_payee_gets_what_its_sessions_cost() -> None:
@@ -325,7 +327,7 @@ class MeterAndModel(RuleBasedStateMachine):
             self.sessions[slot] = {
                 "account": account,
                 "price": (price, per_megabyte),
-                "base": (0, 0, 0),
+                "base": (0, 0),
                 "cost": 0,
                 "seconds": 0,
                 "bytes": 0,
@@ -364,12 +366,10 @@ class MeterAndModel(RuleBasedStateMachine):
             session = self.sessions[slot]
             session["seconds"], session["bytes"] = seconds, relayed
             price, per_megabyte = session["price"]
-            base_seconds, base_bytes, base_cost = session["base"]
-            due = (
-                base_cost
-                + (seconds - base_seconds) * price
-                + (relayed - base_bytes) * per_megabyte // MEGABYTE
-            )
+            base_seconds, base_bytes = session["base"]
+            due = (seconds - base_seconds) * price + (
+                relayed - base_bytes
+            ) * per_megabyte // MEGABYTE
             session["cost"] += charged[slot]
             # What could be paid was paid, and not a micro-J more.
             assert session["cost"] <= due
@@ -384,8 +384,9 @@ class MeterAndModel(RuleBasedStateMachine):
     def change(self, data: st.DataObject, price: int) -> None:
         slot = data.draw(st.sampled_from(sorted(self.sessions)))
         session = self.sessions[slot]
-        self.meter.change(slot, price, 0, self.now_s)
-        session["base"] = (session["seconds"], session["bytes"], session["cost"])
+        self.meter.change(slot, NODE, price, 0, self.now_s)
+        session["base"] = (session["seconds"], session["bytes"])
+        session["cost"] = 0
         session["price"] = (price, 0)
 
     @precondition(lambda self: self.sessions)

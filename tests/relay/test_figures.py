@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.clock import VirtualClock
@@ -18,6 +22,7 @@ from relay.turn.effects import (
     RelayData,
 )
 from tests.support.fake_dataplane import FakeDataPlane
+from tests.support.metering import free_sessions
 
 CLIENT = FiveTuple(
     "udp", Address.from_text("127.0.0.1", 5000), Address.from_text("127.0.0.1", 3478)
@@ -40,7 +45,12 @@ class OpeningServer:
         return [OpenAllocation(relay, CLIENT, (relay,), USER, FAR_NS, b"")]
 
 
-def relaying() -> tuple[VirtualClock, UdpListener, FigureReader]:
+Relaying = tuple[VirtualClock, UdpListener, FigureReader]
+
+
+@pytest.fixture
+def relaying(tmp_path: Path) -> Iterator[Relaying]:
+    """Three seconds in which an allocation has relayed something."""
     clock = VirtualClock()
     data_plane = FakeDataPlane(clock)
     listener = UdpListener(
@@ -50,6 +60,12 @@ def relaying() -> tuple[VirtualClock, UdpListener, FigureReader]:
         rate_bytes_s=0,
     )
     reader = FigureReader(listener, data_plane, clock)
+    with free_sessions(tmp_path, data_plane) as listener.sessions:
+        relay(clock, listener, data_plane)
+        yield clock, listener, reader
+
+
+def relay(clock: VirtualClock, listener: UdpListener, data_plane: FakeDataPlane) -> None:
     listener.carry_out(
         [
             OpenRelay(1, Address.from_text("127.0.0.1", 50001)),
@@ -62,11 +78,10 @@ def relaying() -> tuple[VirtualClock, UdpListener, FigureReader]:
     data_plane.peer_sends(
         Address.from_text("198.51.100.78", 1), Address.from_text("127.0.0.1", 50001), b"stranger"
     )
-    return clock, listener, reader
 
 
-def test_figures_of_a_living_and_of_an_ended_session() -> None:
-    clock, listener, reader = relaying()
+def test_figures_of_a_living_and_of_an_ended_session(relaying: Relaying) -> None:
+    clock, listener, reader = relaying
     figures = reader.read()
     assert (figures.allocations, figures.sessions, figures.flows) == (1, 1, 1)
     assert figures.packets == {"to_peer": 3, "to_client": 0}
@@ -87,8 +102,8 @@ def test_figures_of_a_living_and_of_an_ended_session() -> None:
         assert figures.active_s == 3
 
 
-def test_prometheus_reads_every_figure() -> None:
-    _, _, reader = relaying()
+def test_prometheus_reads_every_figure(relaying: Relaying) -> None:
+    _, _, reader = relaying
     rendered = Metrics(reader.read).render().decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -103,8 +118,8 @@ def test_prometheus_reads_every_figure() -> None:
     assert samples["process_open_fds",] > 0
 
 
-def test_no_metric_names_a_user_or_an_address() -> None:
-    _, _, reader = relaying()
+def test_no_metric_names_a_user_or_an_address(relaying: Relaying) -> None:
+    _, _, reader = relaying
     rendered = Metrics(reader.read).render().decode()
     for private in ("alice", USER, "127.0.0.1", "198.51.100", "CALL-"):
         assert private not in rendered

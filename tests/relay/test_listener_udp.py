@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from relay.turn.effects import (
     Reply,
 )
 from tests.support.fake_dataplane import FakeDataPlane
+from tests.support.metering import free_sessions
 
 SERVER = Address.from_text("127.0.0.1", 3478)
 PEER = Address.from_text("192.0.2.9", 4000)
@@ -108,8 +110,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench()
+    with free_sessions(tmp_path, made.data_plane) as made.listener.sessions:
+        yield made
 
 
 @asynccontextmanager

@@ -196,18 +196,20 @@ def test_megabytes_are_charged_where_they_have_a_price(tmp_path: Path) -> None:
     assert (balance, earned) == (7 * J.unit, 3 * J.unit)
 
 
-def test_a_call_pays_for_its_credentials(tmp_path: Path) -> None:
-    """Not the account that they were made for, which has nothing."""
-    with metered_node(tmp_path, {"user:carol": 0}) as node:
+@pytest.mark.parametrize("metered", [True, False])
+def test_credentials_for_a_call_that_is_not_open_relay_nothing(
+    tmp_path: Path, metered: bool
+) -> None:
+    config = write_config(tmp_path, more=METERED if metered else "")
+    with_ledger(tmp_path / "data", {"user:carol": 100})
+    with running_node(config=config) as node:
         printed = node.command("credentials", "carol", "--call", "CALL-42", "--json")
         made = json.loads(printed)
-        with two_ends(node, made["username"], made["password"]) as (one, other):
-            relay(one, other, b"talk")
-            time.sleep(1.5)
-            relay(one, other, b"talk")
+        with UdpClient(node.turn[0], made["username"], made["password"]) as client:
+            assert outcome(client.ask(Method.ALLOCATE, [TRANSPORT])) == 403
+        with limited(node, "carol") as carol:
+            carol.allocate()
             assert node.status()["sessions"] == 1
-        assert node.command("ledger", "export", "--format", "jsonl") == ""
-    assert read_ledger(tmp_path / "data", "user:carol") == (0, 0, [])
 
 
 @pytest.mark.parametrize(("unknown", "code"), [("refuse", 403), ("free", 0)])

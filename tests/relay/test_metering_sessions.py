@@ -5,27 +5,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from billing.charging import Charging, Verdicts
-from billing.ledger import ISSUE, NODE, LmdbLedger, open_ledger
+from billing.charging import Verdicts
+from billing.ledger import open_ledger
 from billing.money import J
-from billing.tariff import Line
-from billing.transfers import Transfer, new_id
 from core.clock import SystemClock
 from core.errors import OperationError
 from core.stun.address import Address, FiveTuple
 from relay.dataplane.interface import OWN_NO, UNLIMITED_SECONDS, RelayUnavailable
-from relay.figures import FigureReader
-from relay.metering import Metering
 from tests.support.fake_dataplane import FakeDataPlane
+from tests.support.metering import TURN, Bench
 
-TURN = Line("turn", J.unit, 0, NODE)
 CLOCK = SystemClock()
 pytestmark = pytest.mark.trio
 
@@ -60,86 +55,10 @@ class BusyEngine(FakeDataPlane):
         return take(self)
 
 
-class Bench:
-    """A metering with all that it needs; whoever is stopped leaves at once."""
-
-    def __init__(
-        self, ledger: LmdbLedger, engine: FakeDataPlane | None = None, line: Line = TURN
-    ) -> None:
-        self.ledger = ledger
-        self.engine = HastyEngine(CLOCK) if engine is None else engine
-        self.stops: list[tuple[AbstractSet[str], str]] = []
-        self.living: dict[int, str] = {}
-        self.charging = Charging(ledger)
-        # Of its listener a reader asks nothing but how many live.
-        self.figures = FigureReader(None, self.engine, CLOCK)  # type: ignore[arg-type]
-        self.metering = Metering(
-            ledger,
-            self.charging,
-            self.engine,
-            CLOCK,
-            line,
-            bound={},
-            unknown_is_free=False,
-            collect=self.collect,
-            stop=self.stop,
-        )
-        self.figures.on_ended = self.metering.collect_ended
-
-    def collect(self) -> None:
-        self.figures.collect_ended()
-
-    def stop(self, names: AbstractSet[str], reason: str) -> None:
-        self.stops.append((names, reason))
-        for allocation in [one for one, session in self.living.items() if session in names]:
-            self.leave(allocation, reason)
-
-    async def run_until(self, holds: Callable[[], bool]) -> None:
-        """Tick as a node does, until something has come about."""
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.metering.run)
-                while not holds():
-                    await trio.sleep(0.01)
-                nursery.cancel_scope.cancel()
-
-    async def account(self, name: str, amount: int) -> int:
-        number = await self.ledger.open_account([f"user:{name}"])
-        if amount:
-            await self.credit(number, amount)
-        return number
-
-    async def credit(self, account: int, amount: int) -> None:
-        (result,) = await self.ledger.transfer(
-            [Transfer(new_id(CLOCK), ISSUE, account, amount * J.unit)]
-        )
-        assert result.is_done
-
-    async def begin(self, allocation: int, name: str, payer: str | None) -> int:
-        """An allocation's handle in the engine; it has to be let in."""
-        assert await self.metering.join(allocation, name, payer) == 0
-        return self.enter(allocation, name)
-
-    def enter(self, allocation: int, name: str) -> int:
-        handle = self.metering.enter(allocation, name)
-        self.living[allocation] = name
-        return handle
-
-    def leave(self, allocation: int, reason: str = "client") -> None:
-        self.living.pop(allocation, None)
-        self.metering.leave(allocation, reason)
-
-    async def paid(self, account: int) -> list[tuple[int, str]]:
-        """(whole Ɉ, why it ended) of an account's sessions, the last first."""
-        lines = await self.ledger.history(account)
-        records = [line.record for line in lines if line.record is not None]
-        return [(record.cost // J.unit, record.reason) for record in records]
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with open_ledger(tmp_path, CLOCK, sessions=2, map_bytes=1 << 26) as ledger:
-        yield Bench(ledger)
+        yield Bench(ledger, HastyEngine(CLOCK))
 
 
 async def test_a_handle_that_is_used_again_is_charged_to_each_in_turn(bench: Bench) -> None:
@@ -287,9 +206,11 @@ async def test_who_gets_the_slot_of_a_session_that_ran_dry_is_not_cut(
 
 async def test_nobody_pays_for_who_had_the_handle_before_for_nothing(bench: Bench) -> None:
     bob = await bench.account("bob", 10)
+    assert await bench.metering.open_call("CALL-1")
     handle = await bench.begin(1, "CALL-1", None)
     bench.engine.sessions[handle] = {1, 2, 3, 4, 5}
     bench.leave(1)
+    assert await bench.metering.close_call("CALL-1", "hung up") == ()
     assert await bench.begin(2, "bob's", "bob") == handle
     bench.engine.sessions[handle] = {6}
     bench.collect()
@@ -386,7 +307,7 @@ async def test_a_session_pays_for_its_own_megabytes_whenever_a_worker_lets_go(
 
 async def test_those_who_run_dry_together_are_stopped_together(tmp_path: Path) -> None:
     with open_ledger(tmp_path, CLOCK, map_bytes=1 << 26) as ledger:
-        bench = Bench(ledger)
+        bench = Bench(ledger, FakeDataPlane(CLOCK))
         alice, bob = await bench.account("alice", 0), await bench.account("bob", 100)
         names = [f"session {number}" for number in range(9)]
         for number, name in enumerate(names):

@@ -133,7 +133,11 @@ async def _sessions(
             for slot in live
             if slot not in closing
         }
-        closed = {record.id.hex(): record.cost for record in verdicts.records}
+        closed = {
+            record.id.hex(): record.cost
+            for records in verdicts.records.values()
+            for record in records
+        }
         tell({"ack": "tick", "costs": costs, "closed": closed})
         for slot in closing:
             del live[slot]
