@@ -1,6 +1,11 @@
 """What the ledger stores beside its log: the tables, their keys and values.
 
+<<<<<<< HEAD
 All of it but `ROOMS` can be made from the log anew, see `billing.backup`.
+=======
+All of it can be made from the log anew, see `billing.backup`, but for what the
+node keeps of calls and rooms: no money depends on it, and a backup has none of it.
+>>>>>>> fb516a5 (Calls have one table of what can happen to them, records without a word of what was said, and a caller who pays)
 """
 
 from __future__ import annotations
@@ -33,14 +38,18 @@ STATE = "state"
 SESSIONS = "sessions"
 DEDUPLICATION = "deduplication"
 OUTBOX = "outbox"
-CALLS = "calls"
 VOUCHERS = "vouchers"
-ROOMS = "rooms"
-"""Of the node's, in the same environment: no part of the log, nor of what is made from it."""
-SIDE_TABLES = (DEDUPLICATION, OUTBOX, CALLS, VOUCHERS)
+BLOCKED_CALLERS = "blocked_callers"
+SIDE_TABLES = (DEDUPLICATION, OUTBOX, VOUCHERS, BLOCKED_CALLERS)
 """What side-writes may be to."""
 GUARD_TABLES = (DEDUPLICATION, VOUCHERS)
 """Those that keep money from coming twice; nothing but side-writes changes them."""
+CALLS = "calls"
+LIVING_CALLS = "living_calls"
+CALL_LISTS = "call_lists"
+CALL_TABLES = (CALLS, LIVING_CALLS, CALL_LISTS)
+ROOMS = "rooms"
+"""Of the node's, in the same environment: no part of the log, nor of what is made from it."""
 TABLES = (
     *journal.TABLES,
     ACCOUNTS,
@@ -54,6 +63,7 @@ TABLES = (
     SESSIONS,
     *RECORD_TABLES,
     *SIDE_TABLES,
+    *CALL_TABLES,
     ROOMS,
 )
 SCHEMA = Schema(1)

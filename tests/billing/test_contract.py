@@ -626,7 +626,7 @@ async def test_side_writes_happen_exactly_with_their_transfers(ledger: Ledger) -
     assert ledger.read_side("outbox", b"key") is None
     assert await write(b"4") == []
     assert ledger.read_side("outbox", b"key") == b"4"
-    assert ledger.read_side("calls", b"key") is None
+    assert ledger.read_side("blocked_callers", b"key") is None
 
 
 # ---------------------------------------------------------------- history
@@ -678,7 +678,7 @@ async def test_a_ledger_that_is_opened_again_is_the_same(tmp_path: Path, orderly
     clock = VirtualClock()
     ledger = open_ledger(tmp_path / "ledger", clock, map_bytes=1 << 26)
     await begin(ledger)
-    await ledger.transfer([pay(3, ALICE, BOB, 30)], [SideWrite("calls", b"a", b"b")])
+    await ledger.transfer([pay(3, ALICE, BOB, 30)], [SideWrite("blocked_callers", b"a", b"b")])
     await ledger.transfer([], [SideWrite("vouchers", b"c", b"d")])
     await ledger.transfer([pay(4, BOB, ALICE, 5, kind=Kind.PENDING), refund(5, 10)])
     opened = await ledger.open_account((), identity(50))

@@ -151,7 +151,10 @@ class LedgerAndModel(RuleBasedStateMachine):
             Transfer(self.new_id(), debit, credit, amount),
             Transfer(self.new_id(), credit, debit, max(1, amount // 2)),
         ]
-        side = [SideWrite("outbox", b"key", value), SideWrite("calls", value + b"x", None)]
+        side = [
+            SideWrite("outbox", b"key", value),
+            SideWrite("blocked_callers", value + b"x", None),
+        ]
         self.both(lambda one: one.transfer(batch, side))
         assert self.ledger.read_side("outbox", b"key") == self.model.read_side("outbox", b"key")
 

@@ -1,0 +1,215 @@
+"""What is kept of calls: who called whom, when, and what it cost. No session description, no
+candidate, no secret.
+
+A call that lives is in one table and one that is over in another, so that a start reads those that
+live alone. Beside them stands each account's list of its calls, by time. What is older than
+`KEEP_S` goes when new calls come.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from billing.money import format_amount
+from billing.tables import CALL_LISTS, CALLS, LIVING_CALLS
+from core.errors import SignalingError
+from core.store import Store
+from core.tables import Tables, Writing
+from core.units import DAY_S, NS_PER_S
+from relay.signaling.call_states import Status
+from relay.signaling.descriptions import Kind
+
+KEEP_S: Final = 400 * DAY_S
+LIVING_MAXIMUM: Final = 10_000
+PAGE_MAXIMUM: Final = 1_000
+_PRUNED_AT_A_TIME: Final = 4
+"""More than one new call brings, so that none is kept for ever."""
+_ALL: Final = 0
+"""No account has this number: its list is that of all calls."""
+_BEFORE = re.compile(r"([0-9a-f]{16})-([A-Z2-7]{8})")
+
+
+class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """A call as its hub, its pages and its operator see it.
+
+    Attributes:
+        caller, callee: account numbers; the caller pays. The callee's is None where nobody had the
+            address when the call was made, and where none was named.
+        from_address, to_address: as they are written; None for whoever has the link.
+        reason: why it is over; empty while it is not.
+        relayed: whether its media may flow through the node's relays alone.
+        price_second: micro-J, at present.
+        created_ns, rung_ns, answered_ns, started_ns, ended_ns: on the ledger's clock, 0 for never.
+            `started_ns`: both sides were connected.
+        seconds, cost: what was charged until now; micro-J.
+    """
+
+    id: str
+    caller: int
+    callee: int | None
+    from_address: str
+    to_address: str | None
+    kind: Kind
+    relayed: bool
+    price_second: int
+    created_ns: int
+    status: Status = Status.PENDING
+    reason: str = ""
+    rung_ns: int = 0
+    answered_ns: int = 0
+    started_ns: int = 0
+    ended_ns: int = 0
+    seconds: int = 0
+    cost: int = 0
+
+    @property
+    def duration_seconds(self) -> int:
+        """For how long it was charged."""
+        return self.seconds
+
+    @property
+    def cost_coins(self) -> str:
+        """What it cost, in Ɉ as they are written."""
+        return format_amount(self.cost)
+
+
+class Page(NamedTuple):
+    """A part of a list of calls, the newest first; `next` is what the following one is `before`,
+    None behind the last."""
+
+    calls: list[CallInfo]
+    next: str | None
+
+
+_decoder = msgspec.msgpack.Decoder(CallInfo)
+
+
+class CallRecords:
+    """The records of calls in the ledger's environment."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def create(self, info: CallInfo) -> bool:
+        """Keep a new call; whether its id was free. What is too old goes.
+
+        Raises:
+            OperationError: it can't be stored.
+        """
+
+        def write(writing: Writing) -> bool:
+            if _find(writing, info.id) is not None:
+                return False
+            _prune(writing, info.created_ns - KEEP_S * NS_PER_S)
+            _put(writing, LIVING_CALLS, info)
+            for account in _listed_by(info):
+                writing.put(CALL_LISTS, _list_key(account, info), b"")
+            return True
+
+        return await self._store.write(write)
+
+    async def update(self, infos: Sequence[CallInfo]) -> None:
+        """Keep calls that live as they are now.
+
+        Raises:
+            OperationError: they can't be stored.
+        """
+
+        def write(writing: Writing) -> None:
+            for info in infos:
+                _put(writing, LIVING_CALLS, info)
+
+        await self._store.write(write)
+
+    async def finish(self, info: CallInfo) -> None:
+        """Keep a call that is over.
+
+        Raises:
+            OperationError: it can't be stored.
+        """
+        assert info.status.is_over
+
+        def write(writing: Writing) -> None:
+            writing.delete(LIVING_CALLS, info.id.encode())
+            _put(writing, CALLS, info)
+
+        await self._store.write(write)
+
+    def find(self, call_id: str) -> CallInfo | None:
+        """What is kept of a call."""
+        with self._store.read() as tables:
+            return _find(tables, call_id)
+
+    def living(self) -> list[CallInfo]:
+        """The calls that were not over when they were last stored."""
+        with self._store.read() as tables:
+            found = tables.items(LIVING_CALLS, limit=LIVING_MAXIMUM)
+        return [_decoder.decode(value) for _, value in found]
+
+    def page_untrusted(self, account: int, before: str | None, limit: int) -> Page:
+        """An account's calls, the newest first, as they are stored.
+
+        Args:
+            before: the `next` of the page before.
+            limit: from 1 to `PAGE_MAXIMUM`.
+
+        Raises:
+            SignalingError: `before` is nothing that a page had.
+        """
+        assert 0 < limit <= PAGE_MAXIMUM
+        start = account.to_bytes(4, "big")
+        end = (account + 1).to_bytes(4, "big")
+        if before is not None:
+            match = _BEFORE.fullmatch(before)
+            if match is None:
+                raise SignalingError("malformed", "there is no such place in the list of calls")
+            end = start + bytes.fromhex(match[1]) + match[2].encode()
+        calls: list[CallInfo] = []
+        with self._store.read() as tables:
+            keys = [key for key, _ in tables.items_back(CALL_LISTS, end, limit)]
+            keys = [key for key in keys if key.startswith(start)]
+            for key in keys:
+                info = _find(tables, f"CALL-{key[12:].decode()}")
+                assert info is not None, "a call and its places in lists come and go together"
+                calls.append(info)
+        if len(keys) < limit:
+            return Page(calls, None)
+        return Page(calls, f"{keys[-1][4:12].hex()}-{keys[-1][12:].decode()}")
+
+
+def _find(tables: Tables, call_id: str) -> CallInfo | None:
+    key = call_id.encode()
+    value = tables.get(LIVING_CALLS, key) or tables.get(CALLS, key)
+    return None if value is None else _decoder.decode(value)
+
+
+def _put(writing: Writing, table: str, info: CallInfo) -> None:
+    writing.put(table, info.id.encode(), msgspec.msgpack.encode(info))
+
+
+def _listed_by(info: CallInfo) -> list[int]:
+    accounts = [_ALL, info.caller]
+    return accounts if info.callee is None else [*accounts, info.callee]
+
+
+def _list_key(account: int, info: CallInfo) -> bytes:
+    head = account.to_bytes(4, "big") + info.created_ns.to_bytes(8, "big")
+    return head + info.id.removeprefix("CALL-").encode()
+
+
+def _prune(writing: Writing, before_ns: int) -> None:
+    """Forget the oldest calls, those that were made before then."""
+    stop = _ALL.to_bytes(4, "big") + max(0, before_ns).to_bytes(8, "big")
+    for key, _ in writing.items(CALL_LISTS, stop=stop, limit=_PRUNED_AT_A_TIME):
+        value = writing.get(CALLS, b"CALL-" + key[12:])
+        if value is None:
+            # A call of so many days that still goes on.
+            continue
+        info = _decoder.decode(value)
+        writing.delete(CALLS, info.id.encode())
+        for account in _listed_by(info):
+            writing.delete(CALL_LISTS, _list_key(account, info))

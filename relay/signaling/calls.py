@@ -1,0 +1,946 @@
+"""The calls of a node: who may call whom, what becomes of a call, what it costs.
+
+    info = await calls.create("user:alice", "user:bob", Kind.VOICE)
+    await calls.set_present(info.id, Side.CALLER, True)      # and the callee: it rings
+    offer = calls.set_offer(info.id, offer)                  # as it may pass on
+    answer = await calls.answer_call(info.id, answer)        # active
+    calls.start_call(info.id, is_from=True)                  # and the callee: charging begins
+    await calls.end_call(info.id, Side.CALLEE)
+
+What the two sides are to be told comes by `tell`, whatever has brought it about. The caller pays.
+The money for a call is held from the moment in which both sides have come, so that their relays are
+there when it is answered; it is charged from the second in which both are connected.
+
+What passes through here of descriptions and candidates is kept nowhere. Calls outlive the node:
+what a start finds of them waits for its two sides, see `CallManager.recover`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from base64 import b32encode, urlsafe_b64encode
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import trio
+
+from billing.accounts import (
+    FIRST_USER_ACCOUNT,
+    SYSTEM_ACCOUNTS,
+    AddressError,
+    account_number_untrusted,
+    normalise_address_untrusted,
+)
+from billing.journal import CallRecord
+from billing.ledger import HISTORY_LINES, LmdbLedger
+from billing.money import J, format_amount
+from billing.tariff import Line
+from core.clock import Clock
+from core.errors import OperationError, SignalingError
+from core.units import DAY_S, MINUTE_S, NS_PER_S
+from relay.log import log_event
+from relay.metering import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY
+from relay.signaling.call_blocks import CallBlocks
+from relay.signaling.call_heartbeats import HOLDING_S, Heartbeats, Side
+from relay.signaling.call_records import LIVING_MAXIMUM, CallInfo, CallRecords, Page
+from relay.signaling.call_states import Event, Status, outcome_of
+from relay.signaling.descriptions import (
+    CANDIDATE_MAXIMUM_BYTES,
+    IsOwn,
+    Kind,
+    kind_of_untrusted,
+    relayed_candidate_untrusted,
+    relayed_description_untrusted,
+)
+
+PENDING_S: Final = DAY_S
+"""For how long a link waits for its callee."""
+RINGING_S: Final = 45
+CONNECTING_S: Final = 30
+"""From the answer until both sides are connected; after a start, until both are back."""
+UNSTARTED_MEDIA_S: Final = 5
+"""For so long media may flow both ways though nobody says that it does."""
+MINIMUM_S: Final = MINUTE_S
+"""What the caller has to be able to pay for when calling."""
+WARNED_AT_S: Final = (60, 10)
+CALL_ID_BYTES: Final = 5
+_CUTS: Final = {
+    NO_MONEY: Event.NO_MONEY,
+    ACCOUNT_FROZEN: Event.ACCOUNT_FROZEN,
+    ACCOUNT_CLOSED: Event.ACCOUNT_CLOSED,
+}
+
+_log = logging.getLogger("montana.calls")
+
+
+class CallFigures(Protocol):
+    """What a call has come to since it was opened."""
+
+    @property
+    def seconds(self) -> int:
+        """That were charged."""
+
+    @property
+    def cost(self) -> int:
+        """Micro-J, of the whole call."""
+
+    @property
+    def left(self) -> int:
+        """Micro-J that the payer still has for it."""
+
+
+class CallBilling(Protocol):
+    """Charges calls: `relay.metering.Metering`. A call is named by its id."""
+
+    async def open_call(
+        self,
+        name: str,
+        *,
+        payer: int | None = None,
+        line: Line | None = None,
+        relayed: bool = True,
+        rate_bytes_s: int = 0,
+    ) -> bool:
+        """Let allocations join, and hold the first seconds; False where the account can't pay."""
+
+    def start_call(self, name: str) -> None:
+        """Charge from now on."""
+
+    async def change_call(self, name: str, line: Line) -> None:
+        """Charge another price from the next second on."""
+
+    async def close_call(self, name: str, reason: str) -> tuple[CallRecord, ...]:
+        """Charge the last seconds and end its allocations; the records since it was opened."""
+
+    def call_figures(self, name: str) -> CallFigures:
+        """What it has come to."""
+
+    def last_both_active_s(self, name: str) -> float | None:
+        """The monotonic clock's seconds when media last flowed both ways through the relays."""
+
+    def count_direct(self, name: str, seconds: int) -> None:
+        """How many seconds a call that isn't relayed has had since it was opened."""
+
+
+class CallUpdated(NamedTuple):
+    """A call is another now, or a second of it is over. `left`: micro-J that the caller has for it,
+    None while it is not charged."""
+
+    call: CallInfo
+    left: int | None = None
+
+
+class MoneyLow(NamedTuple):
+    """The caller's money lasts for `left_s` seconds more, one of `WARNED_AT_S`."""
+
+    call: CallInfo
+    left_s: int
+
+
+class CallReceipt(NamedTuple):
+    """What a call that was answered has come to; `balance`: micro-J that the caller has then."""
+
+    call: CallInfo
+    balance: int
+
+
+CallEvent = CallUpdated | MoneyLow | CallReceipt
+
+
+class _Call:
+    """A call that lives, or has ended and is to be charged and stored.
+
+    Attributes:
+        present: the sides whose pages are there, or will be soon.
+        connected: those whose media connection stands.
+        relay_only: those who give away no address but their relays', whatever the other one does.
+        is_billed: the billing has it open.
+        opening: held by whoever opens, changes or closes it there.
+        counted_since_s: since when it is charged, of the monotonic clock's seconds.
+        heartbeats: of a call that isn't relayed, while it is charged.
+        connect_by_ns: when an answered call that isn't charged yet has failed.
+        earlier_seconds, earlier_cost: what it had come to before the billing opened it.
+        records: what the billing has closed it with.
+        warned_at_s: the lowest that was told of this depletion; None for none.
+        has_failed: closing or storing it has failed before.
+        unstarted_media_s, last_media_s: see `UNSTARTED_MEDIA_S`.
+    """
+
+    __slots__ = (
+        "connect_by_ns",
+        "connected",
+        "counted_since_s",
+        "earlier_cost",
+        "earlier_seconds",
+        "has_failed",
+        "heartbeats",
+        "info",
+        "is_billed",
+        "is_finishing",
+        "last_media_s",
+        "opening",
+        "present",
+        "records",
+        "relay_only",
+        "unstarted_media_s",
+        "warned_at_s",
+    )
+
+    def __init__(self, info: CallInfo) -> None:
+        self.info = info
+        self.present: set[Side] = set()
+        self.connected: set[Side] = set()
+        self.relay_only: set[Side] = set()
+        self.is_billed = False
+        self.opening = trio.Lock()
+        self.counted_since_s: float | None = None
+        self.heartbeats: Heartbeats | None = None
+        self.connect_by_ns = 0
+        self.earlier_seconds = self.earlier_cost = 0
+        self.records: tuple[CallRecord, ...] = ()
+        self.warned_at_s: int | None = None
+        self.unstarted_media_s = 0
+        self.last_media_s: float | None = None
+        self.is_finishing = False
+        self.has_failed = False
+
+    def is_stripped(self, side: Side) -> bool:
+        """Whether what a side sends may name no address but a relay's."""
+        return self.info.relayed or side in self.relay_only
+
+    def change(self, **changes: object) -> None:
+        """Have other values in its record."""
+        self.info = msgspec.structs.replace(self.info, **changes)
+
+
+class CallManager:
+    """All calls of a node.
+
+    Args:
+        line_of: the tariff's line of a kind of call.
+        is_own: whether an address is one of this node's relays.
+        tell: is given what the two sides of a call are to be told.
+        secret: 32 bytes from which the secrets of all calls are derived; the same on every start.
+        region: of telephone numbers that are written without their country.
+        direct_calls: whether media may flow past the relays.
+        calls_per_minute: what one account may begin.
+    """
+
+    def __init__(
+        self,
+        ledger: LmdbLedger,
+        billing: CallBilling,
+        clock: Clock,
+        *,
+        line_of: Callable[[Kind], Line],
+        is_own: IsOwn,
+        tell: Callable[[CallEvent], None],
+        secret: bytes,
+        region: str | None = None,
+        direct_calls: bool = False,
+        calls_per_minute: int = 10,
+    ) -> None:
+        self._ledger = ledger
+        self._billing = billing
+        self._clock = clock
+        self._line_of = line_of
+        self._is_own = is_own
+        self._tell = tell
+        self._secret = secret
+        self._region = region
+        self._direct_calls = direct_calls
+        self._calls_per_minute = calls_per_minute
+        self._records = CallRecords(ledger.store)
+        self.blocks = CallBlocks(ledger, region)
+        self._calls: dict[str, _Call] = {}
+        self._ending: dict[str, _Call] = {}
+        self._unstored: dict[str, _Call] = {}
+        """Those whose record is another than what is stored."""
+        self._occupied: dict[int, str] = {}
+        """By account, the call that makes it busy."""
+        self._begun_ns: dict[int, deque[int]] = {}
+        """By account, when it has called in the last minute."""
+
+    # ------------------------------------------------------------ making a call
+
+    async def initiate_call(
+        self, from_address: str, to_address: str | None, kind: Kind = Kind.VOICE
+    ) -> tuple[bool, str, str | None]:
+        """`create` for who wants a sentence: (success, message, the call's id)."""
+        try:
+            info = await self.create(from_address, to_address, kind)
+        except SignalingError as error:
+            return False, str(error), None
+        return True, f"{info.id} waits for its callee", info.id
+
+    async def create(
+        self, from_address: str, to_address: str | None, kind: Kind = Kind.VOICE
+    ) -> CallInfo:
+        """Make a call that waits for its callee. The addresses may be anybody's text.
+
+        Args:
+            from_address: the caller's, who has proved it; may be ``#17``.
+            to_address: None for whoever has the callee's link.
+
+        Raises:
+            SignalingError: ``no-account``, ``no-money``, ``busy``, ``blocked`` (the callee can't be
+                reached, for whatever reason), ``too-many``, ``full``, ``unavailable``.
+        """
+        from_address, caller = self._caller_untrusted(from_address)
+        self._count_untrusted(caller)
+        callee = None
+        if to_address is not None:
+            to_address, callee = self._callee_untrusted(to_address, caller)
+        line = self._line_of(kind)
+        self._assert_can_pay(caller, line)
+        if not self._is_free(caller) or not self._is_free(callee):
+            raise SignalingError("busy", "one of the two is in another call")
+        if len(self._calls) + len(self._ending) >= LIVING_MAXIMUM:
+            raise SignalingError("full", "the node has as many calls as it takes")
+        while True:
+            number = b32encode(self._clock.random_bytes(CALL_ID_BYTES)).decode()
+            if f"CALL-{number}" in self._calls:
+                continue
+            call = _Call(
+                CallInfo(
+                    id=f"CALL-{number}",
+                    caller=caller,
+                    callee=callee,
+                    from_address=from_address,
+                    to_address=to_address,
+                    kind=kind,
+                    relayed=not self._direct_calls,
+                    price_second=line.price_second,
+                    created_ns=self._ledger.clock.now_ns(),
+                )
+            )
+            # Before it is stored, or many that come at once would be too many.
+            self._calls[call.info.id] = call
+            is_made = False
+            try:
+                is_made = await self._records.create(call.info)
+            except OperationError as error:
+                raise _unavailable() from error
+            finally:
+                if not is_made:
+                    del self._calls[call.info.id]
+            if is_made:
+                return call.info
+
+    def secrets_of(self, call_id: str) -> tuple[str, str]:
+        """The secrets of its caller and of its callee, which stand in their links."""
+        return self._secret_of(call_id, Side.CALLER), self._secret_of(call_id, Side.CALLEE)
+
+    def open_side_untrusted(self, call_id: str, secret: str) -> Side:
+        """Whose secret this is; also of a call that is over.
+
+        Raises:
+            SignalingError: ``bad-secret``: it is nobody's, or there is no such call.
+        """
+        given = secret.encode(errors="surrogatepass")
+        owner = None
+        for side in Side:
+            if hmac.compare_digest(given, self._secret_of(call_id, side).encode()):
+                owner = side
+        if owner is None or self.find(call_id) is None:
+            raise SignalingError("bad-secret", "this link leads to no call")
+        return owner
+
+    def _secret_of(self, call_id: str, side: Side) -> str:
+        digest = hmac.digest(self._secret, f"{call_id} {side}".encode(), "sha256")
+        return urlsafe_b64encode(digest).decode().rstrip("=")
+
+    def _caller_untrusted(self, address: str) -> tuple[str, int]:
+        try:
+            if account_number_untrusted(address) is None:
+                address = normalise_address_untrusted(address, self._region)
+        except AddressError as error:
+            raise SignalingError("no-account", str(error), **error.values) from error
+        number = self._ledger.find(address)
+        account = None if number is None else self._ledger.heir(number)
+        if account is None or account < FIRST_USER_ACCOUNT:
+            raise SignalingError("no-account", f"there is no account {address}", account=address)
+        return address, account
+
+    def _callee_untrusted(self, address: str, caller: int) -> tuple[str, int | None]:
+        """Who answers to an address, and its one spelling. What keeps them from being reached is
+        not told: that would tell who blocks whom."""
+        try:
+            address = normalise_address_untrusted(address, self._region)
+        except AddressError as error:
+            raise SignalingError("no-account", str(error), **error.values) from error
+        callee = self._ledger.find(address)
+        # A key is nobody's but a page's; whoever has another address may be reached over a bridge.
+        is_there = callee is not None or not address.startswith("key:")
+        if (
+            address in SYSTEM_ACCOUNTS
+            or not is_there
+            or callee == caller
+            or (callee is not None and self.blocks.has_blocked(callee, caller))
+        ):
+            raise SignalingError("blocked", "who is called can't be reached")
+        return address, callee
+
+    def _count_untrusted(self, account: int) -> None:
+        now_ns = self._clock.monotonic_ns()
+        begun = self._begun_ns.setdefault(account, deque())
+        _forget(begun, now_ns)
+        if len(begun) >= self._calls_per_minute:
+            raise SignalingError(
+                "too-many",
+                f"{self._calls_per_minute} calls a minute can be begun",
+                maximum=self._calls_per_minute,
+            )
+        begun.append(now_ns)
+
+    def _assert_can_pay(self, account: int, line: Line) -> None:
+        info = self._ledger.account(account)
+        if info.frozen or info.closed or account == line.into:
+            raise SignalingError("no-money", "this account can't pay for calls")
+        needed = MINIMUM_S * line.price_second
+        if self._ledger.balance(account, J).available < needed:
+            raise SignalingError(
+                "no-money",
+                f"a call takes {format_amount(needed)} Ɉ on the account, for its first minute",
+                needed=format_amount(needed),
+            )
+
+    def _is_free(self, account: int | None, for_call: str = "") -> bool:
+        return account is None or self._occupied.get(account, for_call) == for_call
+
+    # ------------------------------------------------------------ what the two sides do
+
+    async def set_present(
+        self, call_id: str, side: Side, is_present: bool, *, relay_only: bool = False
+    ) -> None:
+        """A side has opened the call, or its signaling is gone for good: hung up, or lost for
+        longer than it may be resumed. It rings when both are there, and a caller who goes while it
+        rings takes it back.
+
+        Args:
+            relay_only: this side wants its media to flow through relays alone.
+
+        Raises:
+            SignalingError: ``unavailable``: nothing can be charged now.
+        """
+        call = self._calls.get(call_id)
+        if call is None:
+            return
+        if not is_present:
+            call.present.discard(side)
+            if side is Side.CALLER and call.info.status is Status.RINGING:
+                self._apply(call, Event.HANG_UP_BY_CALLER)
+            return
+        call.present.add(side)
+        if relay_only:
+            call.relay_only.add(side)
+            if not call.info.relayed and not call.is_billed:
+                call.change(relayed=True)
+                self._changed(call)
+        await self._meet(call)
+
+    async def _meet(self, call: _Call) -> None:
+        """Ring, and hold the money, when both sides are there."""
+        if len(call.present) < len(Side):
+            return
+        if call.info.status is Status.PENDING:
+            self.ring(call.info.id)
+        if call.info.status in (Status.RINGING, Status.ACTIVE):
+            await self._open_billing(call)
+
+    def ring(self, call_id: str) -> bool:
+        """The callee sees the call; False while one of the two is busy with another one.
+
+        Raises:
+            SignalingError: ``wrong-state``: it was answered already; ``no-call``.
+        """
+        call = self._living_untrusted(call_id)
+        info = call.info
+        if not (self._is_free(info.caller, call_id) and self._is_free(info.callee, call_id)):
+            return False
+        return self._apply(call, Event.RING)
+
+    def set_offer(self, call_id: str, offer_sdp: str, *, is_from: bool = True) -> str:
+        """The offer as it may pass on.
+
+        Args:
+            is_from: the caller offers.
+
+        Raises:
+            SignalingError: it is no description, or the call is over.
+        """
+        call = self._living_untrusted(call_id)
+        return self._passed_untrusted(call, _side(is_from), offer_sdp)
+
+    async def answer_call(self, call_id: str, answer_sdp: str, *, is_from: bool = False) -> str:
+        """The answer as it may pass on. The callee's first one accepts the call; what flows after
+        each, and costs, is read from it.
+
+        Args:
+            is_from: the caller answers.
+
+        Raises:
+            SignalingError: it is no description; ``wrong-state``; ``no-money``: the call has
+                failed; ``unavailable``.
+        """
+        call = self._living_untrusted(call_id)
+        kind = kind_of_untrusted(answer_sdp)
+        passed = self._passed_untrusted(call, _side(is_from), answer_sdp)
+        if call.info.status is not Status.ACTIVE:
+            outcome_of(call.info.status, Event.ANSWER)
+            if is_from:
+                raise SignalingError("wrong-state", "a call is answered by its callee")
+            await self._open_billing(call)
+            await self._set_kind(call, kind)
+            if call.info.status.is_over:
+                if call.info.reason == "no-money":
+                    raise SignalingError("no-money", "there is not enough on the account that pays")
+                raise _over()
+            if self._apply(call, Event.ANSWER):
+                call.connect_by_ns = call.info.answered_ns + CONNECTING_S * NS_PER_S
+                # A node that is started again has to know that it was answered.
+                await self._store_changes()
+        else:
+            await self._set_kind(call, kind)
+        return passed
+
+    def add_ice_candidate(self, call_id: str, candidate: str, is_from: bool) -> str | None:
+        """A side's candidate as it may pass on; None where it may not.
+
+        Raises:
+            SignalingError: it is too long, or the call is over.
+        """
+        call = self._living_untrusted(call_id)
+        if call.is_stripped(_side(is_from)):
+            return relayed_candidate_untrusted(candidate, self._is_own)
+        if len(candidate) > CANDIDATE_MAXIMUM_BYTES:
+            raise SignalingError(
+                "too-large", f"a candidate has {CANDIDATE_MAXIMUM_BYTES} bytes at most"
+            )
+        return candidate
+
+    def start_call(self, call_id: str, is_from: bool) -> bool:
+        """A side's media connection stands; True when now both do, and charging begins.
+
+        Raises:
+            SignalingError: ``wrong-state``: it was not answered; ``no-call``.
+        """
+        call = self._calls.get(call_id)
+        if call is None:
+            self._found_untrusted(call_id)
+            return False
+        if call.info.status is not Status.ACTIVE or not call.is_billed:
+            raise SignalingError("wrong-state", "the call was not answered")
+        call.connected.add(_side(is_from))
+        if call.counted_since_s is not None or len(call.connected) < len(Side):
+            return False
+        self._start(call)
+        return True
+
+    def beat(self, call_id: str, is_from: bool) -> None:
+        """Media comes in at a side of a call that isn't relayed."""
+        call = self._calls.get(call_id)
+        if call is not None and call.heartbeats is not None:
+            call.heartbeats.beat(_side(is_from), self._ledger.clock.now_ns())
+
+    async def reject_call(self, call_id: str) -> tuple[bool, CallInfo]:
+        """The callee does not want it, and has not opened it. As `end_call` otherwise.
+
+        Raises:
+            SignalingError: ``wrong-state``: it was answered already; ``no-call``.
+        """
+        return await self._end(call_id, Event.REJECT)
+
+    async def end_call(self, call_id: str, by: Side | None = None) -> tuple[bool, CallInfo]:
+        """Somebody hangs up; `by` None: the operator. Returns whether it has ended by this, and
+        the call: charged to its last second, unless another who ends it is not done yet, or
+        nothing can be stored now.
+
+        Raises:
+            SignalingError: ``no-call``.
+        """
+        events = {Side.CALLER: Event.HANG_UP_BY_CALLER, Side.CALLEE: Event.HANG_UP_BY_CALLEE}
+        return await self._end(call_id, Event.FAIL if by is None else events[by])
+
+    async def _end(self, call_id: str, event: Event) -> tuple[bool, CallInfo]:
+        call = self._calls.get(call_id) or self._ending.get(call_id)
+        if call is None:
+            return False, self._found_untrusted(call_id)
+        has_ended = self._apply(call, event)
+        await self._finish(call)
+        return has_ended, call.info
+
+    # ------------------------------------------------------------ looking
+
+    def find(self, call_id: str) -> CallInfo | None:
+        """A call, also one that is over."""
+        call = self._calls.get(call_id) or self._ending.get(call_id)
+        return self._records.find(call_id) if call is None else call.info
+
+    def living(self, account: int | None = None) -> list[CallInfo]:
+        """The calls that are not over, of an account or of all, the newest first."""
+        found = [
+            call.info
+            for call in self._calls.values()
+            if account is None or account in (call.info.caller, call.info.callee)
+        ]
+        return sorted(found, key=lambda info: info.created_ns, reverse=True)
+
+    def page_untrusted(self, account: int, before: str | None, limit: int) -> Page:
+        """An account's calls, the newest first; see `CallRecords.page_untrusted`."""
+        page = self._records.page_untrusted(account, before, limit)
+        return page._replace(calls=[self._latest(info) for info in page.calls])
+
+    def _latest(self, info: CallInfo) -> CallInfo:
+        call = self._calls.get(info.id) or self._ending.get(info.id)
+        return info if call is None else call.info
+
+    def _found_untrusted(self, call_id: str) -> CallInfo:
+        info = self.find(call_id)
+        if info is None:
+            raise SignalingError("no-call", "there is no such call")
+        return info
+
+    def _living_untrusted(self, call_id: str) -> _Call:
+        call = self._calls.get(call_id)
+        if call is None:
+            self._found_untrusted(call_id)
+            raise _over()
+        return call
+
+    # ------------------------------------------------------------ as time goes by
+
+    async def run(self) -> None:
+        """See to the calls once a second until cancelled. What has ended is charged beside it."""
+        has_failed = False
+        async with trio.open_nursery() as nursery:
+            while True:
+                now_ns = self._clock.monotonic_ns()
+                await trio.sleep((NS_PER_S - now_ns % NS_PER_S) / NS_PER_S)
+                try:
+                    await self._second(nursery)
+                    has_failed = False
+                except Exception as error:
+                    _tell_failure("calls were not seen to for a second", error, has_failed)
+                    has_failed = True
+
+    async def tick(self) -> None:
+        """See to the calls once; returns when what has ended is charged and stored."""
+        async with trio.open_nursery() as nursery:
+            await self._second(nursery)
+
+    async def _second(self, nursery: trio.Nursery) -> None:
+        now_ns = self._ledger.clock.now_ns()
+        for call in list(self._calls.values()):
+            if call.info.status is Status.PENDING and len(call.present) == len(Side):
+                # One of the two was busy when they met.
+                nursery.start_soon(self._meet_again, call)
+            self._look(call, now_ns)
+        for call in list(self._ending.values()):
+            nursery.start_soon(self._finish, call)
+        monotonic_ns = self._clock.monotonic_ns()
+        for account, begun in list(self._begun_ns.items()):
+            _forget(begun, monotonic_ns)
+            if not begun:
+                del self._begun_ns[account]
+        await self._store_changes()
+
+    async def _meet_again(self, call: _Call) -> None:
+        try:
+            await self._meet(call)
+        except SignalingError as error:
+            log_event(
+                _log, logging.ERROR, "a call can't be charged", call=call.info.id, reason=error
+            )
+
+    def _look(self, call: _Call, now_ns: int) -> None:
+        """What a second has brought."""
+        info = call.info
+        if info.status is Status.PENDING:
+            if now_ns >= info.created_ns + PENDING_S * NS_PER_S:
+                self._apply(call, Event.TIMEOUT)
+        elif info.status is Status.RINGING:
+            if now_ns >= info.rung_ns + RINGING_S * NS_PER_S:
+                self._apply(call, Event.TIMEOUT)
+            elif self._media_flows_unstarted(call):
+                self._apply(call, Event.FAIL)
+        elif call.counted_since_s is not None:
+            self._look_at_charges(call, now_ns)
+        elif now_ns >= call.connect_by_ns:
+            # One that was connected before has not come back after the node was started again.
+            self._apply(call, Event.SILENCE if info.started_ns else Event.TIMEOUT)
+        elif self._media_flows_unstarted(call):
+            self._start(call)
+
+    def _look_at_charges(self, call: _Call, now_ns: int) -> None:
+        if call.heartbeats is not None:
+            self._billing.count_direct(call.info.id, call.heartbeats.seconds(now_ns))
+        left = self._read_figures(call)
+        self._tell(CallUpdated(call.info, left))
+        self._warn(call, left)
+        if len(call.present) < len(Side) and self._silent_s(call, now_ns) > HOLDING_S:
+            self._apply(call, Event.SILENCE)
+
+    def _read_figures(self, call: _Call) -> int:
+        """Take over what was charged; returns what is left."""
+        figures = self._billing.call_figures(call.info.id)
+        call.change(
+            seconds=call.earlier_seconds + figures.seconds, cost=call.earlier_cost + figures.cost
+        )
+        return figures.left
+
+    def _warn(self, call: _Call, left: int) -> None:
+        price = call.info.price_second
+        reached = [one for one in WARNED_AT_S if price and left <= one * price]
+        warn_at_s = min(reached, default=None)
+        if warn_at_s is not None and (call.warned_at_s is None or warn_at_s < call.warned_at_s):
+            self._tell(MoneyLow(call.info, warn_at_s))
+        # More than before was paid in: it is told again when that is used up.
+        call.warned_at_s = warn_at_s
+
+    def _silent_s(self, call: _Call, now_ns: int) -> float:
+        """Since when media has not flowed both ways."""
+        if call.heartbeats is not None:
+            return (now_ns - call.heartbeats.last_both_ns) / NS_PER_S
+        assert call.counted_since_s is not None
+        last_s = self._billing.last_both_active_s(call.info.id) or 0
+        return self._clock.monotonic_ns() / NS_PER_S - max(call.counted_since_s, last_s)
+
+    def _media_flows_unstarted(self, call: _Call) -> bool:
+        """Whether the relays carry more than two sides need who are about to be connected: a page
+        that never says that it is connected would else talk for nothing."""
+        if not call.is_billed or not call.info.relayed:
+            return False
+        last_s = self._billing.last_both_active_s(call.info.id)
+        if last_s != call.last_media_s:
+            call.last_media_s = last_s
+            call.unstarted_media_s += 1
+        return call.unstarted_media_s > UNSTARTED_MEDIA_S
+
+    # ------------------------------------------------------------ changes
+
+    def billing_cut(self, call_id: str, reason: str) -> None:
+        """The billing has stopped a call: the money is used up, or the account can't pay any more.
+        `reason` is one of `relay.metering`'s."""
+        call = self._calls.get(call_id)
+        if call is not None:
+            self._apply(call, _CUTS[reason])
+
+    def _apply(self, call: _Call, event: Event) -> bool:
+        """Have an event change a call; whether it has.
+
+        Raises:
+            SignalingError: ``wrong-state``.
+        """
+        before = call.info.status
+        outcome = outcome_of(before, event)
+        if outcome is None or outcome.status is before:
+            return False
+        now_ns = self._ledger.clock.now_ns()
+        call.change(status=outcome.status, reason=outcome.reason)
+        call_id = call.info.id
+        if outcome.status is Status.RINGING:
+            call.change(rung_ns=now_ns)
+            self._occupy(call)
+        elif outcome.status is Status.ACTIVE:
+            call.change(answered_ns=now_ns)
+        else:
+            call.change(ended_ns=now_ns)
+            for account in (call.info.caller, call.info.callee):
+                if account is not None and self._occupied.get(account) == call_id:
+                    del self._occupied[account]
+            self._unstored.pop(call_id, None)
+            self._ending[call_id] = self._calls.pop(call_id)
+            self._tell(CallUpdated(call.info))
+            return True
+        self._changed(call)
+        return True
+
+    def _occupy(self, call: _Call) -> None:
+        for account in (call.info.caller, call.info.callee):
+            if account is not None:
+                self._occupied[account] = call.info.id
+
+    def _changed(self, call: _Call, left: int | None = None) -> None:
+        """Tell of a call that lives and is another now, and have it stored."""
+        self._unstored[call.info.id] = call
+        self._tell(CallUpdated(call.info, left))
+
+    def _start(self, call: _Call) -> None:
+        now_ns = self._ledger.clock.now_ns()
+        self._billing.start_call(call.info.id)
+        call.counted_since_s = self._clock.monotonic_ns() / NS_PER_S
+        if not call.info.relayed:
+            call.heartbeats = Heartbeats(now_ns)
+        if not call.info.started_ns:
+            call.change(started_ns=now_ns)
+        self._changed(call, self._read_figures(call))
+
+    async def _open_billing(self, call: _Call) -> None:
+        """Have the billing hold the first seconds, once; the call ends where it can't.
+
+        Raises:
+            SignalingError: ``unavailable``.
+        """
+        async with call.opening:
+            if call.is_billed or call.info.status.is_over:
+                return
+            try:
+                is_open = await self._billing.open_call(
+                    call.info.id,
+                    payer=self._ledger.heir(call.info.caller),
+                    line=self._line_of(call.info.kind),
+                    relayed=call.info.relayed,
+                )
+            except OperationError as error:
+                raise _unavailable() from error
+            call.is_billed = is_open
+            if not is_open:
+                self._apply(call, Event.NO_MONEY)
+            elif call.info.status is Status.ACTIVE:
+                # Both are back after a start of the node, and have to connect anew.
+                call.connect_by_ns = self._ledger.clock.now_ns() + CONNECTING_S * NS_PER_S
+
+    async def _set_kind(self, call: _Call, kind: Kind) -> None:
+        """Charge for what flows now.
+
+        Raises:
+            SignalingError: ``unavailable``.
+        """
+        async with call.opening:
+            if kind is call.info.kind or call.info.status.is_over:
+                return
+            line = self._line_of(kind)
+            if call.is_billed:
+                try:
+                    await self._billing.change_call(call.info.id, line)
+                except OperationError as error:
+                    raise _unavailable() from error
+            call.change(kind=kind, price_second=line.price_second)
+            if not call.info.status.is_over:
+                is_charged = call.counted_since_s is not None
+                self._changed(call, self._read_figures(call) if is_charged else None)
+
+    async def _finish(self, call: _Call) -> None:
+        """Charge what has ended to its last second, store it, and tell of its receipt. Where that
+        fails, the next second tries again."""
+        if call.is_finishing or call.info.id not in self._ending:
+            return
+        call.is_finishing = True
+        try:
+            # Whoever has hung up may be gone before this is done.
+            with trio.CancelScope(shield=True):
+                await self._close_billing(call)
+                await self._records.finish(call.info)
+        except Exception as error:
+            # A full disk, a mistake of ours: no other call ends with it.
+            _tell_failure("the end of a call is not stored yet", error, call.has_failed)
+            call.has_failed = True
+            return
+        finally:
+            call.is_finishing = False
+        del self._ending[call.info.id]
+        if call.info.answered_ns:
+            balance = self._ledger.balance(self._ledger.heir(call.info.caller), J)
+            self._tell(CallReceipt(call.info, balance.posted))
+
+    async def _close_billing(self, call: _Call) -> None:
+        async with call.opening:
+            if call.is_billed:
+                if call.heartbeats is not None:
+                    seconds = call.heartbeats.seconds(call.info.ended_ns)
+                    self._billing.count_direct(call.info.id, seconds)
+                call.records = await self._billing.close_call(call.info.id, call.info.reason)
+                call.is_billed = False
+        call.change(
+            seconds=call.earlier_seconds + sum(one.seconds for one in call.records),
+            cost=call.earlier_cost + sum(one.cost for one in call.records),
+        )
+
+    async def _store_changes(self) -> None:
+        """Store what has changed; the next second tries again where it can't be."""
+        changed, self._unstored = self._unstored, {}
+        if not changed:
+            return
+        try:
+            await self._records.update([call.info for call in changed.values()])
+        except OperationError as error:
+            log_event(_log, logging.ERROR, "changes of calls are not stored yet", reason=error)
+            self._unstored = {
+                call_id: call for call_id, call in changed.items() if call_id in self._calls
+            } | self._unstored
+
+    # ------------------------------------------------------------ after a start
+
+    async def recover(self) -> None:
+        """Take up the calls that lived when the node stopped, before any page comes and after the
+        ledger has closed the sessions that were left. One that was answered waits for both sides,
+        `CONNECTING_S` at most; it goes on under its name, and has cost what the ledger says."""
+        assert not self._calls, "nothing has begun yet"
+        now_ns = self._ledger.clock.now_ns()
+        for info in self._records.living():
+            call = self._calls[info.id] = _Call(info)
+            if info.status is Status.PENDING:
+                continue
+            self._occupy(call)
+            if info.status is Status.ACTIVE:
+                call.connect_by_ns = now_ns + CONNECTING_S * NS_PER_S
+                call.earlier_seconds, call.earlier_cost = await self._charged(info)
+                call.change(seconds=call.earlier_seconds, cost=call.earlier_cost)
+
+    async def _charged(self, info: CallInfo) -> tuple[int, int]:
+        """Seconds and micro-J by the ledger's records of a call: in the history of its caller, and
+        of those that have taken the caller's account over."""
+        seconds = cost = 0
+        account: int | None = info.caller
+        while account is not None:
+            before = None
+            while True:
+                lines = await self._ledger.history(account, before, HISTORY_LINES)
+                lines = [line for line in lines if line.time_ns >= info.created_ns]
+                for record in (line.record for line in lines):
+                    if record is not None and record.name == info.id:
+                        seconds += record.seconds
+                        cost += record.cost
+                if len(lines) < HISTORY_LINES:
+                    break
+                before = lines[-1].place
+            account = self._ledger.account(account).merged_into
+        return seconds, cost
+
+    def _passed_untrusted(self, call: _Call, side: Side, description: str) -> str:
+        if call.is_stripped(side):
+            return relayed_description_untrusted(description, self._is_own)
+        # What is no description raises here as well.
+        kind_of_untrusted(description)
+        return description
+
+
+def _side(is_from: bool) -> Side:
+    return Side.CALLER if is_from else Side.CALLEE
+
+
+def _forget(begun: deque[int], now_ns: int) -> None:
+    """Drop what is older than a minute."""
+    while begun and begun[0] <= now_ns - MINUTE_S * NS_PER_S:
+        begun.popleft()
+
+
+def _tell_failure(event: str, error: Exception, is_repeated: bool) -> None:
+    """Log why something has failed that will be tried again; what nobody has foreseen, with its
+    traceback the first time."""
+    if isinstance(error, OperationError) or is_repeated:
+        log_event(_log, logging.ERROR, event, reason=repr(error))
+    else:
+        _log.error("%s", event, exc_info=error)
+
+
+def _over() -> SignalingError:
+    return SignalingError("wrong-state", "the call is over")
+
+
+def _unavailable() -> SignalingError:
+    return SignalingError("unavailable", "the node can't do this now; its log may tell why")
