@@ -1,11 +1,7 @@
 """What the ledger stores beside its log: the tables, their keys and values.
 
-<<<<<<< HEAD
-All of it but `ROOMS` can be made from the log anew, see `billing.backup`.
-=======
-All of it can be made from the log anew, see `billing.backup`, but for what the
-node keeps of calls and rooms: no money depends on it, and a backup has none of it.
->>>>>>> fb516a5 (Calls have one table of what can happen to them, records without a word of what was said, and a caller who pays)
+All of it can be made from the log anew, see `billing.backup`, but for what the node keeps of calls
+and rooms: no money depends on it, and a backup has none of it.
 """
 
 from __future__ import annotations
