@@ -33,6 +33,7 @@ from core.api.messages import (
     LedgerRequest,
     ReplyBody,
     RequestBody,
+    SignalingRequest,
     StatusReply,
 )
 from core.api.server import ApiServer
@@ -53,10 +54,15 @@ from relay.metering import Metering, bound_payers
 from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over, take_over_signaling
+from relay.signaling.service import Signaling
 from relay.turn.server import Server
 from relay.upkeep import Upkeep
 from relay.version import VERSION
+from relay.web.opening_handshake import origin_is_allowed_untrusted
+from relay.web.websocket import WebSocketRoute
 
+SIGNALING_PATH = "/ws"
+"""Where pages connect to."""
 DESCRIPTORS_BESIDE_RELAYS = 1024
 """For listeners, the socket, HTTP connections, files."""
 COLLECT_INTERVAL_S = 1.0
@@ -135,8 +141,29 @@ class Node:
         self._figures.on_ended = self._metering.collect_ended
         addresses = client_addresses(config.turn)
         self._issuer = CredentialIssuer(config.turn.secrets, addresses, clock)
+        self._signaling = Signaling(
+            config,
+            node_key,
+            clock,
+            ledger,
+            self._desk,
+            self._metering,
+            self._issuer,
+            url=lambda: self._pages.url,
+        )
         self._pages = Pages(
-            config, node_key, clock, self._issuer, self._figures, addresses, lambda: self._draining
+            config,
+            node_key,
+            clock,
+            self._issuer,
+            self._figures,
+            addresses,
+            lambda: self._draining,
+            websockets={
+                SIGNALING_PATH: WebSocketRoute(
+                    open_app=self._signaling.hub.opened, is_allowed=self._is_own_page_untrusted
+                )
+            },
         )
 
     async def run(self, api: ApiServer) -> None:
@@ -145,6 +172,8 @@ class Node:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async with self._pages, trio.open_nursery() as nursery:
                 self._data_plane.start()
+                await self._signaling.recover()
+                nursery.start_soon(self._signaling.run)
                 nursery.start_soon(self._listener.run)
                 nursery.start_soon(self._pages.serve)
                 nursery.start_soon(api.serve, self._answer)
@@ -156,6 +185,7 @@ class Node:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(*COLLECT_THRESHOLDS)
+                links = self._signaling.prepare_room() if config.development else None
                 self._announcer.ready(
                     turn=[str(endpoint) for endpoint in config.turn.listen],
                     http=self._pages.url,
@@ -163,6 +193,8 @@ class Node:
                     metrics=self._pages.metrics_url,
                     check_is_open=config.development,
                     fingerprint=self._pages.fingerprint,
+                    room_link=None if links is None else links.room_url,
+                    invitation_link=None if links is None else links.invitation_url,
                 )
                 await self._obey(signals)
                 nursery.cancel_scope.cancel()
@@ -217,6 +249,7 @@ class Node:
             self._drain_scope.deadline += turn.drain_timeout_s - self._config.turn.drain_timeout_s
         signaling = take_over_signaling(self._config.signaling, read.signaling)
         self._config = replace(self._config, turn=turn, signaling=signaling)
+        self._signaling.reconfigure(signaling)
         self._issuer.secrets = turn.secrets
         self._metering.bound = bound
         self._listener.set_rate(turn.limits.bytes_per_second)
@@ -241,6 +274,12 @@ class Node:
             return {}
         return bound_payers(turn.payers.values(), self._ledger)
 
+    def _is_own_page_untrusted(self, origin: str | None, host: str, scheme: str) -> bool:
+        """Whether a page of this origin may speak to the node."""
+        config = self._config
+        allowed = [*config.signaling.allowed_origins, config.http.public_url]
+        return origin_is_allowed_untrusted(origin, host, scheme, allowed=allowed)
+
     async def _collect(self) -> None:
         """Have what ended counted and its slots freed, once a second."""
         while True:
@@ -261,6 +300,8 @@ class Node:
             return await self._desk.answer(request)
         if isinstance(request, AuditRequest):
             return await self._jobs.answer(request)
+        if isinstance(request, SignalingRequest):
+            return await self._signaling.answer(request)
         return self._status()
 
     def _status(self) -> StatusReply:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 
 from core.api.messages import CheckLinkReply, CredentialsReply
 from core.clock import Clock
-from core.config import NodeConfig
+from core.config import HttpConfig, NodeConfig
 from core.identity import Identity
 from core.stun.address import Address
 from relay.credential_issuer import CredentialIssuer
@@ -30,6 +31,7 @@ from relay.web.http_message import (
 )
 from relay.web.server import HttpServer
 from relay.web.tls import CertificateFiles
+from relay.web.websocket import WebSocketLimits, WebSocketRoute
 
 CHECK_ACCOUNT = "check"
 CHECK_TTL_S = 600
@@ -41,6 +43,7 @@ class Pages:
     Args:
         client_addresses: where clients reach the TURN server.
         is_draining: whether the node takes no new allocations any more.
+        websockets: by path, what pages connect to.
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -56,6 +59,7 @@ class Pages:
         figures: FigureReader,
         client_addresses: Sequence[Address],
         is_draining: Callable[[], bool],
+        websockets: Mapping[str, WebSocketRoute],
     ) -> None:
         self._clock = clock
         self._key = node_key.derive_secret(KEY_LABEL)
@@ -75,7 +79,15 @@ class Pages:
             files = CertificateFiles(certificate=http.certificate, private_key=http.private_key)
             if config.development:
                 self.fingerprint = _fingerprint(files)
-        self._http = HttpServer(http.listen, page.routes(), clock=clock, certificate=files)
+        self._http = HttpServer(
+            http.listen,
+            page.routes(),
+            clock=clock,
+            certificate=files,
+            websockets=websockets,
+            websocket_limits=_websocket_limits(http),
+            strict_transport=not config.development,
+        )
         routes = _metrics_routes(
             Metrics(figures.read).render,
             is_draining,
@@ -136,6 +148,14 @@ class Pages:
 
     def _make_credentials(self) -> CredentialsReply:
         return self._issuer.issue(CHECK_ACCOUNT, CHECK_TTL_S)
+
+
+def _websocket_limits(http: HttpConfig) -> WebSocketLimits:
+    limits = WebSocketLimits()
+    if not http.public_url:
+        return limits
+    # Behind a reverse proxy all of them come from one address.
+    return replace(limits, connections_per_client=limits.connections)
 
 
 def _fingerprint(files: CertificateFiles) -> str:

@@ -252,7 +252,7 @@ class CallManager:
         self._secret = secret
         self._region = region
         self._direct_calls = direct_calls
-        self._calls_per_minute = calls_per_minute
+        self.calls_per_minute = calls_per_minute
         self._records = CallRecords(ledger.store)
         self.blocks = CallBlocks(ledger, region)
         self._calls: dict[str, _Call] = {}
@@ -388,11 +388,11 @@ class CallManager:
         now_ns = self._clock.monotonic_ns()
         begun = self._begun_ns.setdefault(account, deque())
         _forget(begun, now_ns)
-        if len(begun) >= self._calls_per_minute:
+        if len(begun) >= self.calls_per_minute:
             raise SignalingError(
                 "too-many",
-                f"{self._calls_per_minute} calls a minute can be begun",
-                maximum=self._calls_per_minute,
+                f"{self.calls_per_minute} calls a minute can be begun",
+                maximum=self.calls_per_minute,
             )
         begun.append(now_ns)
 

@@ -234,7 +234,7 @@ class Hub:
         if enter is None:
             raise SignalingError("wrong-state", "first a room, a call or an account is entered")
         connection.is_entering = True
-        self._start(self._enter, connection, enter, message)
+        self.start(self._enter, connection, enter, message)
 
     async def _enter(self, connection: _Connection, enter: Entering, message: PageMessage) -> None:
         try:
@@ -335,7 +335,7 @@ class Hub:
         waiting = self._act(session, message)
         if waiting is not None:
             session.queue = deque()
-            self._start(self._wait, session, message.seq, waiting)
+            self.start(self._wait, session, message.seq, waiting)
 
     def _act(self, session: Session, message: PageMessage) -> Awaitable[None] | None:
         """Carry out a message; returns what is still to be waited for."""
@@ -378,7 +378,8 @@ class Hub:
         refusal = error if isinstance(error, SignalingError) else _unavailable(error)
         session.tell(Error(re, refusal.code, str(refusal), refusal.values))
 
-    def _start(self, act: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    def start(self, act: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Have something done that takes its time; what fails of it is logged."""
         assert self._nursery is not None, "run() comes first"
         self._nursery.start_soon(self._guard, act, arguments)
 

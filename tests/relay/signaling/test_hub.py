@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -387,7 +388,7 @@ def test_rooms_outlive_the_node(tmp_path: Path) -> None:
             assert joined["you"] == "0002"
 
     found = trio.run(before)
-    trio.run(after, *found)
+    trio.run(partial(after, *found))
 
 
 def test_a_prepared_room_belongs_to_who_comes_first(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""Signaling as the node has it: joins the hub with its desks, the calls and the rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+import trio
+
+from billing.desk import Desk as LedgerDesk
+from billing.ledger import LmdbLedger
+from billing.money import format_amount
+from billing.records import format_time
+from billing.tariff import tariff_line
+from core.api.messages import (
+    CallEndReply,
+    CallEndRequest,
+    CallItem,
+    CallLinkReply,
+    CallLinkRequest,
+    CallListReply,
+    CallListRequest,
+    RoomLinkReply,
+    SignalingReply,
+    SignalingRequest,
+)
+from core.clock import Clock
+from core.config import NodeConfig, SignalingConfig
+from core.identity import Identity
+from relay.credential_issuer import CredentialIssuer
+from relay.metering import Metering
+from relay.signaling.account_desk import AccountDesk
+from relay.signaling.call_desk import CallDesk
+from relay.signaling.call_records import CallInfo
+from relay.signaling.calls import CallManager
+from relay.signaling.descriptions import Kind
+from relay.signaling.hub import Hub
+from relay.signaling.messages import CreateRoom, JoinRoom, OpenCall, SignIn
+from relay.signaling.room_billing import HostBilling
+from relay.signaling.room_desk import RoomDesk
+
+KEY_LABEL = "call-secrets"
+"""What the node's identity derives the secrets of calls from."""
+
+
+class Signaling:
+    """Rooms and calls of one node.
+
+    Args:
+        url: where people reach the pages, without a path; asked when a link is made.
+
+    Raises:
+        ConfigError: the tariff pays into an account that is not there.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        node_key: Identity,
+        clock: Clock,
+        ledger: LmdbLedger,
+        desk: LedgerDesk,
+        metering: Metering,
+        issuer: CredentialIssuer,
+        url: Callable[[], str],
+    ) -> None:
+        billing = config.billing
+        signaling = config.signaling
+        turn = config.turn
+        self._url = url
+        self._desk = desk
+        own_relays = {turn.external.get(ip, ip) for ip in turn.relay_addresses}
+        lines = {kind: tariff_line(kind.value, billing, ledger) for kind in Kind}
+        room_line = tariff_line("room", billing, ledger)
+        for line in (*lines.values(), room_line):
+            ledger.paid_into.add(line.into)
+        hosts = None if signaling.rooms == "free" else HostBilling(ledger, room_line, clock)
+        self.rooms = RoomDesk(
+            signaling, ledger, clock, metering, issuer, own_relays.__contains__, hosts
+        )
+        call_desk = CallDesk(issuer)
+        self.calls = CallManager(
+            ledger,
+            metering,
+            clock,
+            line_of=lines.__getitem__,
+            is_own=own_relays.__contains__,
+            tell=call_desk.tell,
+            secret=node_key.derive_secret(KEY_LABEL),
+            region=billing.default_region,
+            direct_calls=signaling.direct_calls,
+            calls_per_minute=signaling.calls_per_minute,
+        )
+        metering.on_call_cut = self.calls.billing_cut
+        accounts = AccountDesk(ledger, desk, clock, call_desk)
+        self.hub = Hub(
+            signaling,
+            clock,
+            {
+                CreateRoom: self.rooms.create,
+                JoinRoom: self.rooms.join,
+                OpenCall: call_desk.open,
+                SignIn: accounts.sign_in,
+            },
+            self.rooms.restored,
+        )
+        call_desk.calls = self.calls
+        for one in (self.rooms, call_desk, accounts):
+            one.hub = self.hub
+
+    async def recover(self) -> None:
+        """Take up what an earlier run has left, before any page comes."""
+        await self.rooms.recover()
+        await self.calls.recover()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.hub.run)
+            nursery.start_soon(self.rooms.run)
+            nursery.start_soon(self.calls.run)
+
+    def reconfigure(self, config: SignalingConfig) -> None:
+        """Take over what may change while the node runs."""
+        self.hub.config = config
+        self.rooms.room_token = config.room_token
+        self.calls.calls_per_minute = config.calls_per_minute
+
+    def prepare_room(self) -> RoomLinkReply:
+        """A room that waits for its first visitor, and the links to it.
+
+        Raises:
+            SignalingError: too many of them wait.
+        """
+        first, second = self.rooms.prepare()
+        url = self._url()
+        return RoomLinkReply(room_url=f"{url}/#{first}", invitation_url=f"{url}/#{second}")
+
+    async def answer(self, request: SignalingRequest) -> SignalingReply:
+        """What an operator asks for.
+
+        Raises:
+            SignalingError: it can't be done; says why.
+        """
+        match request:
+            case CallLinkRequest():
+                info = await self.calls.create(request.caller, request.callee, Kind(request.kind))
+                page = f"{self._url()}/call?id={quote(info.id)}"
+                caller, callee = self.calls.secrets_of(info.id)
+                return CallLinkReply(info.id, f"{page}#{caller}", f"{page}#{callee}")
+            case CallListRequest():
+                return self._list(request)
+            case CallEndRequest():
+                _, info = await self.calls.end_call(request.call)
+                return CallEndReply(_item(info))
+            case _:
+                return self.prepare_room()
+
+    def _list(self, request: CallListRequest) -> CallListReply:
+        if request.account is None:
+            return CallListReply([_item(info) for info in self.calls.living()], None)
+        account = self._desk.find_account_untrusted(request.account)
+        page = self.calls.page_untrusted(account, request.before, request.limit)
+        return CallListReply([_item(info) for info in page.calls], page.next)
+
+
+def _item(info: CallInfo) -> CallItem:
+    return CallItem(
+        id=info.id,
+        caller=info.from_address,
+        callee=info.to_address,
+        kind=info.kind.value,
+        status=info.status.value,
+        created=format_time(info.created_ns, 0),
+        started=format_time(info.started_ns, 0) if info.started_ns else None,
+        ended=format_time(info.ended_ns, 0) if info.ended_ns else None,
+        seconds=info.seconds,
+        cost=format_amount(info.cost),
+    )
