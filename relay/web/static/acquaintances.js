@@ -1,0 +1,42 @@
+// Who has been met, by identity key: in this browser alone, and the newest first.
+
+import { dropPerson, keepPerson, readPeople } from "./store.js";
+
+const KEPT_MAXIMUM = 1000;
+
+/**
+ * Whether one has met that identity: `new`, `known`, `verified`, or `changed` where somebody of
+ * that name or address was verified under another key. Remembers it.
+ */
+export async function meet({ identity, name, address }) {
+  try {
+    const people = await readPeople();
+    const known = people.find((person) => person.identity === identity);
+    if (!known) await forgetOldest(people);
+    const is_verified = known?.is_verified ?? false;
+    await keepPerson({ identity, name, address, is_verified, met_ms: Date.now() });
+    if (is_verified) return "verified";
+    const is_same = (person) =>
+      (name && person.name === name) || (address && person.address === address);
+    if (people.some((person) => person.is_verified && is_same(person))) return "changed";
+    return known ? "known" : "new";
+  } catch {
+    return "new"; // A browser that keeps nothing has met nobody.
+  }
+}
+
+/** Remember that people have compared their strings, or take it back. */
+export function setVerified({ identity, name, address }, is_verified) {
+  return keepPerson({ identity, name, address, is_verified, met_ms: Date.now() });
+}
+
+async function forgetOldest(people) {
+  if (people.length < KEPT_MAXIMUM) return;
+  // Of those who were verified there is something to lose.
+  const by_worth = people.toSorted(
+    (one, other) => one.is_verified - other.is_verified || one.met_ms - other.met_ms,
+  );
+  for (const { identity } of by_worth.slice(0, people.length - KEPT_MAXIMUM + 1)) {
+    await dropPerson(identity);
+  }
+}
