@@ -126,6 +126,12 @@ export class Participant extends EventTarget {
 
   async shakeHands() {
     const { pc } = this.peer;
+    // A channel may open before the page is told that the answer has been applied.
+    while (pc.signalingState !== "stable" && pc.signalingState !== "closed") {
+      await new Promise((resolve) => {
+        pc.addEventListener("signalingstatechange", resolve, { once: true });
+      });
+    }
     const fingerprints = {
       own: fingerprintOf(pc.localDescription),
       other: fingerprintOf(pc.remoteDescription),
