@@ -3,7 +3,8 @@
 Everybody sits on a seat, from their first message until their session ends; a lost connection
 leaves it empty for `RESUME_S`. One of those who are in is the host. When the host leaves, the role
 passes to whoever has been in longest, those first whose connection stands; when nobody is left, the
-room ends and nothing of it lingers.
+room ends and nothing of it lingers. One that an operator has prepared waits, empty, until its time
+is over: whoever comes first is the host, and hands the role to whoever comes by the host's link.
 
 An invitation is a token of which the SHA-256 alone is kept. Knocking takes one of its uses: it is
 given back when they leave before they are let in, and not when they are denied. A kick ends the
@@ -16,7 +17,7 @@ What comes of a call are effects, in the order in which they are to be carried o
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -58,7 +59,7 @@ KNOCKING_MAXIMUM: Final = 24
 INVITATIONS_MAXIMUM: Final = 64
 """Of one room."""
 INVITATION_TTL_S: Final = DAY_S
-"""Of the first one."""
+"""Of the first one; a prepared room waits as long."""
 RESUME_S: Final = 30
 """For how long a lost connection keeps its seat."""
 
@@ -145,10 +146,11 @@ class _StoredInvitation(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
     uses: int | None
     expires_ns: int
+    is_host: bool
 
 
 class StoredRoom(msgspec.Struct, frozen=True, array_like=True):
-    """Of `people`, who came first stands first."""
+    """A room in a record. Of `people`, who came first stands first."""
 
     id: str
     ids_given: int
@@ -159,6 +161,7 @@ class StoredRoom(msgspec.Struct, frozen=True, array_like=True):
     people: list[_StoredPeer]
     knocking: list[_StoredPeer]
     invitations: list[_StoredInvitation]
+    kept_until_ns: int
 
 
 _stored_decoder = msgspec.msgpack.Decoder(StoredRoom)
@@ -196,24 +199,27 @@ class _Peer:
 
 @dataclass(slots=True)
 class _Invitation:
-    """`uses` are those that are left; None for many."""
+    """`uses` are those that are left; None for many. `is_host`: who comes by it is the host."""
 
     uses: int | None
     expires_ns: int
+    is_host: bool = False
 
     def is_live(self, now_ns: int) -> bool:
         return self.uses != 0 and now_ns < self.expires_ns
 
 
 class RoomIndex:
-    """What all rooms are looked up by: hashes of secrets, and since when seats are empty."""
+    """What all rooms are looked up by: hashes of secrets, since when seats are empty, and until
+    when rooms are kept though nobody is in."""
 
-    __slots__ = ("away", "invitations", "people", "sessions")
+    __slots__ = ("away", "invitations", "kept", "people", "sessions")
 
     def __init__(self) -> None:
         self.sessions: dict[bytes, Seat] = {}
         self.invitations: dict[bytes, str] = {}
         self.away: dict[Seat, int] = {}
+        self.kept: dict[str, int] = {}
         self.people = 0
 
 
@@ -221,7 +227,7 @@ class Room:
     """One room; `Rooms` has all of them.
 
     Attributes:
-        host: the id of the host.
+        host: the id of the host; empty where nobody is in.
         payment: where the host pays. It is over when that host has gone.
     """
 
@@ -255,18 +261,22 @@ class Room:
         message: CreateRoom,
         relay_only: bool,
         now_ns: int,
-        invitations: Sequence[str] = (),
     ) -> list[Effect]:
         """Have the host enter."""
         self._check_quota(self._index.people, now_ns)
         expires_ns = now_ns + INVITATION_TTL_S * NS_PER_S
-        for token in invitations:
-            self._add_invitation(token, None, expires_ns)
         invitation = self._new_invitation(None, expires_ns)
         peer, secret = self._new_peer(message.name, relay_only, None)
         self.host = peer.seat.peer
         self._add(peer)
         return [self._entrance(peer, message.seq, secret, invitation), Changed(self.id)]
+
+    def prepare(self, now_ns: int) -> tuple[str, str]:
+        """Wait for somebody to come; returns the invitations of the host and of the others."""
+        kept_until_ns = now_ns + INVITATION_TTL_S * NS_PER_S
+        self._index.kept[self.id] = kept_until_ns
+        host = self._new_invitation(None, kept_until_ns, is_host=True)
+        return host, self._new_invitation(None, kept_until_ns)
 
     def join(
         self, digest: bytes, message: JoinRoom, relay_only: bool, now_ns: int
@@ -277,18 +287,20 @@ class Room:
             raise SignalingError("expired", "the invitation has expired")
         if invitation.uses == 0:
             raise SignalingError("used-up", "the invitation has been used")
-        if self._locked:
+        if self._locked and not invitation.is_host:
             raise SignalingError("locked", "the room is locked")
         self._assert_place(now_ns)
-        if self._lobby and len(self._knocking) >= KNOCKING_MAXIMUM:
+        knocks = self._lobby and not invitation.is_host
+        if knocks and len(self._knocking) >= KNOCKING_MAXIMUM:
             raise SignalingError("full", "too many people wait to be let in")
         if self._ids_given >= _IDS_MAXIMUM:
             raise SignalingError("full", "the room has seen as many people as it can")
         if invitation.uses is not None:
             invitation.uses -= 1
         peer, secret = self._new_peer(message.name, relay_only, digest)
-        if not self._lobby:
-            return peer.seat, [*self._let_in(peer, message.seq, secret), Changed(self.id)]
+        if not knocks:
+            entering = self._let_in(peer, message.seq, secret, is_host=invitation.is_host)
+            return peer.seat, [*entering, Changed(self.id)]
         peer.secret = secret
         self._knocking[peer.seat.peer] = peer
         return peer.seat, [
@@ -331,7 +343,7 @@ class Room:
                 self._assert_place(now_ns)
                 del self._knocking[message.peer]
                 secret, knocker.secret = knocker.secret, None
-                effects = self._let_in(knocker, None, secret)
+                effects = self._let_in(knocker, None, secret, is_host=False)
                 return [*self._tell_host(KnockOver(message.peer)), *effects, Changed(self.id)]
             case Deny():
                 self._find(self._knocking, message.peer)
@@ -356,7 +368,7 @@ class Room:
             ended = self._invitations.pop(peer.invitation, None)
             self._index.invitations.pop(peer.invitation, None)
         if ended is not None and ended.is_live(now_ns):
-            token = self._new_invitation(ended.uses, ended.expires_ns)
+            token = self._new_invitation(ended.uses, ended.expires_ns, is_host=ended.is_host)
             ttl_s = -((now_ns - ended.expires_ns) // NS_PER_S)
             effects += self._tell_host(Invitation(None, token, ended.uses, ttl_s))
         return effects
@@ -399,7 +411,7 @@ class Room:
         self._forget(peer)
         effects: list[Effect] = [End(peer.seat, reason)]
         if not self._people:
-            return effects + self.close("room-closed")
+            return effects + self._empty()
         effects += self._tell(PeerLeft(peer_id, reason))
         if peer_id == self.host:
             there = [one for one in self._people.values() if not one.is_away]
@@ -407,6 +419,17 @@ class Room:
             if self.payment is not None:
                 self.payment = msgspec.structs.replace(self.payment, is_over=True)
             effects += self._tell_room()
+        return [*effects, Changed(self.id)]
+
+    def _empty(self) -> list[Effect]:
+        """Nobody is in any more."""
+        if self.id not in self._index.kept:
+            return self.close("room-closed")
+        # There is nobody who could unlock it, or let somebody in.
+        self.host, self._locked, self._lobby = "", False, False
+        effects: list[Effect] = []
+        for knocker in list(self._knocking):
+            effects += self.remove(knocker, "room-closed")
         return [*effects, Changed(self.id)]
 
     def close(self, reason: str) -> list[Effect]:
@@ -420,6 +443,7 @@ class Room:
         for digest in self._invitations:
             self._index.invitations.pop(digest, None)
         self._invitations.clear()
+        self._index.kept.pop(self.id, None)
         return [*(End(peer.seat, reason) for peer in everybody), Closed(self.id)]
 
     # -------------------------------------------------------- storing
@@ -437,9 +461,10 @@ class Room:
                 [peer.stored for peer in self._people.values()],
                 [peer.stored for peer in self._knocking.values()],
                 [
-                    _StoredInvitation(digest, one.uses, one.expires_ns)
+                    _StoredInvitation(digest, one.uses, one.expires_ns, one.is_host)
                     for digest, one in self._invitations.items()
                 ],
+                self._index.kept.get(self.id, 0),
             )
         )
 
@@ -447,9 +472,11 @@ class Room:
         """Be as it was stored; everybody's connection is lost."""
         self.host, self._ids_given = stored.host, stored.ids_given
         self._locked = stored.locked
+        if stored.kept_until_ns:
+            self._index.kept[self.id] = stored.kept_until_ns
         for invitation in stored.invitations:
             self._invitations[invitation.digest] = _Invitation(
-                invitation.uses, invitation.expires_ns
+                invitation.uses, invitation.expires_ns, invitation.is_host
             )
             self._index.invitations[invitation.digest] = self.id
         for there, those in (
@@ -530,13 +557,22 @@ class Room:
         view = self._view(peer.seat.peer)
         return Enter(peer.seat, re, secret, others, view, peer.relay_only, invitation)
 
-    def _let_in(self, peer: _Peer, re: int | None, secret: str | None) -> list[Effect]:
-        """Have somebody enter. Without a secret they are away, and hear of it when back."""
+    def _let_in(
+        self, peer: _Peer, re: int | None, secret: str | None, *, is_host: bool
+    ) -> list[Effect]:
+        """Have somebody enter, by a host's invitation or not. Without a secret they are away, and
+        hear of it when back."""
         effects: list[Effect] = []
+        before = self._people.get(self.host)
+        came_by = before and before.invitation and self._invitations.get(before.invitation)
+        passes = before is None or (is_host and not (came_by and came_by.is_host))
+        if passes:
+            self.host = peer.seat.peer
         self._add(peer)
         if secret is not None:
             effects.append(self._entrance(peer, re, secret))
-        return effects + self._tell(PeerJoined(peer.view), without=peer.seat.peer)
+        effects += self._tell(PeerJoined(peer.view), without=peer.seat.peer)
+        return effects + self._tell_room(without=peer.seat.peer) if passes else effects
 
     def _add(self, peer: _Peer) -> None:
         self._people[peer.seat.peer] = peer
@@ -565,15 +601,12 @@ class Room:
         if reason != "denied" and invitation is not None and invitation.uses is not None:
             invitation.uses += 1
 
-    def _new_invitation(self, uses: int | None, expires_ns: int) -> str:
+    def _new_invitation(self, uses: int | None, expires_ns: int, *, is_host: bool = False) -> str:
         token = new_secret(self._clock)
-        self._add_invitation(token, uses, expires_ns)
-        return token
-
-    def _add_invitation(self, token: str, uses: int | None, expires_ns: int) -> None:
         digest = digest_of(token)
-        self._invitations[digest] = _Invitation(uses, expires_ns)
+        self._invitations[digest] = _Invitation(uses, expires_ns, is_host)
         self._index.invitations[digest] = self.id
+        return token
 
     def _make_place_for_invitation(self, now_ns: int) -> None:
         """Those that nobody can use any more are kept until then, to say why."""
@@ -601,14 +634,14 @@ class Room:
         ]
 
     def _tell_host(self, message: NodeMessage) -> list[Effect]:
-        host = self._people[self.host]
-        return [] if host.is_away else [Tell(host.seat, message)]
+        host = self._people.get(self.host)
+        return [] if host is None or host.is_away else [Tell(host.seat, message)]
 
-    def _tell_room(self) -> list[Effect]:
+    def _tell_room(self, without: str | None = None) -> list[Effect]:
         return [
             Tell(peer.seat, RoomChanged(self._view(peer.seat.peer)))
             for peer in self._people.values()
-            if not peer.is_away
+            if not peer.is_away and peer.seat.peer != without
         ]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Final, Protocol
 
 import trio
 
@@ -14,7 +14,6 @@ from billing.ledger import LmdbLedger
 from core.clock import Clock
 from core.config import SignalingConfig
 from core.errors import OperationError, SignalingError
-from core.units import DAY_S, NS_PER_S
 from relay.credential_issuer import CredentialIssuer
 from relay.log import log_event
 from relay.signaling.descriptions import IsOwn
@@ -50,8 +49,6 @@ from relay.signaling.room import (
     Enter,
     Seat,
     Tell,
-    digest_of,
-    new_secret,
 )
 from relay.signaling.room_billing import FreeQuota, HostBilling, Payment, Verdict, Warn
 from relay.signaling.room_store import RoomStore
@@ -59,8 +56,6 @@ from relay.signaling.rooms import Rooms
 from relay.signaling.sessions import Handler, Session
 
 TICK_S: Final = 1.0
-PREPARED_MAXIMUM: Final = 1_000
-_DAY_NS = DAY_S * NS_PER_S
 
 _log = logging.getLogger("montana.rooms")
 
@@ -73,13 +68,6 @@ class RoomSessions(Protocol):
 
     async def close_call(self, name: str, reason: str) -> object:
         """End them all, and let no more be made."""
-
-
-class _Prepared(NamedTuple):
-    """A room that waits for its first visitor."""
-
-    tokens: tuple[str, str]
-    until_ns: int
 
 
 class RoomDesk:
@@ -118,7 +106,6 @@ class RoomDesk:
         self._rooms = Rooms(clock, self._quota.check, relay_only=config.relay_only)
         self._clock = clock
         self._sessions: dict[Seat, Session] = {}
-        self._prepared: dict[bytes, _Prepared] = {}
         self._changed: dict[str, bytes | None] = {}
         self._closed: dict[str, str] = {}
         self.room_token = config.room_token
@@ -136,7 +123,7 @@ class RoomDesk:
         """Take up the rooms of an earlier run; people may come back to them."""
         await self._store.restore(self._rooms, self._now_ns(), host_pays=self._billing is not None)
         for room in self._rooms:
-            await self._metered.open_call(_session_of(room.id), rate_bytes_s=self._rate_bytes_s)
+            await self._open_sessions(room.id)
 
     async def run(self) -> None:
         """Count minutes, end what is over and store what has changed, until cancelled."""
@@ -182,17 +169,8 @@ class RoomDesk:
             message.token.encode(), self.room_token.encode()
         ):
             raise SignalingError("token-needed", "making a room takes the operator's token")
-        await self._open(guest, message, self._payment(guest, message))
-
-    async def _open(
-        self,
-        guest: Guest,
-        message: CreateRoom,
-        payment: Payment | None,
-        invitations: Sequence[str] = (),
-    ) -> None:
-        """Make a room; `invitations` are good for it beside the one that its host gets."""
-        seat, effects = self._rooms.create(message, self._now_ns(), payment, invitations)
+        payment = self._payment(guest, message)
+        seat, effects = self._rooms.create(message, self._now_ns(), payment)
         try:
             if payment is not None:
                 assert self._billing is not None
@@ -204,30 +182,18 @@ class RoomDesk:
             raise
 
     def prepare(self) -> tuple[str, str]:
-        """Two invitations to a room that there is as soon as somebody comes by one of them, who is
-        its host; the node pays.
+        """A room in which nobody is yet: the invitations of its host and of the others.
 
         Raises:
-            SignalingError: ``too-many``.
+            SignalingError: ``unavailable``.
         """
-        now_ns = self._now_ns()
-        prepared = {token: one for token, one in self._prepared.items() if one.until_ns > now_ns}
-        if len(prepared) >= PREPARED_MAXIMUM:
-            raise SignalingError("too-many", "too many rooms wait for their first visitor")
-        room = _Prepared((new_secret(self._clock), new_secret(self._clock)), now_ns + _DAY_NS)
-        self._prepared = prepared | {digest_of(token): room for token in room.tokens}
-        return room.tokens
+        prepared, effects = self._rooms.prepare(self._now_ns())
+        self._carry_out(effects)
+        self.hub.start(self._open_sessions, prepared.room)
+        return prepared.host_invitation, prepared.invitation
 
-    async def _open_prepared(self, guest: Guest, message: JoinRoom) -> bool:
-        """Make the room that was prepared for this invitation, if one was."""
-        prepared = self._prepared.pop(digest_of(message.invitation), None)
-        if prepared is None or prepared.until_ns <= self._now_ns():
-            return False
-        for token in prepared.tokens:
-            self._prepared.pop(digest_of(token), None)
-        create = CreateRoom(message.seq, message.name, relay_only=message.relay_only)
-        await self._open(guest, create, None, prepared.tokens)
-        return True
+    async def _open_sessions(self, room: str) -> None:
+        await self._metered.open_call(_session_of(room), rate_bytes_s=self._rate_bytes_s)
 
     def _payment(self, guest: Guest, message: CreateRoom) -> Payment | None:
         if self._billing is None:
@@ -242,8 +208,6 @@ class RoomDesk:
 
     async def join(self, guest: Guest, message: JoinRoom) -> None:
         """Enter a room by an invitation, or knock."""
-        if await self._open_prepared(guest, message):
-            return
         seat, effects = self._rooms.join_untrusted(message, self._now_ns())
         self._seat(guest, seat, effects)
 

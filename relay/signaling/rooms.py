@@ -11,8 +11,8 @@ nanoseconds since 1970 that never go back, also over a restart (the ledger's clo
 from __future__ import annotations
 
 from base64 import b32encode
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from core.clock import Clock
 from core.errors import SignalingError
@@ -21,6 +21,7 @@ from relay.signaling.messages import CreateRoom, JoinRoom, Resume
 from relay.signaling.room import (
     RESUME_S,
     Act,
+    Changed,
     CheckQuota,
     Closed,
     Effect,
@@ -35,6 +36,14 @@ from relay.signaling.room_billing import Payment
 ROOMS_MAXIMUM: Final = 10_000
 
 _RESUME_NS = RESUME_S * NS_PER_S
+
+
+class Prepared(NamedTuple):
+    """A room that waits: its id, and the invitations of the host and of the others."""
+
+    room: str
+    host_invitation: str
+    invitation: str
 
 
 class Rooms:
@@ -68,32 +77,37 @@ class Rooms:
 
     @property
     def next_deadline_ns(self) -> int | None:
-        """When `tick` has something to do; None when nobody's connection is lost."""
-        first = next(iter(self._index.away.values()), None)
-        return None if first is None else first + _RESUME_NS
+        """When `tick` has something to do; None when no time runs."""
+        times = list(self._index.kept.values())
+        if self._index.away:
+            # Those stand first that are away the longest.
+            times.append(next(iter(self._index.away.values())) + _RESUME_NS)
+        return min(times, default=None)
 
     def create(
-        self,
-        message: CreateRoom,
-        now_ns: int,
-        payment: Payment | None = None,
-        invitations: Sequence[str] = (),
+        self, message: CreateRoom, now_ns: int, payment: Payment | None = None
     ) -> tuple[Seat, list[Effect]]:
-        """Make a room, whose host enters; `invitations` are good for it as well. Where the host has
-        to pay first, the effects are kept until that is done; when it can't be, `end` takes the
-        room back, and nobody has known of it.
+        """Make a room, whose host enters. Where the host has to pay first, the effects are kept
+        until that is done; when it can't be, `end` takes the room back, and nobody has known of it.
 
         Raises:
             SignalingError: ``unavailable``, or what the quota says.
         """
-        if len(self._rooms) >= ROOMS_MAXIMUM:
-            raise SignalingError("unavailable", "the node has as many rooms as it can")
-        identity = b32encode(self._clock.random_bytes(10)).decode().lower()
-        room = self._new_room(identity, message.lobby, payment)
-        relay_only = message.relay_only or self._relay_only
-        effects = room.create(message, relay_only, now_ns, invitations)
-        self._rooms[identity] = room
-        return Seat(identity, room.host), effects
+        room = self._new_room(self._new_id(), message.lobby, payment)
+        effects = room.create(message, message.relay_only or self._relay_only, now_ns)
+        self._rooms[room.id] = room
+        return Seat(room.id, room.host), effects
+
+    def prepare(self, now_ns: int) -> tuple[Prepared, list[Effect]]:
+        """Make a room for an operator, in which nobody is yet, and for which no host pays.
+
+        Raises:
+            SignalingError: ``unavailable``.
+        """
+        room = self._new_room(self._new_id(), lobby=False, payment=None)
+        prepared = Prepared(room.id, *room.prepare(now_ns))
+        self._rooms[room.id] = room
+        return prepared, [Changed(room.id)]
 
     def join_untrusted(self, message: JoinRoom, now_ns: int) -> tuple[Seat, list[Effect]]:
         """Have somebody enter by an invitation, or knock.
@@ -155,11 +169,20 @@ class Rooms:
         return room.lose(seat, now_ns) if room is not None and room.has(seat.peer) else []
 
     def tick(self, now_ns: int) -> list[Effect]:
-        """End the sessions of those who have not come back in time."""
+        """End the sessions of those who have not come back in time, and the rooms that have waited
+        in vain."""
         effects: list[Effect] = []
-        while (due_ns := self.next_deadline_ns) is not None and due_ns <= now_ns:
-            seat = next(iter(self._index.away))
+        while self._index.away:
+            seat, since_ns = next(iter(self._index.away.items()))
+            if now_ns < since_ns + _RESUME_NS:
+                break
             effects += self._closing(self._rooms[seat.room].remove(seat.peer, "lost"))
+        for name, until_ns in list(self._index.kept.items()):
+            if until_ns <= now_ns:
+                # From now on it is a room as others.
+                del self._index.kept[name]
+                if not self._rooms[name].people:
+                    effects += self.end(name, "room-closed")
         return effects
 
     def warn(self, room: str, left_s: int) -> list[Effect]:
@@ -187,14 +210,21 @@ class Rooms:
         stored = decode_room(record)
         if len(self._rooms) >= ROOMS_MAXIMUM or stored.id in self._rooms:
             raise ValueError("there are too many rooms, or there is this one already")
-        if stored.host not in {one.id for one in stored.people}:
-            raise ValueError("the room has no host")
+        if stored.host not in {one.id for one in stored.people} and (
+            stored.people or now_ns >= stored.kept_until_ns
+        ):
+            raise ValueError("nobody is in the room, and nobody is waited for")
         # The other way round there are rooms that an operator has prepared.
         if stored.payment is not None and not host_pays:
             raise ValueError("hosts do not pay any more")
         room = self._new_room(stored.id, stored.lobby, stored.payment)
         room.restore(stored, now_ns)
         self._rooms[room.id] = room
+
+    def _new_id(self) -> str:
+        if len(self._rooms) >= ROOMS_MAXIMUM:
+            raise SignalingError("unavailable", "the node has as many rooms as it can")
+        return b32encode(self._clock.random_bytes(10)).decode().lower()
 
     def _new_room(self, identity: str, lobby: bool, payment: Payment | None) -> Room:
         return Room(

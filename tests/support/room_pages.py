@@ -24,7 +24,7 @@ from relay.signaling.messages import (
 from relay.signaling.messages import Knocking as KnockingMessage
 from relay.signaling.room import Act, Changed, Closed, Effect, End, Enter, Seat, Tell
 from relay.signaling.room_billing import Payment
-from relay.signaling.rooms import Rooms
+from relay.signaling.rooms import Prepared, Rooms
 
 
 def no_quota(people: int, now_ns: int) -> None:
@@ -146,6 +146,11 @@ class Pages:
         page = self.pages[seat] = Page(seat)
         self.carry_out(effects)
         return page
+
+    def prepare(self) -> Prepared:
+        prepared, effects = self.rooms.prepare(self.now_ns)
+        self.carry_out(effects)
+        return prepared
 
     def join(self, invitation: str, **options: object) -> Page:
         message = JoinRoom(self.seq(), invitation, **options)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from core.clock import VirtualClock
 from core.errors import SignalingError
 from relay.signaling.messages import Admit, Deny, HangUp, Invite, Kick, SetRoom
-from relay.signaling.room import KNOCKING_MAXIMUM, RESUME_S, ROOM_PEOPLE
-from relay.signaling.rooms import Rooms
+from relay.signaling.room import INVITATION_TTL_S, KNOCKING_MAXIMUM, RESUME_S, ROOM_PEOPLE
+from relay.signaling.rooms import Prepared, Rooms
 from tests.support.room_pages import Page, Pages, no_quota
 
 
@@ -25,6 +25,7 @@ class Life(RuleBasedStateMachine):
         clock = VirtualClock()
         self.pages = Pages(Rooms(clock, no_quota), clock)
         self.lost_at_s: dict[Page, float] = {}
+        self.prepared: dict[str, Prepared] = {}
 
     def drawn(self, data: st.DataObject, those: list[Page]) -> Page:
         return data.draw(st.sampled_from(those), label="page")
@@ -41,10 +42,17 @@ class Life(RuleBasedStateMachine):
     def create(self, lobby: bool) -> None:
         self.pages.create(lobby=lobby)
 
-    @precondition(lambda self: self.pages.pages)
+    @precondition(lambda self: len(self.pages.rooms) < 3)
+    @rule()
+    def prepare(self) -> None:
+        prepared = self.pages.prepare()
+        self.prepared[prepared.room] = prepared
+
+    @precondition(lambda self: self.pages.pages or self.prepared)
     @rule(data=st.data(), many=st.sampled_from([1, 2, 2 * ROOM_PEOPLE]))
     def join(self, data: st.DataObject, many: int) -> None:
         tokens = [token for page in self.pages.pages.values() for token in page.invitations]
+        tokens += [token for one in self.prepared.values() for token in one[1:]]
         token = data.draw(st.sampled_from(tokens))
         for _ in range(many):
             with contextlib.suppress(SignalingError):
@@ -112,9 +120,8 @@ class Life(RuleBasedStateMachine):
         rooms = {page.seat.room for page in self.pages.living() if page.is_in}
         # Somebody may have been let in while away, and not know it yet.
         assert rooms <= {room.id for room in self.pages.rooms} == self.pages.stored.keys()
-        assert {room.id for room in self.pages.rooms} <= {
-            page.seat.room for page in self.pages.living()
-        }
+        ids = {room.id for room in self.pages.rooms}
+        assert ids <= {page.seat.room for page in self.pages.living()} | self.prepared.keys()
         for page in self.pages.pages.values():
             found = self.pages.rooms.find_untrusted(page.secret)
             assert found == (page.seat if page.ended is None else None)
@@ -146,6 +153,8 @@ class Life(RuleBasedStateMachine):
                 self.pages.lose(page)
         self.pages.advance(RESUME_S)
         assert self.pages.living() == []
+        assert {room.id for room in self.pages.rooms} == self.prepared.keys()
+        self.pages.advance(INVITATION_TTL_S)
         assert (len(self.pages.rooms), self.pages.rooms.people) == (0, 0)
         assert self.pages.stored == {}
 

@@ -565,6 +565,63 @@ def test_a_room_is_taken_up_once_and_as_it_is_paid_for(pages: Pages) -> None:
     Rooms(pages.clock, no_quota).restore(paid, pages.now_ns, host_pays=True)
 
 
+# ------------------------------------------------------------ rooms that an operator prepares
+
+
+def test_a_prepared_room_waits_for_its_host(pages: Pages) -> None:
+    prepared = pages.prepare()
+    guest = pages.join(prepared.invitation)
+    assert (guest.seat.room, guest.host) == (prepared.room, guest.seat.peer)
+    host = pages.join(prepared.host_invitation)
+    assert guest.host == host.host == host.seat.peer
+    # A second one by the same link is not.
+    assert pages.join(prepared.host_invitation).host == host.seat.peer
+    assert pages.join(prepared.invitation).host == host.seat.peer
+
+
+def test_the_host_of_a_prepared_room_is_let_in_whatever_was_set(pages: Pages) -> None:
+    prepared = pages.prepare()
+    guest = pages.join(prepared.invitation)
+    pages.act(guest, SetRoom(pages.seq(), locked=True, lobby=True))
+    assert refusal(lambda: pages.join(prepared.invitation)) == "locked"
+    host = pages.join(prepared.host_invitation)
+    assert guest.host == host.seat.peer
+    pages.act(host, Kick(pages.seq(), guest.seat.peer))
+    assert guest.ended == "kicked"
+
+
+def test_a_prepared_room_is_there_again_after_all_have_left(pages: Pages) -> None:
+    prepared = pages.prepare()
+    host = pages.join(prepared.host_invitation)
+    pages.act(host, SetRoom(pages.seq(), locked=False, lobby=True))
+    knocker = pages.join(prepared.invitation)
+    pages.act(host, HangUp(pages.seq()))
+    assert knocker.ended == "room-closed"
+    assert pages.join(prepared.invitation).is_in
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_prepared_room_waits_for_a_day(pages: Pages, killed: bool) -> None:
+    prepared = pages.prepare()
+    if killed:
+        pages.advance(60)
+        pages.kill(Rooms(pages.clock, no_quota))
+    pages.advance(INVITATION_TTL_S - 61)
+    guest = pages.join(prepared.invitation)
+    pages.act(guest, HangUp(pages.seq()))
+    pages.advance(61)
+    assert refusal(lambda: pages.join(prepared.host_invitation)) == "bad-secret"
+    assert (len(pages.rooms), pages.stored, pages.rooms.next_deadline_ns) == (0, {}, None)
+
+
+def test_a_prepared_room_ends_with_its_last_one_when_its_day_is_over(pages: Pages) -> None:
+    guest = pages.join(pages.prepare().invitation)
+    pages.advance(INVITATION_TTL_S)
+    assert guest.ended is None
+    pages.act(guest, HangUp(pages.seq()))
+    assert len(pages.rooms) == 0
+
+
 # ------------------------------------------------------------ the smaller things
 
 
