@@ -99,10 +99,9 @@ class CallBilling(Protocol):
         self,
         name: str,
         *,
-        payer: int | None = None,
-        line: Line | None = None,
-        relayed: bool = True,
-        rate_bytes_s: int = 0,
+        payer: int,
+        line: Line,
+        relayed: bool,
     ) -> bool:
         """Let allocations join, and hold the first seconds; False where the account can't pay."""
 
