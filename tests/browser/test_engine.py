@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Error, Page
 
 from tests.support.browser import browser
 from tests.support.signaling_server import (
+    CALL,
     INVITATION,
+    SECRETS,
     SignalingServer,
     signaling_server,
 )
@@ -122,3 +125,318 @@ def test_two_talk_and_see_the_same_string(chromium: Browser, server: SignalingSe
     offers = [sdp for _, kind, sdp in server.descriptions if kind == "offer"]
     sections = [line.split()[0] for line in offers[0].splitlines() if line.startswith("m=")]
     assert sections == ["m=audio", "m=video", "m=video", "m=application"]
+
+
+def test_a_camera_flows_while_it_is_on(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        assert server.kinds[-1] == "voice"
+        two.evaluate("() => meeting.setCamera(true)")
+        until(one, "s.peers[0].camera && s.peers[0].cameraStream")
+        until(two, "s.local.camera && s.local.cameraStream")
+        assert server.kinds[-1] == "video"
+        width = one.evaluate(
+            """async () => {
+              const video = document.createElement("video");
+              video.muted = true;
+              video.srcObject = meeting.state.peers[0].cameraStream;
+              await video.play();
+              return video.videoWidth;
+            }"""
+        )
+        assert width > 0
+        one.evaluate("() => meeting.setCamera(true)")
+        until(two, "s.peers[0].camera")
+        for page in (one, two):
+            page.evaluate("() => meeting.setCamera(false)")
+        for page in (one, two):
+            until(page, "!s.peers[0].camera && !s.peers[0].cameraStream && !s.local.camera")
+        assert server.kinds[-1] == "voice"
+
+
+def test_who_is_muted_is_said_to_be(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        passed = len(server.descriptions)
+        one.evaluate("() => meeting.setMicrophone(false)")
+        until(two, "!s.peers[0].microphone")
+        one.evaluate("() => meeting.setMicrophone(true)")
+        until(two, "s.peers[0].microphone")
+        assert len(server.descriptions) == passed
+
+
+def test_without_a_microphone_one_hears_the_others(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        use_media(one)
+        one.evaluate("() => meeting.createRoom({ name: 'Ada' })")
+        two.evaluate("(invitation) => meeting.joinRoom({ invitation })", INVITATION)
+        until(two, "s.peers[0]?.microphone && s.peers[0].audioStream")
+        until(one, "s.peers[0]?.verification && !s.peers[0].microphone && !s.peers[0].audioStream")
+        two.evaluate("() => meeting.setMicrophone(true)")
+        until(one, "s.peers[0].microphone && s.peers[0].audioStream")
+
+
+def test_what_is_written_arrives_once_and_in_order(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        one.evaluate("() => { for (let n = 0; n < 20; n += 1) meeting.say(`message ${n}`); }")
+        two.evaluate("() => meeting.say('привет')")
+        until(two, "s.chat.length === 21")
+        until(one, "s.chat.length === 21")
+        written = state(two, "s.chat.filter(({ mine }) => !mine).map(({ text }) => text)")
+        assert written == [f"message {number}" for number in range(20)]
+        assert state(one, "s.chat.find(({ mine }) => !mine)")["name"] == "Bob"
+        with pytest.raises(Error, match="RangeError"):
+            one.evaluate("() => meeting.say('x'.repeat(16 * 1024 + 1))")
+
+
+def send_file(page: Page, size: int) -> str:
+    """Offer a file of that size that can be told from others; its SHA-256."""
+    page.evaluate(
+        """(size) => {
+          const pattern = new Uint8Array(65_521).map((_, index) => (index * index) >> 3);
+          const parts = Array(Math.ceil(size / pattern.length)).fill(pattern);
+          const file = new File([new Blob(parts).slice(0, size)], "a\\u202e/picture.png", {
+            type: "image/png",
+          });
+          meeting.sendFile(file);
+        }""",
+        size,
+    )
+    pattern = bytes(((index * index) >> 3) & 255 for index in range(65_521))
+    return hashlib.sha256((pattern * (size // len(pattern) + 1))[:size]).hexdigest()
+
+
+RECEIVED_HASH = """async () => {
+  const { blob } = meeting.state.files.at(-1);
+  const digest = await crypto.subtle.digest("SHA-256", await blob.arrayBuffer());
+  return Array.from(new Uint8Array(digest), (one) => one.toString(16).padStart(2, "0")).join("");
+}"""
+
+
+@pytest.mark.parametrize("size", [0, 1, 20 * 1024 * 1024])
+def test_a_file_arrives_as_it_was_sent(
+    chromium: Browser, server: SignalingServer, size: int
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        expected = send_file(one, size)
+        until(two, "s.files[0]?.status === 'offered'")
+        assert state(two, "s.files[0].name") == "a__picture.png"
+        two.evaluate("() => meeting.acceptFile(meeting.state.files[0].id)")
+        for page in (one, two):
+            until(page, "s.files[0].status === 'done'")
+            assert state(page, "s.files[0].sha256") == expected
+            assert state(page, "s.files[0].sent_or_received_bytes") == size
+        assert two.evaluate(RECEIVED_HASH) == expected
+
+
+def test_a_file_goes_on_over_a_new_connection(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        expected = send_file(one, 12 * 1024 * 1024)
+        until(two, "s.files[0]?.status === 'offered'")
+        # A sink that waits in the middle, so that the connection is lost in mid-file.
+        two.evaluate(
+            """() => {
+              window.written = [];
+              window.size = 0;
+              const held = new Promise((resolve) => { window.goOn = resolve; });
+              meeting.acceptFile(meeting.state.files[0].id, {
+                async write(bytes) {
+                  written.push(bytes.slice());
+                  size += bytes.byteLength;
+                  if (size > 4e6) await held;
+                },
+                async close() { return new Blob(written); },
+                async abort() {},
+              });
+            }"""
+        )
+        two.wait_for_function("() => size > 4e6", timeout=TIMEOUT_MS)
+        one.evaluate("() => [...meeting.people.values()][0].peer.rebuild()")
+        until(one, "s.files[0].status === 'paused'")
+        two.evaluate("() => goOn()")
+        until(two, "s.files[0].status === 'done'")
+        assert two.evaluate(RECEIVED_HASH) == expected
+        assert two.evaluate("() => size") == 12 * 1024 * 1024
+
+
+def test_a_file_is_declined_and_another_cancelled(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        send_file(one, 100)
+        send_file(one, 100)
+        until(two, "s.files.length === 2")
+        two.evaluate("() => meeting.declineFile(meeting.state.files[0].id)")
+        one.evaluate("() => meeting.cancelFile(meeting.state.files[1].id)")
+        until(one, "s.files[0].status === 'declined' && s.files[1].status === 'failed'")
+        until(two, "s.files[1].status === 'failed' && s.files[1].reason === 'cancelled'")
+
+
+def test_a_lost_connection_to_the_node_comes_back(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        label = one.evaluate("() => [...meeting.people.values()][0].peer.label")
+        server.is_open = False
+        server.cut("1")
+        until(one, "!s.online")
+        until(two, "s.peers[0].away")
+        # What is done meanwhile is done when the node is back.
+        one.evaluate("() => { meeting.setCamera(true); }")
+        server.is_open = True
+        until(one, "s.online")
+        until(two, "!s.peers[0].away && s.peers[0].camera")
+        assert server.of_type("resume") == ["1"]
+        assert one.evaluate("() => [...meeting.people.values()][0].peer.label") == label
+
+
+@pytest.mark.parametrize("reloaded", [0, 1])
+def test_a_page_that_is_loaded_anew_goes_on(
+    chromium: Browser, server: SignalingServer, reloaded: int
+) -> None:
+    with pages(chromium, server) as opened:
+        meet(opened)
+        page, other = opened[reloaded], opened[1 - reloaded]
+        page.reload()
+        page.evaluate(_LOAD)
+        use_media(page)
+        assert page.evaluate("() => meeting.resume()") is True
+        for one in opened:
+            until(one, "s.peers[0]?.connection === 'connected' && s.peers[0].verification")
+        assert state(page, "s.peers[0].verification.identity") == "known"
+        assert state(page, "s.peers[0].verification.emoji") == state(
+            other, "s.peers[0].verification.emoji"
+        )
+        assert state(page, "s.invitation") == INVITATION
+        other.evaluate("() => meeting.say('again')")
+        until(page, "s.chat[0]?.text === 'again'")
+
+
+def test_a_session_that_is_over_ends_the_meeting(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        server.remembers = False
+        server.cut("2")
+        until(two, "s.phase === 'over' && s.over === 'not-resumable'")
+        assert two.evaluate("() => sessionStorage.length") == 0
+
+
+@pytest.mark.parametrize("restarting", [0, 1])
+def test_ice_is_restarted_by_either_side(
+    chromium: Browser, server: SignalingServer, restarting: int
+) -> None:
+    with pages(chromium, server) as opened:
+        meet(opened)
+        before = [
+            page.evaluate(
+                """() => {
+                  const { pc } = [...meeting.people.values()][0].peer;
+                  return /ice-ufrag:(\\S+)/.exec(pc.currentLocalDescription.sdp)[1];
+                }"""
+            )
+            for page in opened
+        ]
+        opened[restarting].evaluate("() => [...meeting.people.values()][0].peer.restart(true)")
+        for page in opened:
+            # What was agreed on last, and by which the connection stands.
+            page.wait_for_function(
+                """(before) => {
+                  const { pc } = [...meeting.people.values()][0].peer;
+                  const now = /ice-ufrag:(\\S+)/.exec(pc.currentLocalDescription.sdp)[1];
+                  return now !== before && pc.connectionState === "connected";
+                }""",
+                arg=before[opened.index(page)],
+                timeout=TIMEOUT_MS,
+            )
+
+
+def test_swapped_fingerprints_let_nothing_through(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    server.swap_fingerprints = True
+    with pages(chromium, server) as (one, two):
+        one.evaluate("() => meeting.createRoom({})")
+        two.evaluate("(invitation) => meeting.joinRoom({ invitation })", INVITATION)
+        until(one, "s.peers[0]?.connection === 'interrupted'")
+        assert state(one, "s.peers[0].verification") is None
+
+
+def test_a_guest_waits_until_the_host_has_let_them_in(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (host, guest):
+        host.evaluate("() => meeting.createRoom({ name: 'Ada', lobby: true })")
+        invitation = host.evaluate("() => meeting.host.invite({ uses: 1 })")
+        guest.evaluate("(invitation) => meeting.joinRoom({ invitation, name: 'Bob' })", invitation)
+        until(guest, "s.phase === 'waiting'")
+        until(host, "s.knocking.length === 1")
+        host.evaluate("() => meeting.host.admit(meeting.state.knocking[0].id)")
+        until(guest, "s.phase === 'in' && s.peers[0]?.connection === 'connected'")
+
+
+def test_three_know_each_other_and_the_rosters_agree(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server, 3) as opened:
+        meet(opened)
+        for page in opened:
+            until(page, "s.peers.every((one) => one.verification.rosterAgrees)")
+        # As if somebody sat between the first and the second.
+        opened[1].evaluate("() => meeting.people.get('3').sayRoster({ '1': 'f'.repeat(64) })")
+        until(opened[2], "s.peers.some((one) => one.id === '1' && !one.verification.rosterAgrees)")
+
+
+def test_a_call_is_answered_by_a_click(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (caller, callee):
+        for page, role in ((caller, "caller"), (callee, "callee")):
+            use_media(page)
+            page.evaluate(
+                "([call, secret]) => meeting.openCall({ call, secret })", [CALL, SECRETS[role]]
+            )
+        callee.wait_for_function(
+            "() => [...meeting.people.values()][0]?.peer.pc.signalingState === 'have-remote-offer'",
+            timeout=TIMEOUT_MS,
+        )
+        assert state(callee, "s.phase") == "ringing"
+        assert not server.kinds
+        callee.evaluate("() => meeting.answer()")
+        for page in (caller, callee):
+            until(page, "s.phase === 'in' && s.peers[0]?.connection === 'connected'")
+        assert server.of_type("answer") == ["2"]
+        callee.evaluate("() => meeting.setCamera(true)")
+        until(caller, "s.peers[0].camera && s.call.kind === 'video'")
+        assert sorted(server.of_type("connected")) == ["1", "2"]
+        caller.evaluate("() => meeting.hangUp()")
+        until(callee, "s.phase === 'over' && s.over === 'hung-up'")
+
+
+def test_a_call_whose_session_is_over_is_opened_anew(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (caller, callee):
+        for page, role in ((caller, "caller"), (callee, "callee")):
+            use_media(page)
+            page.evaluate(
+                "([call, secret]) => meeting.openCall({ call, secret })", [CALL, SECRETS[role]]
+            )
+        callee.evaluate("() => meeting.answer()")
+        for page in (caller, callee):
+            until(page, "s.phase === 'in' && s.peers[0]?.connection === 'connected'")
+        server.remembers = False
+        server.cut("1")
+        until(caller, "!s.online")
+        until(caller, "s.online")
+        for page in (caller, callee):
+            until(page, "s.phase === 'in' && s.peers[0]?.connection === 'connected'")
+        assert server.of_type("open_call") == ["1", "2", "1"]
