@@ -185,7 +185,7 @@ class Node:
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(*COLLECT_THRESHOLDS)
-                links = self._signaling.prepare_room() if config.development else None
+                links = await self._signaling.prepare_room() if config.development else None
                 self._announcer.ready(
                     turn=[str(endpoint) for endpoint in config.turn.listen],
                     http=self._pages.url,

@@ -181,7 +181,7 @@ class RoomDesk:
             self._carry_out(self._rooms.end(seat.room, "room-closed"))
             raise
 
-    def prepare(self) -> tuple[str, str]:
+    async def prepare(self) -> tuple[str, str]:
         """A room in which nobody is yet: the invitations of its host and of the others.
 
         Raises:
@@ -189,7 +189,7 @@ class RoomDesk:
         """
         prepared, effects = self._rooms.prepare(self._now_ns())
         self._carry_out(effects)
-        self.hub.start(self._open_sessions, prepared.room)
+        await self._open_sessions(prepared.room)
         return prepared.host_invitation, prepared.invitation
 
     async def _open_sessions(self, room: str) -> None:

@@ -126,13 +126,13 @@ class Signaling:
         self.rooms.room_token = config.room_token
         self.calls.calls_per_minute = config.calls_per_minute
 
-    def prepare_room(self) -> RoomLinkReply:
+    async def prepare_room(self) -> RoomLinkReply:
         """A room that waits for its first visitor, and the links to it.
 
         Raises:
             SignalingError: too many of them wait.
         """
-        first, second = self.rooms.prepare()
+        first, second = await self.rooms.prepare()
         url = self._url()
         return RoomLinkReply(room_url=f"{url}/#{first}", invitation_url=f"{url}/#{second}")
 
@@ -154,7 +154,7 @@ class Signaling:
                 _, info = await self.calls.end_call(request.call)
                 return CallEndReply(_item(info))
             case _:
-                return self.prepare_room()
+                return await self.prepare_room()
 
     def _list(self, request: CallListRequest) -> CallListReply:
         if request.account is None:

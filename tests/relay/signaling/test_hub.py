@@ -393,7 +393,7 @@ def test_rooms_outlive_the_node(tmp_path: Path) -> None:
 
 def test_a_prepared_room_waits_for_its_host(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
-        first, second = node.desk.prepare()
+        first, second = await node.desk.prepare()
         pages = [node.connect(), node.connect(), node.connect()]
         entered = [
             await page.ask("join", invitation=token)
