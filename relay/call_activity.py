@@ -82,6 +82,10 @@ class CallActivity:
             sessions, flows: as the data plane has them now.
             relayed: bytes, by the handle of the session.
         """
+        if not self._is_call.any():
+            # A node that relays for others alone need not look at each of its flows.
+            self._judged_ns = now_ns
+            return
         sessions = sessions[self._is_call[sessions["session"]]]
         flows = flows[self._is_call[flows["session"]]]
         handles = sessions["session"]

@@ -16,6 +16,7 @@ from core.clock import VirtualClock
 from core.stun.address import Address, FiveTuple
 from relay.dataplane.interface import OWN_NO, ControlDatagram, IcmpError, RelayUnavailable
 from relay.listeners.udp import BATCH, UdpListener
+from relay.metering import Metering
 from relay.turn.effects import (
     CloseAllocation,
     CloseRelay,
@@ -294,3 +295,24 @@ def test_an_allocation_gives_up_one_relay_of_two(bench: Bench) -> None:
     assert list(bench.data_plane.bound) == [relayed(50001)]
     bench.listener.carry_out([CloseAllocation(1, "expired")])
     assert not bench.data_plane.bound
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("node", "call", "rate"), [(0, 0, 0), (7, 0, 7), (0, 5, 5), (7, 5, 5), (5, 7, 5)]
+)
+async def test_an_allocation_may_carry_what_the_node_and_its_call_allow(
+    bench: Bench, node: int, call: int, rate: int
+) -> None:
+    sessions = bench.listener.sessions
+    assert isinstance(sessions, Metering)
+    assert await sessions.open_call("CALL-1", rate_bytes_s=call)
+    assert await sessions.join(1, "CALL-1", None) == 0
+    bench.listener.set_rate(node)
+    bench.allocate(1, "CALL-1", 1)
+    bench.allocate(2, "alice", 2)
+    rates = [one.rate_bytes_s for one in bench.data_plane.allocations.values()]
+    assert rates == [rate, node]
+    bench.listener.set_rate(6)
+    rates = [one.rate_bytes_s for one in bench.data_plane.allocations.values()]
+    assert rates == [min(6, call or 6), 6]

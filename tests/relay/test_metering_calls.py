@@ -22,8 +22,9 @@ from core.stun.channel_data import encode_channel_data
 from core.units import NS_PER_S
 from relay.call_activity import FLOOR_BYTES_S, HOLDING_S
 from relay.dataplane.interface import OWN_RELAYS_ONLY, UNLIMITED_SECONDS, RelayUnavailable
+from tests.support.engine import Client, join, running_engine
 from tests.support.fake_dataplane import FakeDataPlane
-from tests.support.metering import Bench
+from tests.support.metering import Bench, MeteringBench
 
 CALL = "CALL-AAAAAAAA"
 VOICE = Line("voice", J.unit, 0, NODE)
@@ -44,8 +45,7 @@ class CallBench(Bench):
     clock: VirtualClock
 
     def __init__(self, ledger: LmdbLedger, clock: VirtualClock, line: Line | None = None) -> None:
-        super().__init__(ledger, FakeDataPlane(clock), line)
-        self.clock = clock
+        super().__init__(ledger, FakeDataPlane(clock), clock, line)
         self.cuts: list[tuple[str, str]] = []
         self.allocations: dict[int, int] = {}
         self.metering.on_call_cut = lambda name, reason: self.cuts.append((name, reason))
@@ -547,3 +547,63 @@ async def test_a_node_that_stops_charges_its_calls(bench: CallBench) -> None:
     assert await bench.paid(alice) == [(3, "the node stops")]
     assert len(bench.metering) == 0
     await bench.check()
+
+
+async def test_workers_count_what_a_call_pays_for(tmp_path: Path, clock: VirtualClock) -> None:
+    """The engine's own seconds; the metering's pass when it has counted one."""
+    with (
+        open_ledger(tmp_path, clock, sessions=8, map_bytes=1 << 26) as ledger,
+        running_engine(("127.0.0.1",), workers=2) as engine,
+    ):
+        bench = MeteringBench(ledger, engine, clock, None)
+        alice = await bench.account("alice", 100)
+        assert await bench.metering.open_call(CALL, payer=alice, line=VOICE)
+        handle = await bench.begin(1, CALL, None)
+        assert await bench.begin(2, CALL, None) == handle
+        sides = [Client(engine, handle) for _ in range(2)]
+        join(*sides)
+
+        def active_s() -> int:
+            return int(engine.session_counters()["active_seconds"].sum())
+
+        async def talk(count: int, *talking: Client) -> int:
+            """Both hear what these say, until so many seconds have been counted; returns how many
+            have been."""
+            begun_s = active_s()
+            while (passed_s := active_s() - begun_s) < count:
+                before_s = active_s()
+                while active_s() == before_s:
+                    for side in talking:
+                        side.send_channel(MEDIA)
+                        assert len(sides[side is sides[0]].receive()) == len(MEDIA) + 4
+                clock.advance_s(active_s() - before_s)
+                bench.collect()
+                await bench.metering.tick()
+            return passed_s
+
+        await talk(2, *sides)
+        assert bench.metering.call_figures(CALL).seconds == 0
+        bench.metering.start_call(CALL)
+        both_s = await talk(2, *sides)
+        assert bench.metering.call_figures(CALL).seconds == both_s
+        assert bench.metering.last_both_active_s(CALL) == clock.monotonic_ns() / NS_PER_S
+        # As if nine seconds of silence were over.
+        clock.advance_s(HOLDING_S - 1)
+        await talk(3, sides[0])
+        assert both_s < bench.metering.call_figures(CALL).seconds < both_s + 3
+        charged_s = bench.metering.call_figures(CALL).seconds
+        charged_s += await talk(1, *sides)
+        assert bench.metering.call_figures(CALL).seconds == charged_s
+        for side in sides:
+            side.close()
+        for allocation in (1, 2):
+            bench.leave(allocation)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.metering.close_call, CALL, "hung up")
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.fail_after(10):
+                while len(bench.metering):
+                    bench.collect()
+                    await bench.metering.tick()
+        assert await bench.paid(alice) == [(charged_s, "hung up")]
+        assert (await verify(ledger)).ok

@@ -58,10 +58,12 @@ class BusyEngine(FakeDataPlane):
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with open_ledger(tmp_path, CLOCK, sessions=2, map_bytes=1 << 26) as ledger:
-        yield Bench(ledger, HastyEngine(CLOCK))
+        yield Bench(ledger, HastyEngine(CLOCK), CLOCK)
 
 
-async def test_a_handle_that_is_used_again_is_charged_to_each_in_turn(bench: Bench) -> None:
+async def test_a_handle_that_is_used_again_is_charged_to_each_in_turn(
+    bench: Bench,
+) -> None:
     alice, bob = await bench.account("alice", 10), await bench.account("bob", 10)
     handle = await bench.begin(1, "alice's", "alice")
     bench.engine.sessions[handle] = {1, 2, 3}
@@ -102,7 +104,9 @@ async def test_who_comes_while_a_session_is_begun_shares_it(bench: Bench) -> Non
     assert len(bench.metering) == 0
 
 
-async def test_who_comes_while_a_session_is_refused_is_refused_too(bench: Bench) -> None:
+async def test_who_comes_while_a_session_is_refused_is_refused_too(
+    bench: Bench,
+) -> None:
     alice = await bench.account("alice", 0)
     assert await join_together(bench) == [403, 403, 403]
     assert len(bench.metering) == 0
@@ -204,7 +208,9 @@ async def test_who_gets_the_slot_of_a_session_that_ran_dry_is_not_cut(
     assert bench.stops == []
 
 
-async def test_nobody_pays_for_who_had_the_handle_before_for_nothing(bench: Bench) -> None:
+async def test_nobody_pays_for_who_had_the_handle_before_for_nothing(
+    bench: Bench,
+) -> None:
     bob = await bench.account("bob", 10)
     assert await bench.metering.open_call("CALL-1")
     handle = await bench.begin(1, "CALL-1", None)
@@ -287,7 +293,7 @@ async def test_a_session_pays_for_its_own_megabytes_whenever_a_worker_lets_go(
     with open_ledger(tmp_path, CLOCK, map_bytes=1 << 26) as ledger:
         engine = BusyEngine(CLOCK)
         by_megabyte = dataclasses.replace(TURN, price_second=0, price_megabyte=J.unit)
-        bench = Bench(ledger, engine, by_megabyte)
+        bench = Bench(ledger, engine, CLOCK, by_megabyte)
         alice = await bench.account("alice", 10)
         handle = await bench.begin(1, "alice's", "alice")
         relay = engine.open_relay(Address.from_text("127.0.0.1", 50001))
@@ -307,7 +313,7 @@ async def test_a_session_pays_for_its_own_megabytes_whenever_a_worker_lets_go(
 
 async def test_those_who_run_dry_together_are_stopped_together(tmp_path: Path) -> None:
     with open_ledger(tmp_path, CLOCK, map_bytes=1 << 26) as ledger:
-        bench = Bench(ledger, FakeDataPlane(CLOCK))
+        bench = Bench(ledger, FakeDataPlane(CLOCK), CLOCK)
         alice, bob = await bench.account("alice", 0), await bench.account("bob", 100)
         names = [f"session {number}" for number in range(9)]
         for number, name in enumerate(names):
@@ -380,7 +386,9 @@ async def test_a_number_whose_account_was_merged_pays_from_the_one_that_took_ove
     assert [vars(record)["montana_fields"]["account"] for record in cut] == [alice]
 
 
-async def test_a_session_that_was_passed_on_is_cut_for_what_its_payer_lacks(bench: Bench) -> None:
+async def test_a_session_that_was_passed_on_is_cut_for_what_its_payer_lacks(
+    bench: Bench,
+) -> None:
     bob = await bench.account("bob", 1)
     alice = await bench.account("alice", 2)
     handle = await bench.begin(1, "bob's", "bob")

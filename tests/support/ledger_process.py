@@ -25,7 +25,7 @@ from billing.charging import Charging
 from billing.ledger import FEES, ISSUE, NODE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.tariff import Line
-from billing.transfers import Kind, Transfer
+from billing.transfers import Kind, Transfer, derive_id
 from core.clock import SystemClock
 from tests.support.disk_shim import loaded_shim
 
@@ -116,12 +116,14 @@ async def _sessions(
                 account = chance.choice([*RICH, *POOR])
                 opened = await charging.open(f"s{turn}", LINES[kind], account)
                 if opened is not None:
-                    live[opened.info.slot] = [opened.info.id.hex(), kind, 0, 0]
-        for counters in live.values():
+                    live[opened.info.slot] = [opened.info.id.hex(), kind, 0, 0, 0, 0]
+        for slot, counters in live.items():
             counters[2] += chance.choice((0, 1, 1, 3))
             counters[3] += chance.choice((0, 1000, 999_999))
+            if chance.random() < 0.05:
+                await _change(charging, slot, counters, tell)
         closing = {slot: "hang-up" for slot in live if chance.random() < 0.1}
-        tell({"ask": "tick", "sessions": list(live.values())})
+        tell({"ask": "tick", "sessions": [_part(counters) for counters in live.values()]})
         verdicts = await charging.tick(
             np.array(list(live), np.uint32),
             np.array([one[2] for one in live.values()], np.uint64),
@@ -143,6 +145,26 @@ async def _sessions(
             del live[slot]
         ticks = None if ticks is None else ticks - 1
         await trio.sleep(0.001)
+
+
+def _part(counters: list[Any]) -> list[Any]:
+    """The id and kind of a session's present part, and what it has counted."""
+    identity, kind, seconds, relayed_bytes, seconds_before, bytes_before = counters
+    return [identity, kind, seconds - seconds_before, relayed_bytes - bytes_before]
+
+
+async def _change(charging: Charging, slot: int, counters: list[Any], tell: Tell) -> None:
+    """A session becomes one of the other kind."""
+    tell({"ask": "tick", "sessions": [_part(counters)]})
+    identity, kind, seconds, relayed_bytes = counters[:4]
+    (other,) = LINES.keys() - {kind}
+    await charging.change(slot, LINES[other], seconds, relayed_bytes)
+    record = charging.parts(slot)[-1]
+    assert record.id.hex() == identity
+    tell({"ack": "tick", "costs": {}, "closed": {identity: record.cost}})
+    counters[0] = derive_id(record.id, b"now " + other.encode()).hex()
+    counters[1] = other
+    counters[4:] = seconds, relayed_bytes
 
 
 async def _work(ledger: LmdbLedger, turn: int, ticks: int | None, tell: Tell) -> None:

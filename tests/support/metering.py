@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import trio
 
@@ -14,20 +15,25 @@ from billing.ledger import ISSUE, NODE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.tariff import Line
 from billing.transfers import Transfer, new_id
+from core.clock import Clock
+from relay.dataplane.interface import DataPlane
 from relay.figures import FigureReader
 from relay.metering import Metering
 from tests.support.fake_dataplane import FakeDataPlane
 
 TURN = Line("turn", J.unit, 0, NODE)
+Engine = TypeVar("Engine", bound=DataPlane)
 
 
-class Bench:
+class MeteringBench(Generic[Engine]):
     """A metering with all that it needs; whoever is stopped leaves at once."""
 
-    def __init__(self, ledger: LmdbLedger, engine: FakeDataPlane, line: Line | None = TURN) -> None:
+    def __init__(
+        self, ledger: LmdbLedger, engine: Engine, clock: Clock, line: Line | None = TURN
+    ) -> None:
         self.ledger = ledger
         self.engine = engine
-        clock = engine.clock
+        self.clock = clock
         self.stops: list[tuple[AbstractSet[str], str]] = []
         self.living: dict[int, str] = {}
         self.charging = Charging(ledger)
@@ -71,7 +77,7 @@ class Bench:
 
     async def credit(self, account: int, amount: int) -> None:
         (result,) = await self.ledger.transfer(
-            [Transfer(new_id(self.engine.clock), ISSUE, account, amount * J.unit)]
+            [Transfer(new_id(self.clock), ISSUE, account, amount * J.unit)]
         )
         assert result.is_done
 
@@ -96,8 +102,11 @@ class Bench:
         return [(record.cost // J.unit, record.reason) for record in records]
 
 
+Bench = MeteringBench[FakeDataPlane]
+
+
 @contextmanager
 def free_sessions(folder: Path, engine: FakeDataPlane) -> Iterator[Metering]:
     """Sessions of a node that charges nobody."""
     with open_ledger(folder, engine.clock, sessions=64, map_bytes=1 << 26) as ledger:
-        yield Bench(ledger, engine, None).metering
+        yield Bench(ledger, engine, engine.clock, None).metering

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Callable
 
 import pytest
 
 from core.stun.attributes import encode_even_port
-from core.stun.constants import Attribute, Method
-from relay.turn.effects import CloseRelay, LeaveSession
+from core.stun.constants import Attribute, MessageClass, Method
+from relay.turn.effects import CloseRelay, JoinSession, LeaveSession
 from tests.support.turn_client import (
     TRANSPORT,
     Session,
@@ -95,4 +96,30 @@ def test_a_reserved_port_is_given_up_with_the_claim_that_nobody_pays(pays: bool)
         assert len(world.relays) == 1
     world.advance(700)
     assert not world.relays
+    assert not world.joined
+
+
+@pytest.mark.parametrize("pays", [None, lambda _: False])
+def test_calls_are_asked_for_also_where_nobody_pays(pays: Callable[[str], bool] | None) -> None:
+    world = World(turn_config(secrets=SECRETS), pays=pays)
+    call = limited(world, "carol#CALL-7", SECRETS[0], 1)
+    call.allocate()
+    plain = limited(world, "carol", SECRETS[0], 2)
+    assert plain.ask(Method.ALLOCATE, [TRANSPORT]).message_class == (
+        MessageClass.SUCCESS if pays is None else MessageClass.ERROR
+    )
+    asked = [(one.session, one.payer) for one in world.taken(JoinSession)]
+    assert asked[0] == ("CALL-7", None)
+    assert len(asked) == (1 if pays is None else 2)
+    call.do(Method.REFRESH, [lifetime(0)])
+    assert not world.joined
+
+
+def test_a_call_that_finds_no_port_leaves_also_where_nobody_pays() -> None:
+    world = World(turn_config(secrets=SECRETS))
+    world.unavailable = lambda _: True
+    for number, name in enumerate(("carol#CALL-7", "carol"), 1):
+        session = limited(world, name, SECRETS[0], number)
+        assert session.refused(Method.ALLOCATE, [TRANSPORT]) == 508
+    assert len(world.taken(LeaveSession)) == 1
     assert not world.joined
