@@ -7,8 +7,10 @@ import { text } from "./text.js";
 import { alarmOf, alarmText } from "./verification_panel.js";
 
 const TOLD_MS = 8000;
+const SLOW_MS = 8000;
 
 export class Banners {
+  #waiting_since_ms = new Map();
   #told = null;
   #timer = null;
 
@@ -68,6 +70,14 @@ export class Banners {
     }
     if (!state.online)
       banners.push({ key: "offline", look: "uneasy", said: text("node_away"), buttons: [] });
+    for (const peer of this.#unreached(state.peers)) {
+      banners.push({
+        key: `slow-${peer.id}`,
+        look: "uneasy",
+        said: text("relay_slow", { name: nameOf(peer) }),
+        buttons: [{ key: "relay_check", act: () => window.open("/check", "_blank", "noopener") }],
+      });
+    }
     if (state.warning) {
       const left = clock(state.warning.left_s);
       banners.push({
@@ -77,7 +87,7 @@ export class Banners {
         buttons: [],
       });
     }
-    for (const peer of state.room?.host === state.you ? (state.room.knocking ?? []) : []) {
+    for (const peer of state.knocking) {
       banners.push({
         key: `knock-${peer.id}`,
         look: "",
@@ -90,6 +100,18 @@ export class Banners {
     }
     if (this.#told) banners.push({ key: "told", look: "uneasy", said: this.#told, buttons: [] });
     return banners;
+  }
+
+  /** Peers to whom there has been no way for too long. */
+  #unreached(peers) {
+    const waiting = new Map();
+    const now_ms = performance.now();
+    for (const peer of peers) {
+      if (peer.connection === "connected" || peer.away) continue;
+      waiting.set(peer.id, this.#waiting_since_ms.get(peer.id) ?? now_ms);
+    }
+    this.#waiting_since_ms = waiting;
+    return peers.filter(({ id }) => now_ms - (waiting.get(id) ?? now_ms) >= SLOW_MS);
   }
 
   #create({ look, buttons }) {

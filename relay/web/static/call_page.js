@@ -21,7 +21,7 @@ const meeting = new Meeting();
 window.montana = { meeting };
 const pre_join = new PreJoin(() => {
   // A caller's devices belong to the call while it rings, so that the offer has them already.
-  if (isCaller() && meeting.state.phase === "ringing") meeting.useMedia(pre_join.tracks);
+  if (isCaller() && meeting.state.phase === "ringing") meeting.useMedia(pre_join.copies());
 });
 const stage = new Stage(meeting, byId("stage"), () => meeting.hangUp());
 const ringer = new Ringer();
@@ -80,11 +80,11 @@ function isCaller() {
 async function answer(has_video) {
   byId("answer").disabled = true;
   byId("answer-video").disabled = true;
-  const { microphone, camera } = pre_join.tracks;
-  if (camera && !has_video) camera.stop();
-  meeting.useMedia({ microphone, camera: has_video ? camera : null });
-  pre_join.take();
+  const { microphone, camera } = pre_join.copies();
+  if (!has_video) camera?.stop();
+  pre_join.stop();
   try {
+    await meeting.useMedia({ microphone, camera: has_video ? camera : null });
     await meeting.answer();
     // The answer doesn't wait for somebody who is asked about a camera.
     if (has_video && !camera) await meeting.setCamera(true);
@@ -112,7 +112,7 @@ function show() {
   if (phase === "in") {
     if (!stage.is_shown) {
       stage.setSpeaker(pre_join.speaker_id);
-      pre_join.take();
+      pre_join.stop();
     }
     sessionStorage.setItem(
       DEVICES,

@@ -3,9 +3,10 @@
 import { make, say, setAttribute, syncList } from "./dom.js";
 import { nameOf, size, timeOfDay } from "./format.js";
 import { icon } from "./icons.js";
+import { pickSink } from "./sinks.js";
 import { text } from "./text.js";
 
-const MESSAGE_MAXIMUM_BYTES = 16 * 1024;
+const PICK_BYTES = 512 * 1024 * 1024;
 
 export class ChatPanel {
   constructor(meeting, told) {
@@ -94,6 +95,14 @@ export class ChatPanel {
     this.input.focus();
   }
 
+  async #act(method, id) {
+    if (method !== "acceptFile") return this.meeting[method](id);
+    const { name, size: bytes } = this.meeting.state.files.find((file) => file.id === id);
+    // A large file goes where it is to stay; the rest is kept by the browser until it is saved.
+    const sink = bytes > PICK_BYTES ? await pickSink(name) : null;
+    return this.meeting.acceptFile(id, sink);
+  }
+
   #firstSeen(file_id) {
     if (!this.first_seen_ms.has(file_id)) this.first_seen_ms.set(file_id, Date.now());
     return this.first_seen_ms.get(file_id);
@@ -107,11 +116,12 @@ export class ChatPanel {
   #send() {
     const said = this.input.value.trim();
     if (!said) return;
-    if (new TextEncoder().encode(said).length > MESSAGE_MAXIMUM_BYTES) {
+    try {
+      this.meeting.say(said);
+    } catch {
       this.told(text("chat_too_long"));
       return;
     }
-    this.meeting.say(said);
     this.input.value = "";
     this.#grow();
   }
@@ -154,9 +164,10 @@ export class ChatPanel {
         on: {
           click: async () => {
             try {
-              await this.meeting[method](id);
+              await this.#act(method, id);
             } catch (failure) {
-              this.told(failure.message);
+              // Whoever changes their mind while choosing a place needs no advice.
+              if (failure.name !== "AbortError") this.told(failure.message);
             }
           },
         },
@@ -186,8 +197,7 @@ export class ChatPanel {
 
   #updateFile(element, file, peers) {
     const [meta, line, progress, acts] = element.children;
-    const is_mine =
-      file.direction !== "in" && file.direction !== "receiving" && file.direction !== "received";
+    const is_mine = file.direction === "out";
     element.classList.toggle("mine", is_mine);
     const peer = peers.find(({ id }) => id === file.from);
     say(meta, is_mine ? text("you") : nameOf(peer));
@@ -212,9 +222,9 @@ export class ChatPanel {
       button.hidden = !shown[button.dataset.act];
     const save = acts.querySelector("a");
     // What could not be written to a file of the person's choice at once is kept for them to save.
-    save.hidden = !(file.url && file.status === "done" && !is_mine);
+    save.hidden = !(file.blob && file.status === "done" && !is_mine);
     if (!save.hidden) {
-      setAttribute(save, "href", file.url);
+      if (!save.href) save.href = URL.createObjectURL(file.blob);
       setAttribute(save, "download", file.name);
     }
   }

@@ -1,10 +1,15 @@
 // The lists of microphones, cameras and speakers, before a call and in one.
 
 import { make, syncList } from "./dom.js";
-import { listDevices } from "./devices.js";
+import { listDevices, onDevices } from "./media.js";
 import { text } from "./text.js";
 
-const KINDS = ["audioinput", "videoinput", "audiooutput"];
+// As the browser calls them, and as they are listed.
+const LISTS = { audioinput: "microphones", videoinput: "cameras", audiooutput: "speakers" };
+const KINDS = Object.keys(LISTS);
+
+/** Whether this browser lets people choose where sound is played. */
+export const canChooseSpeaker = () => "setSinkId" in HTMLMediaElement.prototype;
 
 export class DevicePicker {
   /** `choose(kind, device_id)` is called when somebody has chosen. */
@@ -19,19 +24,22 @@ export class DevicePicker {
       this.selects[kind] = select;
       this.element.append(make("label", {}, make("span", { text: `device_${kind}` }), select));
     }
-    navigator.mediaDevices?.addEventListener?.("devicechange", () => this.refresh());
+    onDevices(() => this.refresh());
   }
 
   /** Ask anew what is there, and mark what `used` says: {audioinput: id, ...}. */
   async refresh(used = {}) {
-    const found = await listDevices();
+    const listed = await listDevices();
     for (const kind of KINDS) {
+      // Before a device was allowed they have no names, and are nothing to choose from.
+      const is_offered = kind !== "audiooutput" || canChooseSpeaker();
+      const found = is_offered ? listed[LISTS[kind]].filter(({ id }) => id) : [];
       const select = this.selects[kind];
       const before = used[kind] ?? select.value;
-      select.parentElement.hidden = !found[kind].length;
+      select.parentElement.hidden = !found.length;
       syncList(
         select,
-        found[kind],
+        found,
         ({ id }) => id,
         ({ id }) => make("option", { value: id }),
         (option, { label }) => {
@@ -39,7 +47,7 @@ export class DevicePicker {
           option.textContent = label || text(`device_${kind}_number`, { number: place });
         },
       );
-      if (found[kind].some(({ id }) => id === before)) select.value = before;
+      if (found.some(({ id }) => id === before)) select.value = before;
     }
   }
 }

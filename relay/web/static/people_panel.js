@@ -78,7 +78,7 @@ export class PeoplePanel {
   render(state) {
     const { room, peers, you } = state;
     const is_host = room !== null && room?.host === you;
-    const knocking = is_host ? (room.knocking ?? []) : [];
+    const { knocking } = state;
     this.waiting.hidden = !knocking.length;
     syncList(
       this.knocking,
@@ -87,7 +87,7 @@ export class PeoplePanel {
       (peer) => this.#createKnock(peer),
       (element, peer) => say(element.firstChild, nameOf(peer)),
     );
-    const everybody = [{ id: you, name: state.name ?? "", own: true }, ...peers];
+    const everybody = [{ id: you, name: this.meeting.name ?? "", own: true }, ...peers];
     syncList(
       this.people,
       everybody,

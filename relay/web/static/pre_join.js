@@ -1,11 +1,11 @@
 // Before one goes in: what others will see and hear, and from which devices.
 
 import { DevicePicker } from "./device_picker.js";
-import { openDevice } from "./devices.js";
 import { make, setAttribute, setLabel, setTip } from "./dom.js";
 import { explainFailure } from "./explain.js";
 import { setIcon } from "./icons.js";
-import { LevelMeter } from "./level_meter.js";
+import { LevelBars } from "./level_bars.js";
+import { openCamera, openMicrophone } from "./media.js";
 import { onLanguage } from "./text.js";
 
 export class PreJoin {
@@ -26,7 +26,7 @@ export class PreJoin {
     });
     this.video.muted = true;
     this.empty = make("p", { class: "preview-empty", text: "preview_off" });
-    this.meter = new LevelMeter();
+    this.meter = new LevelBars();
     this.buttons = {
       audioinput: this.#toggle("audioinput"),
       videoinput: this.#toggle("videoinput"),
@@ -63,17 +63,11 @@ export class PreJoin {
     if (camera) await this.#open("videoinput");
   }
 
-  /** What was chosen, for `Meeting.useMedia`. */
-  get tracks() {
-    const { audioinput: microphone, videoinput: camera } = this.#tracks;
-    return { microphone, camera };
-  }
-
-  /** Leave the devices to whoever was given them. */
-  take() {
-    this.#asked += 1;
-    this.#tracks = { audioinput: null, videoinput: null };
-    this.#show();
+  /** What was chosen, for `Meeting.useMedia`: tracks of their own, so that the preview goes on
+   * when nothing comes of it. */
+  copies() {
+    const { audioinput, videoinput } = this.#tracks;
+    return { microphone: audioinput?.clone() ?? null, camera: videoinput?.clone() ?? null };
   }
 
   /** Let go of both devices. */
@@ -101,7 +95,8 @@ export class PreJoin {
   async #open(kind, device_id = null) {
     const asked = this.#asked;
     try {
-      const track = await openDevice(kind, device_id);
+      const open = kind === "audioinput" ? openMicrophone : openCamera;
+      const track = await open(device_id);
       if (asked !== this.#asked) {
         // Somebody has gone on in the meantime.
         track.stop();

@@ -18,17 +18,14 @@ const SECRET = /^[A-Za-z0-9_-]{16,128}$/;
 const byId = (id) => document.getElementById(id);
 
 setUpPage();
-const meeting = new Meeting();
-window.montana = { meeting };
 const pre_join = new PreJoin();
-const stage = new Stage(meeting, byId("stage"), () => meeting.leave());
+let meeting = newMeeting();
+let stage = null;
 const form = byId("entry-form");
 let invitation = null;
 let problem = null;
-let shown_over = null;
 
 byId("pre-join").append(pre_join.element);
-meeting.addEventListener("change", show);
 onLanguage(() => (showProblem(), show()));
 byId("create").addEventListener("click", () => enter(null));
 byId("join-form").addEventListener("submit", (event) => {
@@ -49,9 +46,17 @@ form.addEventListener("submit", (event) => {
 // A link that is opened in the same tab changes nothing but the fragment.
 window.addEventListener("hashchange", () => {
   const found = takeFragment(INVITATION);
-  if (found && ["idle", "over"].includes(meeting.state.phase)) enter(found);
+  if (found && meeting.state.phase === "idle") enter(found);
+  if (found && meeting.state.phase === "over") location.reload();
 });
 begin();
+
+function newMeeting() {
+  const made = new Meeting();
+  window.montana = { meeting: made };
+  made.addEventListener("change", () => made === meeting && show());
+  return made;
+}
 
 async function begin() {
   const missing = missingAbility();
@@ -76,8 +81,8 @@ async function begin() {
 async function resume() {
   const on = JSON.parse(sessionStorage.getItem(DEVICES) ?? "{}");
   if (!(await meeting.resume())) return false;
-  if (on.microphone) await meeting.setMicrophone(true).catch((failure) => stage.tell(failure));
-  if (on.camera) await meeting.setCamera(true).catch((failure) => stage.tell(failure));
+  if (on.microphone) await meeting.setMicrophone(true).catch((failure) => stage?.tell(failure));
+  if (on.camera) await meeting.setCamera(true).catch((failure) => stage?.tell(failure));
   return true;
 }
 
@@ -111,7 +116,7 @@ async function go() {
   // Whoever comes in by a reload finds what was taken here.
   if (invitation) sessionStorage.setItem(INVITATION, invitation);
   try {
-    meeting.useMedia(pre_join.tracks);
+    meeting.useMedia(pre_join.copies());
     if (invitation) await meeting.joinRoom({ invitation, name, relayOnly });
     else {
       const token = form.elements.token.value.trim();
@@ -124,10 +129,10 @@ async function go() {
         account: await Account.load().catch(() => null),
       });
     }
-    stage.setSpeaker(pre_join.speaker_id);
-    pre_join.take();
   } catch (failure) {
     problem = failure;
+    // A meeting is entered once.
+    meeting = newMeeting();
     byId("token-line").hidden = failure.code !== "token-needed";
     if (failure.code === "token-needed") form.elements.token.focus();
     showView("entry");
@@ -157,12 +162,15 @@ function show() {
       JSON.stringify({ microphone: state.local.microphone, camera: state.local.camera }),
     );
     showView("stage");
+    if (stage === null) {
+      stage = new Stage(meeting, byId("stage"), () => meeting.leave());
+      stage.setSpeaker(pre_join.speaker_id);
+      pre_join.stop();
+    }
     stage.show();
     stage.render();
-  } else if (stage.is_shown) stage.hide();
-  if (state.phase !== "over") shown_over = null;
-  else if (shown_over !== state.over || document.body.dataset.view === "over") {
-    shown_over = state.over;
+  } else if (stage?.is_shown) stage.hide();
+  if (state.phase === "over" && !problem) {
     showView("over");
     const back = make("button", {
       type: "button",

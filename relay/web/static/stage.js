@@ -3,8 +3,7 @@
 import { AudioSinks } from "./audio_sinks.js";
 import { Banners } from "./banners.js";
 import { ChatPanel } from "./chat_panel.js";
-import { DevicePicker } from "./device_picker.js";
-import { canChooseSpeaker } from "./devices.js";
+import { canChooseSpeaker, DevicePicker } from "./device_picker.js";
 import { make, say, setAttribute, setLabel, setText, setTip } from "./dom.js";
 import { explainFailure } from "./explain.js";
 import { clock, money, nameOf, shortAddress } from "./format.js";
@@ -36,8 +35,8 @@ export class Stage {
     this.banners = new Banners({
       verify: (peer_id) => this.openPanel("verify", peer_id),
       unblock: () => this.sinks.unblock(),
-      admit: (peer_id) => meeting.host.admit(peer_id).catch((failure) => told(failure.message)),
-      deny: (peer_id) => meeting.host.deny(peer_id).catch((failure) => told(failure.message)),
+      admit: (peer_id) => meeting.host.admit(peer_id),
+      deny: (peer_id) => meeting.host.deny(peer_id),
     });
     this.sinks = new AudioSinks((is_blocked) => {
       this.banners.is_blocked = is_blocked;
@@ -68,7 +67,11 @@ export class Stage {
     this.root.replaceChildren(this.element);
     this.#entered_ms = Date.now();
     this.wake_lock.hold();
-    this.#timer = setInterval(() => this.#showTime(), 500);
+    this.#timer = setInterval(() => {
+      this.#showTime();
+      // Some of what they tell is how long something has taken.
+      this.banners.render(this.meeting.state);
+    }, 500);
     this.render();
     this.buttons.microphone.focus();
   }
@@ -127,6 +130,7 @@ export class Stage {
     const panel = this.panels[name];
     setText(this.panel_title, `panel_${name}`);
     setLabel(this.panel, `panel_${name}`);
+    setLabel(this.panel_body, `panel_${name}`);
     this.panel_body.replaceChildren(panel.element);
     if (name === "devices") this.devices.refresh(this.#usedDevices());
     panel.render(this.meeting.state);
@@ -161,7 +165,7 @@ export class Stage {
       icon("close"),
     );
     this.panel_title = make("h2", { tabindex: "-1" });
-    this.panel_body = make("div", { class: "panel-body" });
+    this.panel_body = make("div", { class: "panel-body", role: "group", tabindex: "0" });
     this.panel = make(
       "aside",
       { class: "panel", hidden: true },
@@ -278,7 +282,7 @@ export class Stage {
       state.peers.every(({ verification }) => verification?.identity === "verified");
     setIcon(verify, alarms ? "shield_alert" : is_verified ? "shield_check" : "shield");
     setAttribute(verify, "data-alarm", alarms);
-    this.#count("people", (state.room?.knocking ?? []).length);
+    this.#count("people", state.knocking.length);
   }
 
   #showTime() {

@@ -10,6 +10,7 @@ import { number, text } from "./text.js";
 const GAP_PX = 10;
 const SHAPE = 16 / 9;
 const OWN = "own";
+const SPEAKING_LEVEL = 0.05;
 
 export class Tiles {
   /** `verify(peer_id)` is called when somebody wants to compare emoji with a peer. */
@@ -123,7 +124,7 @@ function updateTile(element, { key, peer, is_screen, stream, local }) {
   const is_muted = !is_screen && (peer ? !peer.microphone : !local?.microphone);
   muted.hidden = !is_muted;
   setLabel(muted, "microphone_is_off");
-  const is_speaking = !is_screen && (peer ? peer.speaking : Boolean(local?.speaking));
+  const is_speaking = !is_screen && (peer ? peer.speaking : (local?.level ?? 0) > SPEAKING_LEVEL);
   element.classList.toggle("speaking", is_speaking && !is_muted);
   const said = peer && !is_screen ? stateOf(peer) : "";
   state_line.hidden = !said;
