@@ -323,6 +323,7 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
         ("allocations", show_number(reply.allocations)),
         ("sessions", show_number(reply.sessions)),
         ("flows", show_number(reply.flows)),
+        *((name, show_number(count)) for name, count in reply.signaling.items()),
     ]
     table = [(text(f"status_{name}"), value) for name, value in rows if value]
     table.append((text("status_relayed"), "\n".join(relayed)))

@@ -25,6 +25,7 @@ class Figures:
         drops: packets that were not relayed, by cause.
         engine: the data plane's other counters, under its own names.
         active_s: seconds in which a session relayed something, summed over all sessions.
+        signaling: pages that are connected, rooms, people in them, and calls, that live now.
     """
 
     uptime_s: int
@@ -36,6 +37,7 @@ class Figures:
     drops: dict[str, int]
     engine: dict[str, int]
     active_s: int
+    signaling: dict[str, int]
 
 
 class FigureReader:
@@ -49,6 +51,8 @@ class FigureReader:
         self._ended_sessions_active_s = 0
         self.on_ended: Callable[[Any, Any], None] | None = None
         """Is given the last counters of flows and of sessions, each once."""
+        self.signaling: Callable[[], dict[str, int]] = dict
+        """Counts what lives of signaling."""
 
     def collect_ended(self) -> None:
         """Take what ended since the last call, so that the engine may use its slots again."""
@@ -88,4 +92,5 @@ class FigureReader:
             }
             | {"refused_relays": self._listener.refused_relays},
             active_s=self._ended_sessions_active_s + int(living["active_seconds"].sum()),
+            signaling=self.signaling(),
         )

@@ -18,6 +18,12 @@ _GAUGES = {
     "sessions": "Sessions that live now.",
     "flows": "Permissions and channels that live now.",
 }
+_SIGNALING = {
+    "pages": "Pages that are connected now.",
+    "rooms": "Rooms that live now.",
+    "people": "People in rooms now.",
+    "calls": "Calls that live now.",
+}
 _COUNTERS = {
     "packets": ("relayed_packets", "direction", "Packets relayed."),
     "bytes": ("relayed_bytes", "direction", "Payload bytes relayed."),
@@ -45,6 +51,9 @@ class _NodeCollector(Collector):
         )
         for field, help_text in _GAUGES.items():
             yield GaugeMetricFamily(f"montana_{field}", help_text, value=getattr(figures, field))
+        for name, help_text in _SIGNALING.items():
+            value = figures.signaling.get(name, 0)
+            yield GaugeMetricFamily(f"montana_{name}", help_text, value=value)
         yield CounterMetricFamily(
             "montana_session_active_seconds",
             "Seconds in which a session relayed something, over all sessions.",

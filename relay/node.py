@@ -54,6 +54,7 @@ from relay.metering import Metering, bound_payers
 from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over, take_over_signaling
+from relay.signaling.discovery import Responder, serve_discovery
 from relay.signaling.service import Signaling
 from relay.turn.server import Server
 from relay.upkeep import Upkeep
@@ -98,6 +99,7 @@ class Node:
     ) -> None:
         self._config = config
         self._first_config = first_config
+        self._node_key = node_key
         self._ledger = ledger
         self._sized_for = config.turn.limits
         self._clock = clock
@@ -151,6 +153,7 @@ class Node:
             self._issuer,
             url=lambda: self._pages.url,
         )
+        self._figures.signaling = self._signaling.figures
         self._pages = Pages(
             config,
             node_key,
@@ -174,6 +177,9 @@ class Node:
                 self._data_plane.start()
                 await self._signaling.recover()
                 nursery.start_soon(self._signaling.run)
+                if config.signaling.discovery:
+                    responder = Responder(self._node_key, self._pages.url, "", self._clock)
+                    await nursery.start(serve_discovery, responder, config.signaling.discovery_port)
                 nursery.start_soon(self._listener.run)
                 nursery.start_soon(self._pages.serve)
                 nursery.start_soon(api.serve, self._answer)
@@ -321,6 +327,7 @@ class Node:
             bytes=figures.bytes,
             drops=figures.drops,
             counters=figures.engine,
+            signaling=figures.signaling,
         )
 
 

@@ -286,7 +286,8 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     """The node's figures since its start.
 
     `packets` and `bytes` count relayed payload by direction, `drops` packets by cause,
-    `counters` everything that the data plane counts, under its own names.
+    `counters` everything that the data plane counts, under its own names; `signaling` the pages
+    that are connected, rooms, people in them and calls, as they are now.
     """
 
     version: str
@@ -303,6 +304,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     bytes: dict[str, int]
     drops: dict[str, int]
     counters: dict[str, int]
+    signaling: dict[str, int] = {}
 
 
 class CredentialsReply(msgspec.Struct, frozen=True, tag="credentials", tag_field="type"):

@@ -119,6 +119,11 @@ class RoomDesk:
     def __len__(self) -> int:
         return len(self._rooms)
 
+    @property
+    def people(self) -> int:
+        """How many are in rooms."""
+        return self._rooms.people
+
     async def recover(self) -> None:
         """Take up the rooms of an earlier run; people may come back to them."""
         await self._store.restore(self._rooms, self._now_ns(), host_pays=self._billing is not None)

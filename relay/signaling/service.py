@@ -120,6 +120,15 @@ class Signaling:
             nursery.start_soon(self.rooms.run)
             nursery.start_soon(self.calls.run)
 
+    def figures(self) -> dict[str, int]:
+        """What lives now: pages that are connected, rooms, people in them, calls."""
+        return {
+            "pages": self.hub.connections,
+            "rooms": len(self.rooms),
+            "people": self.rooms.people,
+            "calls": len(self.calls.living()),
+        }
+
     def reconfigure(self, config: SignalingConfig) -> None:
         """Take over what may change while the node runs."""
         self.hub.config = config
