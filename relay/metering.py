@@ -42,6 +42,8 @@ NO_MONEY = "no balance"
 ACCOUNT_FROZEN = "account frozen"
 ACCOUNT_CLOSED = "account closed"
 NODE_STOPS = "the node stops"
+CLOSE_S = 2.0
+"""How long it is left to the regular tick to charge the last seconds of a call."""
 FINISH_S = 1.0
 """How long a stop waits for the workers to let go of what was closed."""
 _ENDED = np.dtype([("slot", "<u4"), ("seconds", "<u8"), ("bytes", "<u8")])
@@ -690,11 +692,14 @@ class Metering:
 
     async def close_call(self, name: str, reason: str) -> tuple[CallRecord, ...]:
         """End a call with its allocations, and charge its last seconds; nothing for one that is not
-        open. It is over when the next tick could be stored.
+        open. It is over with the next tick.
 
         Returns:
             its records: one for each kind that it has been of, the first one first; none where
             nothing was counted.
+
+        Raises:
+            OperationError: they can't be stored; they will be, and to ask again waits for it.
         """
         call = self._calls.get(name)
         if call is None:
@@ -703,7 +708,13 @@ class Metering:
             call.ended = reason
             self._stop({name}, reason)
             self._release(call, reason)
-        await call.closed.wait()
+        while not call.closed.is_set():
+            with trio.move_on_after(CLOSE_S):
+                await call.closed.wait()
+            if not call.closed.is_set():
+                # Ticks fail, or there are none any more, since the node is about to stop.
+                self._collect()
+                self._stop_all(await self.tick())
         return call.records
 
     def _forget(self, call: _Call, records: tuple[CallRecord, ...]) -> None:

@@ -549,6 +549,26 @@ async def test_a_node_that_stops_charges_its_calls(bench: CallBench) -> None:
     await bench.check()
 
 
+async def test_a_call_is_closed_where_nobody_ticks_any_more(
+    bench: CallBench, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await opened(bench)
+    bench.metering.start_call(CALL)
+    await bench.seconds(2, MEDIA, MEDIA)
+
+    async def fails(*_: object) -> None:
+        raise OperationError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.charging, "tick", fails)
+        with pytest.raises(OperationError, match="the disk is full"):
+            await bench.metering.close_call(CALL, "hung up")
+    assert await bench.metering.join(3, CALL, None) == 403
+    (record,) = await bench.metering.close_call(CALL, "again")
+    assert (record.seconds, record.reason) == (2, "hung up")
+    assert await bench.paid(alice) == [(2, "hung up")]
+
+
 async def test_workers_count_what_a_call_pays_for(tmp_path: Path, clock: VirtualClock) -> None:
     """The engine's own seconds; the metering's pass when it has counted one."""
     with (

@@ -185,8 +185,8 @@ class LedgerBilling:
             np.zeros(len(living), np.uint64),
             closing,
         )
-        for slot, record in zip(closing, verdicts.records, strict=True):
-            living[slot].records += (record,)
+        for slot, records in verdicts.records.items():
+            living[slot].records += records
         stopped = set(verdicts.stopped.tolist()) - closing.keys()
         return [name for name, one in self.calls.items() if one.slot in stopped]
 
