@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
 
 from core.units import NS_PER_S
-
-HOLDING_S: Final = 10
-"""For so long a side is taken to be there though nothing is heard of it."""
+from relay.call_activity import HOLDING_S
 
 
 class Side(StrEnum):
@@ -24,7 +21,8 @@ class Side(StrEnum):
 
 
 class Heartbeats:
-    """Counts the time in which both sides have been heard of within `HOLDING_S`.
+    """Counts the time in which both sides have been heard of within `HOLDING_S`, as seconds
+    that are relayed are counted.
 
     Args:
         started_ns: when both were connected; times are of one clock.

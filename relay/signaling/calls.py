@@ -22,7 +22,7 @@ import logging
 from base64 import b32encode, urlsafe_b64encode
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -34,17 +34,17 @@ from billing.accounts import (
     account_number_untrusted,
     normalise_address_untrusted,
 )
-from billing.journal import CallRecord
 from billing.ledger import HISTORY_LINES, LmdbLedger
 from billing.money import J, format_amount
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError, SignalingError
 from core.units import DAY_S, MINUTE_S, NS_PER_S
+from relay.call_activity import HOLDING_S
 from relay.log import log_event
-from relay.metering import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY
+from relay.metering import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY, Metering
 from relay.signaling.call_blocks import CallBlocks
-from relay.signaling.call_heartbeats import HOLDING_S, Heartbeats, Side
+from relay.signaling.call_heartbeats import Heartbeats, Side
 from relay.signaling.call_records import LIVING_MAXIMUM, CallInfo, CallRecords, Page
 from relay.signaling.call_states import Event, Status, outcome_of
 from relay.signaling.descriptions import (
@@ -74,54 +74,6 @@ _CUTS: Final = {
 }
 
 _log = logging.getLogger("montana.calls")
-
-
-class CallFigures(Protocol):
-    """What a call has come to since it was opened."""
-
-    @property
-    def seconds(self) -> int:
-        """That were charged."""
-
-    @property
-    def cost(self) -> int:
-        """Micro-J, of the whole call."""
-
-    @property
-    def left(self) -> int:
-        """Micro-J that the payer still has for it."""
-
-
-class CallBilling(Protocol):
-    """Charges calls: `relay.metering.Metering`. A call is named by its id."""
-
-    async def open_call(
-        self,
-        name: str,
-        *,
-        payer: int,
-        line: Line,
-        relayed: bool,
-    ) -> bool:
-        """Let allocations join, and hold the first seconds; False where the account can't pay."""
-
-    def start_call(self, name: str) -> None:
-        """Charge from now on."""
-
-    async def change_call(self, name: str, line: Line) -> None:
-        """Charge another price from the next second on."""
-
-    async def close_call(self, name: str, reason: str) -> tuple[CallRecord, ...]:
-        """Charge the last seconds and end its allocations; the records since it was opened."""
-
-    def call_figures(self, name: str) -> CallFigures:
-        """What it has come to."""
-
-    def last_both_active_s(self, name: str) -> float | None:
-        """The monotonic clock's seconds when media last flowed both ways through the relays."""
-
-    def count_direct(self, name: str, seconds: int) -> None:
-        """How many seconds a call that isn't relayed has had since it was opened."""
 
 
 class CallUpdated(NamedTuple):
@@ -156,13 +108,13 @@ class _Call:
         present: the sides whose pages are there, or will be soon.
         connected: those whose media connection stands.
         relay_only: those who give away no address but their relays', whatever the other one does.
-        is_billed: the billing has it open.
+        is_billed: the metering has it open.
         opening: held by whoever opens, changes or closes it there.
         counted_since_s: since when it is charged, of the monotonic clock's seconds.
         heartbeats: of a call that isn't relayed, while it is charged.
         connect_by_ns: when an answered call that isn't charged yet has failed.
-        earlier_seconds, earlier_cost: what it had come to before the billing opened it.
-        records: what the billing has closed it with.
+        earlier_seconds, earlier_cost: what it had come to before the metering opened it.
+        is_closing: the metering was asked to close it.
         warned_at_s: the lowest that was told of this depletion; None for none.
         has_failed: closing or storing it has failed before.
         unstarted_media_s, last_media_s: see `UNSTARTED_MEDIA_S`.
@@ -178,11 +130,11 @@ class _Call:
         "heartbeats",
         "info",
         "is_billed",
+        "is_closing",
         "is_finishing",
         "last_media_s",
         "opening",
         "present",
-        "records",
         "relay_only",
         "unstarted_media_s",
         "warned_at_s",
@@ -194,12 +146,12 @@ class _Call:
         self.connected: set[Side] = set()
         self.relay_only: set[Side] = set()
         self.is_billed = False
+        self.is_closing = False
         self.opening = trio.Lock()
         self.counted_since_s: float | None = None
         self.heartbeats: Heartbeats | None = None
         self.connect_by_ns = 0
         self.earlier_seconds = self.earlier_cost = 0
-        self.records: tuple[CallRecord, ...] = ()
         self.warned_at_s: int | None = None
         self.unstarted_media_s = 0
         self.last_media_s: float | None = None
@@ -231,7 +183,7 @@ class CallManager:
     def __init__(
         self,
         ledger: LmdbLedger,
-        billing: CallBilling,
+        metering: Metering,
         clock: Clock,
         *,
         line_of: Callable[[Kind], Line],
@@ -243,7 +195,7 @@ class CallManager:
         calls_per_minute: int = 10,
     ) -> None:
         self._ledger = ledger
-        self._billing = billing
+        self._metering = metering
         self._clock = clock
         self._line_of = line_of
         self._is_own = is_own
@@ -676,7 +628,7 @@ class CallManager:
 
     def _look_at_charges(self, call: _Call, now_ns: int) -> None:
         if call.heartbeats is not None:
-            self._billing.count_direct(call.info.id, call.heartbeats.seconds(now_ns))
+            self._metering.count_direct(call.info.id, call.heartbeats.seconds(now_ns))
         left = self._read_figures(call)
         self._tell(CallUpdated(call.info, left))
         self._warn(call, left)
@@ -685,7 +637,7 @@ class CallManager:
 
     def _read_figures(self, call: _Call) -> int:
         """Take over what was charged; returns what is left."""
-        figures = self._billing.call_figures(call.info.id)
+        figures = self._metering.call_figures(call.info.id)
         call.change(
             seconds=call.earlier_seconds + figures.seconds, cost=call.earlier_cost + figures.cost
         )
@@ -705,7 +657,7 @@ class CallManager:
         if call.heartbeats is not None:
             return (now_ns - call.heartbeats.last_both_ns) / NS_PER_S
         assert call.counted_since_s is not None
-        last_s = self._billing.last_both_active_s(call.info.id) or 0
+        last_s = self._metering.last_both_active_s(call.info.id) or 0
         return self._clock.monotonic_ns() / NS_PER_S - max(call.counted_since_s, last_s)
 
     def _media_flows_unstarted(self, call: _Call) -> bool:
@@ -713,7 +665,7 @@ class CallManager:
         that never says that it is connected would else talk for nothing."""
         if not call.is_billed or not call.info.relayed:
             return False
-        last_s = self._billing.last_both_active_s(call.info.id)
+        last_s = self._metering.last_both_active_s(call.info.id)
         if last_s != call.last_media_s:
             call.last_media_s = last_s
             call.unstarted_media_s += 1
@@ -722,7 +674,7 @@ class CallManager:
     # ------------------------------------------------------------ changes
 
     def billing_cut(self, call_id: str, reason: str) -> None:
-        """The billing has stopped a call: the money is used up, or the account can't pay any more.
+        """The metering has stopped a call: the money is used up, or the account can't pay any more.
         `reason` is one of `relay.metering`'s."""
         call = self._calls.get(call_id)
         if call is not None:
@@ -770,7 +722,7 @@ class CallManager:
 
     def _start(self, call: _Call) -> None:
         now_ns = self._ledger.clock.now_ns()
-        self._billing.start_call(call.info.id)
+        self._metering.start_call(call.info.id)
         call.counted_since_s = self._clock.monotonic_ns() / NS_PER_S
         if not call.info.relayed:
             call.heartbeats = Heartbeats(now_ns)
@@ -779,7 +731,7 @@ class CallManager:
         self._changed(call, self._read_figures(call))
 
     async def _open_billing(self, call: _Call) -> None:
-        """Have the billing hold the first seconds, once; the call ends where it can't.
+        """Have the metering hold the first seconds, once; the call ends where it can't.
 
         Raises:
             SignalingError: ``unavailable``.
@@ -788,7 +740,7 @@ class CallManager:
             if call.is_billed or call.info.status.is_over:
                 return
             try:
-                is_open = await self._billing.open_call(
+                is_open = await self._metering.open_call(
                     call.info.id,
                     payer=self._ledger.heir(call.info.caller),
                     line=self._line_of(call.info.kind),
@@ -815,7 +767,7 @@ class CallManager:
             line = self._line_of(kind)
             if call.is_billed:
                 try:
-                    await self._billing.change_call(call.info.id, line)
+                    await self._metering.change_call(call.info.id, line)
                 except OperationError as error:
                     raise _unavailable() from error
             call.change(kind=kind, price_second=line.price_second)
@@ -830,7 +782,7 @@ class CallManager:
             return
         call.is_finishing = True
         try:
-            # Whoever has hung up may be gone before this is done.
+            # A node that stops still has it charged, and stored as what it was.
             with trio.CancelScope(shield=True):
                 await self._close_billing(call)
                 await self._records.finish(call.info)
@@ -848,16 +800,20 @@ class CallManager:
 
     async def _close_billing(self, call: _Call) -> None:
         async with call.opening:
-            if call.is_billed:
-                if call.heartbeats is not None:
-                    seconds = call.heartbeats.seconds(call.info.ended_ns)
-                    self._billing.count_direct(call.info.id, seconds)
-                call.records = await self._billing.close_call(call.info.id, call.info.reason)
-                call.is_billed = False
-        call.change(
-            seconds=call.earlier_seconds + sum(one.seconds for one in call.records),
-            cost=call.earlier_cost + sum(one.cost for one in call.records),
-        )
+            if not call.is_billed:
+                return
+            if call.heartbeats is not None:
+                seconds = call.heartbeats.seconds(call.info.ended_ns)
+                self._metering.count_direct(call.info.id, seconds)
+            is_repeated, call.is_closing = call.is_closing, True
+            records = await self._metering.close_call(call.info.id, call.info.reason)
+            seconds = call.earlier_seconds + sum(one.seconds for one in records)
+            cost = call.earlier_cost + sum(one.cost for one in records)
+            if is_repeated:
+                # It may have been closed since that has failed: its records are told once.
+                seconds, cost = await self._charged(call.info)
+            call.is_billed = False
+            call.change(seconds=seconds, cost=cost)
 
     async def _store_changes(self) -> None:
         """Store what has changed; the next second tries again where it can't be."""

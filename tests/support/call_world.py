@@ -1,34 +1,42 @@
-"""Calls in virtual time over a ledger that is real, its charges included: a test says in which
-seconds media flows."""
+"""Calls in virtual time over a metering and a ledger that are real: a test says in which seconds
+media flows."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
-import numpy as np
+import trio
+import trio.testing
 
 from billing.charging import Charging
-from billing.journal import CallRecord
-from billing.ledger import ISSUE, NODE, LmdbLedger
+from billing.ledger import NODE, LmdbLedger
 from billing.money import J
 from billing.tariff import Line
-from billing.transfers import Transfer, new_id
 from core.clock import VirtualClock
-from core.errors import OperationError
+from core.stun.address import Address, FiveTuple
+from core.stun.channel_data import encode_channel_data
 from core.units import NS_PER_S
-from relay.metering import ACCOUNT_FROZEN, NO_MONEY
+from relay.call_activity import FLOOR_BYTES_S
+from relay.dataplane.interface import OWN_RELAYS_ONLY
 from relay.signaling.call_heartbeats import Side
 from relay.signaling.call_records import CallInfo
 from relay.signaling.calls import CallEvent, CallManager
 from relay.signaling.descriptions import Kind
+from tests.support.fake_dataplane import FakeDataPlane
+from tests.support.metering import Bench
 from tests.support.small_ledger import open_small
 
 RELAY = "198.51.100.7"
 HOME = "192.168.1.9"
+CHANNEL = 0x4000
+SERVER = Address.from_text("127.0.0.1", 3478)
+FAR_NS = 1 << 62
+MEDIA = bytes(FLOOR_BYTES_S)
+_T = TypeVar("_T")
 MARKER = "marker5dpM4rk3r"
 """Stands in each description."""
 PRICES = {Kind.VOICE: J.unit, Kind.VIDEO: 2 * J.unit, Kind.SCREEN: 2 * J.unit}
@@ -59,144 +67,26 @@ def candidate(address: str, kind: str) -> str:
     return f"candidate:1 1 udp 33562367 {address} 50123 typ {kind}"
 
 
-class Figures(NamedTuple):
-    """What a call has come to."""
-
-    seconds: int
-    cost: int
-    left: int
-
-
-class _Session:
-    """A call that is charged: by segments, each of one price."""
-
-    def __init__(self, payer: int, line: Line, is_relayed: bool) -> None:
-        self.payer = payer
-        self.line = line
-        self.is_relayed = is_relayed
-        self.slot = -1
-        self.is_counted = False
-        self.active_s = 0
-        self.before_s = 0
-        self.last_both_active_s: float | None = None
-        self.records: tuple[CallRecord, ...] = ()
-        self.is_cut = False
-
-
-class LedgerBilling:
-    """`relay.signaling.calls.CallBilling` over the ledger's own meter.
-
-    Attributes:
-        fails: raised by whatever would be stored.
-        calls: the sessions that are open.
-    """
+class _Metered(Bench):
+    """A metering; whoever is stopped leaves at once, and the engine forgets them."""
 
     def __init__(self, ledger: LmdbLedger, clock: VirtualClock) -> None:
-        self._ledger = ledger
-        self._clock = clock
-        self._charging = Charging(ledger)
-        self.calls: dict[str, _Session] = {}
-        self.fails: OperationError | None = None
-        self.on_cut: Callable[[str, str], None] = lambda _name, _reason: None
+        super().__init__(ledger, FakeDataPlane(clock), clock, None)
+        self.allocations: dict[int, int] = {}
 
-    async def open_call(
-        self,
-        name: str,
-        *,
-        payer: int,
-        line: Line,
-        relayed: bool,
-    ) -> bool:
-        assert name not in self.calls
-        self._check()
-        session = _Session(payer, line, relayed)
-        if not await self._begin(name, session):
-            return False
-        self.calls[name] = session
-        return True
-
-    async def _begin(self, name: str, session: _Session) -> bool:
-        opened = await self._charging.open(name, session.line, session.payer)
-        if opened is None:
-            return False
-        session.slot, session.before_s = opened.info.slot, session.active_s
-        return True
-
-    def start_call(self, name: str) -> None:
-        self.calls[name].is_counted = True
-
-    async def change_call(self, name: str, line: Line) -> None:
-        self._check()
-        session = self.calls[name]
-        await self._tick({session.slot: "changed"})
-        session.line = line
-        session.is_cut = not await self._begin(name, session)
-
-    async def close_call(self, name: str, reason: str) -> tuple[CallRecord, ...]:
-        self._check()
-        session = self.calls.get(name)
-        if session is None:
-            return ()
-        await self._tick({session.slot: reason})
-        del self.calls[name]
-        return session.records
-
-    def call_figures(self, name: str) -> Figures:
-        session = self.calls[name]
-        columns, slot = self._ledger.meter.columns, session.slot
-        seconds, cost = int(columns["seconds"][slot]), int(columns["cost"][slot])
-        balance = self._ledger.balance(session.payer, J)
-        return Figures(
-            seconds + sum(record.seconds for record in session.records),
-            cost + sum(record.cost for record in session.records),
-            balance.available + balance.held,
-        )
-
-    def last_both_active_s(self, name: str) -> float | None:
-        return self.calls[name].last_both_active_s
-
-    def count_direct(self, name: str, seconds: int) -> None:
-        session = self.calls[name]
-        assert not session.is_relayed
-        assert seconds >= session.active_s
-        session.active_s = seconds
-
-    def _check(self) -> None:
-        if self.fails is not None:
-            raise self.fails
-
-    async def second(self, talking: set[str]) -> None:
-        """A second in which media has flowed both ways in these calls."""
-        for name in talking & self.calls.keys():
-            session = self.calls[name]
-            session.last_both_active_s = self._clock.monotonic_ns() / NS_PER_S
-            session.active_s += session.is_relayed and session.is_counted
-        for name in await self._tick({}):
-            self.calls[name].is_cut = True
-            frozen = self._ledger.account(self.calls[name].payer).frozen
-            self.on_cut(name, ACCOUNT_FROZEN if frozen else NO_MONEY)
-
-    async def _tick(self, closing: dict[int, str]) -> list[str]:
-        living = {one.slot: one for one in self.calls.values() if not one.is_cut}
-        living |= {one.slot: one for one in self.calls.values() if one.slot in closing}
-        verdicts = await self._charging.tick(
-            np.array(list(living), np.uint32),
-            np.array([one.active_s - one.before_s for one in living.values()], np.uint64),
-            np.zeros(len(living), np.uint64),
-            closing,
-        )
-        for slot, records in verdicts.records.items():
-            living[slot].records += records
-        stopped = set(verdicts.stopped.tolist()) - closing.keys()
-        return [name for name, one in self.calls.items() if one.slot in stopped]
+    def leave(self, allocation: int, reason: str = "client") -> None:
+        if allocation in self.allocations:
+            self.engine.close_allocation(self.allocations.pop(allocation))
+        super().leave(allocation, reason)
 
 
 class World:
-    """A node's calls, its ledger, and what the sides of calls were told.
+    """A node's calls with its metering and ledger, and what the sides of calls were told.
 
     Attributes:
         events: all that was told, in its order.
         on_event: is told it, too.
+        prices: micro-J a second of each kind.
     """
 
     def __init__(self, ledger: LmdbLedger, clock: VirtualClock, **options: Any) -> None:
@@ -205,10 +95,12 @@ class World:
         self.events: list[CallEvent] = []
         self.on_event: Callable[[CallEvent], None] = lambda _event: None
         self.prices = dict(PRICES)
-        self.billing = LedgerBilling(ledger, clock)
+        self.bench = _Metered(ledger, clock)
+        self.engine = self.bench.engine
+        self.metering = self.bench.metering
         self.calls = CallManager(
             ledger,
-            self.billing,
+            self.metering,
             clock,
             line_of=lambda kind: Line(kind, self.prices[kind], 0, NODE),
             is_own=lambda ip: ip == ip_address(RELAY).packed,
@@ -216,7 +108,9 @@ class World:
             secret=bytes(32),
             **{"calls_per_minute": 1_000} | options,
         )
-        self.billing.on_cut = self.calls.billing_cut
+        self.metering.on_call_cut = self.calls.billing_cut
+        self._clients: dict[str, list[FiveTuple]] = {}
+        self._made = 0
 
     def _hear(self, event: CallEvent) -> None:
         self.events.append(event)
@@ -225,14 +119,9 @@ class World:
     async def account(self, address: str, amount: int = 1_000) -> int:
         """A new account with so many whole Ɉ."""
         number = await self.ledger.open_account([address])
-        await self.pay_in(number, amount)
-        return number
-
-    async def pay_in(self, account: int, amount: int) -> None:
         if amount:
-            transfer = Transfer(new_id(self.clock), ISSUE, account, amount * J.unit)
-            (result,) = await self.ledger.transfer([transfer])
-            assert result.is_done
+            await self.bench.credit(number, amount)
+        return number
 
     async def ringing(
         self,
@@ -276,12 +165,76 @@ class World:
         assert not self.calls.start_call(call, is_from=True)
         assert self.calls.start_call(call, is_from=False)
 
-    async def seconds(self, count: int, *talking: str) -> None:
-        """Let time pass; media flows in these calls."""
+    async def seconds(self, count: int, *talking: str, beating: Sequence[Side] = ()) -> None:
+        """Let time pass; media flows through the relays in these calls, or sides of them say that
+        it flows past these."""
         for _ in range(count):
             self.clock.advance_s(1)
-            await self.billing.second(set(talking))
-            await self.calls.tick()
+            for call in talking:
+                for side in beating:
+                    self.calls.beat(call, side is Side.CALLER)
+                if not beating:
+                    await self._talk(call)
+            await self.tick()
+            await self.ticking(self.calls.tick)
+
+    async def _talk(self, call: str) -> None:
+        if call not in self._clients:
+            self._clients[call] = await self._allocate(call)
+        for client in self._clients[call]:
+            self.engine.client_sends(client, encode_channel_data(CHANNEL, MEDIA))
+
+    async def _allocate(self, call: str) -> list[FiveTuple]:
+        """An allocation for each side, which know each other."""
+        allocations, clients, relays = [], [], []
+        for _ in Side:
+            self._made += 1
+            handle = await self.bench.begin(self._made, call, None)
+            relays.append(Address.from_text("127.0.0.1", 50_000 + self._made))
+            clients.append(
+                FiveTuple("udp", Address.from_text("127.0.0.1", 5_000 + self._made), SERVER)
+            )
+            allocation = self.engine.open_allocation(
+                clients[-1], [self.engine.open_relay(relays[-1])], handle, FAR_NS, 0
+            )
+            self.bench.allocations[self._made] = allocation
+            allocations.append(allocation)
+        for allocation, peer in zip(allocations, reversed(relays), strict=True):
+            self.engine.install_permission(allocation, peer.ip, FAR_NS, OWN_RELAYS_ONLY)
+            self.engine.install_channel(allocation, CHANNEL, peer, FAR_NS)
+        return clients
+
+    async def tick(self) -> None:
+        """The metering's; whoever has to stop does."""
+        self.bench.collect()
+        self.metering._stop_all(await self.metering.tick())
+
+    async def ticking(self, act: Callable[..., Awaitable[_T]], *arguments: Any) -> _T:
+        """Have something done that waits for the metering, which ticks until it is."""
+        results: list[_T] = []
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                results.append(await act(*arguments))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run)
+            while True:
+                await trio.testing.wait_all_tasks_blocked()
+                await self.tick()
+        return results[0]
+
+    async def end(self, call: str, by: Side | None = None) -> tuple[bool, CallInfo]:
+        """Somebody hangs up."""
+        return await self.ticking(self.calls.end_call, call, by)
+
+    async def takes_allocations(self, call: str) -> bool:
+        """Whether its pages can have relays."""
+        self._made += 1
+        if await self.metering.join(self._made, call, None):
+            return False
+        self.metering.leave(self._made, "client")
+        return True
 
     def call(self, call: str) -> CallInfo:
         info = self.calls.find(call)
@@ -299,6 +252,9 @@ async def open_world(
 ) -> AsyncIterator[World]:
     """A node's calls over the ledger in a folder, after what a start does."""
     clock = clock or VirtualClock()
+    if clock.monotonic_ns() % NS_PER_S == 0:
+        # As a tick comes just before a second's end.
+        clock.advance_ns(NS_PER_S * 9 // 10)
     with open_small(folder, clock) as ledger:
         world = World(ledger, clock, **options)
         await Charging(ledger).recover()

@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from core.units import NS_PER_S
-from relay.signaling.call_heartbeats import HOLDING_S, Heartbeats, Side
+from relay.call_activity import HOLDING_S
+from relay.signaling.call_heartbeats import Heartbeats, Side
 
 START_NS = 17 * NS_PER_S
 

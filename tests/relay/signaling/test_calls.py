@@ -17,8 +17,11 @@ from billing.money import J
 from core.clock import VirtualClock
 from core.errors import OperationError, SignalingError
 from core.units import DAY_S, MINUTE_S
+from relay import metering
+from relay.call_activity import HOLDING_S
 from relay.signaling import calls
-from relay.signaling.call_heartbeats import HOLDING_S, Side
+from relay.signaling.call_heartbeats import Side
+from relay.signaling.call_records import CallRecords
 from relay.signaling.call_states import Status
 from relay.signaling.calls import (
     CONNECTING_S,
@@ -83,7 +86,7 @@ async def test_a_call_is_charged_from_both_connected_to_the_end(tmp_path: Path) 
         assert not world.calls.start_call(call, is_from=True), "it has begun once"
         await world.seconds(30, call)
         assert (world.call(call).seconds, world.call(call).cost) == (30, 30 * J.unit)
-        has_ended, ended = await world.calls.end_call(call, Side.CALLEE)
+        has_ended, ended = await world.end(call, Side.CALLEE)
         assert has_ended
         assert (ended.status, ended.reason) == (Status.ENDED, "hung-up")
         assert (ended.duration_seconds, ended.cost_coins) == (30, "30.000000")
@@ -127,7 +130,7 @@ async def test_both_hang_up_at_once(tmp_path: Path) -> None:
         ended = []
 
         async def hang_up(by: Side) -> None:
-            ended.append((await world.calls.end_call(call, by))[0])
+            ended.append((await world.end(call, by))[0])
 
         async with trio.open_nursery() as nursery:
             for side in Side:
@@ -135,7 +138,7 @@ async def test_both_hang_up_at_once(tmp_path: Path) -> None:
         assert sorted(ended) == [False, True]
         assert len(world.told(CallReceipt)) == 1
         assert balance(world, alice) == 996 * J.unit
-        assert await world.calls.end_call(call, Side.CALLER) == (False, world.call(call))
+        assert await world.end(call, Side.CALLER) == (False, world.call(call))
         assert world.call(call).reason == "hung-up"
 
 
@@ -172,7 +175,7 @@ async def test_who_ends_a_call_that_rings_decides_what_it_was(
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
         call = await world.ringing()
-        has_ended, info = await world.calls.end_call(call, by)
+        has_ended, info = await world.end(call, by)
         assert has_ended
         assert (info.status, info.reason, info.cost) == (status, reason, 0)
 
@@ -183,7 +186,7 @@ async def test_a_call_is_declined_where_it_was_not_opened(tmp_path: Path) -> Non
         info = await world.calls.create("user:alice", "user:bob")
         assert world.calls.ring(info.id)
         assert not world.calls.ring(info.id), "it rings already"
-        assert (await world.calls.reject_call(info.id))[1].status is Status.REJECTED
+        assert (await world.ticking(world.calls.reject_call, info.id))[1].status is Status.REJECTED
         call = await world.active()
         with pytest.raises(SignalingError) as caught:
             await world.calls.reject_call(call)
@@ -208,7 +211,7 @@ async def test_nobody_answers_and_the_ring_ends(tmp_path: Path) -> None:
                 late()
             assert refusal(caught) == "wrong-state"
         assert not world.calls.start_call(call, is_from=True)
-        assert await world.calls.end_call(call, Side.CALLEE) == (False, world.call(call))
+        assert await world.end(call, Side.CALLEE) == (False, world.call(call))
 
 
 async def test_a_link_waits_for_a_day(tmp_path: Path) -> None:
@@ -219,10 +222,10 @@ async def test_a_link_waits_for_a_day(tmp_path: Path) -> None:
         await world.calls.set_present(info.id, Side.CALLER, True)
         await world.calls.set_present(info.id, Side.CALLER, False)
         world.clock.advance_s(PENDING_S - 1)
-        await world.calls.tick()
+        await world.ticking(world.calls.tick)
         assert world.call(info.id).status is Status.PENDING
         world.clock.advance_s(1)
-        await world.calls.tick()
+        await world.ticking(world.calls.tick)
         assert world.call(info.id).status is Status.MISSED
 
 
@@ -277,22 +280,22 @@ async def test_a_caller_who_hangs_up_while_the_callee_answers(
         alice, _ = await alice_and_bob(world)
         info = await world.calls.create("user:alice", "user:bob")
         assert world.calls.ring(info.id)
-        open_call = world.billing.open_call
+        open_call = world.metering.open_call
 
         async with trio.open_nursery() as nursery:
 
             async def open_while_the_caller_goes(name: str, **options: Any) -> bool:
                 is_open = await open_call(name, **options)
-                nursery.start_soon(world.calls.end_call, name, Side.CALLER)
+                nursery.start_soon(world.end, name, Side.CALLER)
                 await trio.testing.wait_all_tasks_blocked()
                 return is_open
 
-            monkeypatch.setattr(world.billing, "open_call", open_while_the_caller_goes)
+            monkeypatch.setattr(world.metering, "open_call", open_while_the_caller_goes)
             with pytest.raises(SignalingError) as caught:
                 await world.calls.answer_call(info.id, description())
         assert refusal(caught) == "wrong-state"
         assert world.call(info.id).status is Status.MISSED
-        assert world.billing.calls == {}
+        assert not await world.takes_allocations(info.id)
         assert balance(world, alice) == 1_000 * J.unit
 
 
@@ -364,11 +367,11 @@ async def test_who_is_in_a_call_is_busy(tmp_path: Path) -> None:
             assert world.call(link.id).status is Status.PENDING
             if status is Status.RINGING:
                 await world.calls.answer_call(call, description())
-        await world.calls.end_call(call, Side.CALLER)
+        await world.end(call, Side.CALLER)
         assert world.calls.ring(again.id)
         await world.seconds(1)
         assert world.call(link.id).status is Status.RINGING, "they have waited for it"
-        assert link.id in world.billing.calls
+        assert await world.takes_allocations(link.id)
 
 
 async def test_a_blocked_caller_hears_what_a_stranger_to_the_node_hears(tmp_path: Path) -> None:
@@ -422,7 +425,7 @@ async def test_no_more_calls_live_than_there_is_room_for(
         assert codes == ["full", "full"]
         living = world.calls.living()
         assert len({info.id for info in living}) == 3
-        await world.calls.end_call(living[0].id)
+        await world.end(living[0].id)
         await create()
         assert len(world.calls.living()) == 3
 
@@ -486,7 +489,7 @@ async def test_a_direct_call_hides_the_side_that_wants_it(tmp_path: Path) -> Non
         assert world.calls.add_ice_candidate(call, host, False) is None
         assert world.calls.add_ice_candidate(call, host, True) == host
         assert HOME not in await world.calls.answer_call(call, description())
-        await world.calls.end_call(call, Side.CALLER)
+        await world.end(call, Side.CALLER)
         relayed = await world.ringing(relay_only=True)
         assert world.call(relayed).relayed
         assert HOME not in world.calls.set_offer(relayed, description())
@@ -502,7 +505,7 @@ async def test_of_descriptions_and_candidates_nothing_is_kept(tmp_path: Path) ->
         await world.seconds(3, call)
         secrets = world.calls.secrets_of(call)
         live = pickle.dumps((world.calls.living(), world.events))
-        await world.calls.end_call(call, Side.CALLER)
+        await world.end(call, Side.CALLER)
         live += pickle.dumps(world.events)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     stored = b"".join(path.read_bytes() for path in files)
@@ -528,7 +531,7 @@ async def test_what_flows_decides_what_it_costs(tmp_path: Path) -> None:
         await world.seconds(2, call)
         await world.calls.answer_call(call, description(Kind.VOICE))
         await world.seconds(3, call)
-        _, info = await world.calls.end_call(call, Side.CALLER)
+        _, info = await world.end(call, Side.CALLER)
         assert (info.seconds, info.cost) == (17, (5 + 14 + 4 + 3) * J.unit)
         assert balance(world, alice) == (1_000 - 26) * J.unit
         lines = await world.ledger.history(alice)
@@ -564,7 +567,7 @@ async def test_the_money_runs_out_after_two_warnings(tmp_path: Path) -> None:
         assert [event.left_s for event in world.told(MoneyLow)] == [60]
         await world.seconds(50, call)
         assert [event.left_s for event in world.told(MoneyLow)] == [60, 10]
-        await world.pay_in(alice, 53)
+        await world.bench.credit(alice, 53)
         await world.seconds(1, call)
         await world.seconds(52, call)
         assert [event.left_s for event in world.told(MoneyLow)] == [60, 10, 60, 10]
@@ -613,7 +616,7 @@ async def test_calls_that_cost_nothing(tmp_path: Path) -> None:
         world.prices = dict.fromkeys(Kind, 0)
         call = await world.talking()
         await world.seconds(20, call)
-        _, info = await world.calls.end_call(call, Side.CALLER)
+        _, info = await world.end(call, Side.CALLER)
         assert (info.status, info.seconds, info.cost) == (Status.ENDED, 20, 0)
         assert world.told(MoneyLow) == []
         assert balance(world, alice) == 0
@@ -632,7 +635,7 @@ async def test_the_caller_pays_though_the_account_is_merged_meanwhile(tmp_path: 
         await world.calls.answer_call(info.id, description())
         world.connect(info.id)
         await world.seconds(7, info.id)
-        await world.calls.end_call(info.id, Side.CALLEE)
+        await world.end(info.id, Side.CALLEE)
         assert balance(world, heir) == 143 * J.unit
         assert balance(world, alice) == 0
         assert [receipt.balance for receipt in world.told(CallReceipt)] == [143 * J.unit]
@@ -675,12 +678,7 @@ async def test_a_direct_call_is_charged_by_what_its_pages_say(tmp_path: Path) ->
         call = await world.talking()
 
         async def seconds(count: int, *beating: Side) -> None:
-            for _ in range(count):
-                world.clock.advance_s(1)
-                for side in beating:
-                    world.calls.beat(call, side is Side.CALLER)
-                await world.billing.second(set())
-                await world.calls.tick()
+            await world.seconds(count, call, beating=beating)
 
         await seconds(20, *Side)
         await seconds(5, Side.CALLER)
@@ -717,7 +715,7 @@ async def test_media_that_flows_unsaid_is_charged_or_ended(tmp_path: Path) -> No
         await world.seconds(11, call)
         assert world.call(call).started_ns
         assert world.call(call).seconds == 10
-        await world.calls.end_call(call, Side.CALLER)
+        await world.end(call, Side.CALLER)
         call = await world.ringing()
         await world.seconds(UNSTARTED_MEDIA_S + 1, call)
         assert world.call(call).status is Status.FAILED
@@ -756,9 +754,9 @@ async def test_a_call_goes_on_after_the_node_was_killed(tmp_path: Path) -> None:
         assert refusal(caught) == "busy"
         await world.calls.set_present(call, Side.CALLEE, True)
         await world.seconds(CONNECTING_S - 1)
-        assert world.billing.calls == {}
+        assert not await world.takes_allocations(call)
         await world.calls.set_present(call, Side.CALLER, True)
-        assert call in world.billing.calls
+        assert await world.takes_allocations(call)
         with pytest.raises(SignalingError) as caught:
             await world.calls.reject_call(call)
         assert refusal(caught) == "wrong-state"
@@ -766,7 +764,7 @@ async def test_a_call_goes_on_after_the_node_was_killed(tmp_path: Path) -> None:
         world.connect(call)
         await world.seconds(4, call)
         assert (world.call(call).seconds, world.call(call).cost) == (15, 20 * J.unit)
-        _, ended = await world.calls.end_call(call, Side.CALLEE)
+        _, ended = await world.end(call, Side.CALLEE)
         assert (ended.seconds, ended.cost, ended.reason) == (15, 20 * J.unit, "hung-up")
         assert balance(world, ended.caller) == 980 * J.unit
         assert [receipt.balance for receipt in world.told(CallReceipt)] == [980 * J.unit]
@@ -814,53 +812,107 @@ async def test_calls_that_were_not_answered_outlive_a_kill_within_their_time(
             await world.calls.set_present(ringing, side, True)
         await world.calls.answer_call(ringing, description())
         assert world.call(ringing).status is Status.ACTIVE
-        await world.calls.end_call(ringing, Side.CALLER)
+        await world.end(ringing, Side.CALLER)
         late = await world.ringing()
         await world.seconds(1)
         last = killed(after, tmp_path / "last")
     clock.advance_s(DAY_S - 37)
     async with open_world(last, clock) as world:
-        await world.calls.tick()
+        await world.ticking(world.calls.tick)
         assert world.call(late).status is Status.MISSED
         assert world.call(link.id).status is Status.PENDING
         await world.seconds(2)
         assert world.call(link.id).status is Status.MISSED
 
 
-async def test_a_ledger_that_stores_nothing_loses_no_end_of_a_call(tmp_path: Path) -> None:
+async def test_a_ledger_that_stores_nothing_loses_no_end_of_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with open_world(tmp_path) as world:
         alice, _ = await alice_and_bob(world)
         call = await world.talking()
         await world.seconds(5, call)
-        world.billing.fails = OperationError("the disk is full")
-        has_ended, info = await world.calls.end_call(call, Side.CALLER)
+        finish = CallRecords.finish
+
+        async def fail(*_: object) -> None:
+            raise OperationError("the disk is full")
+
+        monkeypatch.setattr(CallRecords, "finish", fail)
+        has_ended, info = await world.end(call, Side.CALLER)
         assert (has_ended, info.status) == (True, Status.ENDED)
+        await world.ticking(world.calls.tick)
         assert world.told(CallReceipt) == []
-        await world.calls.tick()
-        assert world.told(CallReceipt) == []
-        with pytest.raises(SignalingError) as caught:
-            await world.active()
-        assert refusal(caught) == "unavailable"
-        world.billing.fails = None
-        await world.calls.tick()
+        assert world.call(call).reason == "hung-up"
+        monkeypatch.setattr(CallRecords, "finish", finish)
+        await world.ticking(world.calls.tick)
         (receipt,) = world.told(CallReceipt)
         assert (receipt.call.id, receipt.call.seconds) == (call, 5)
-        assert balance(world, alice) + 5 * J.unit == 1_000 * J.unit
+        assert balance(world, alice) == 995 * J.unit
 
 
-async def test_an_answer_that_is_given_up_still_closes_what_it_has_begun(tmp_path: Path) -> None:
+async def test_a_kind_that_can_not_be_charged_is_not_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path) as world:
+        await alice_and_bob(world)
+        call = await world.ringing()
+
+        async def fail(*_: object, **__: object) -> None:
+            raise OperationError("the disk is full")
+
+        monkeypatch.setattr(world.ledger.store, "write", fail)
+        with pytest.raises(SignalingError) as caught:
+            await world.calls.answer_call(call, description(Kind.VIDEO))
+        assert refusal(caught) == "unavailable"
+        assert world.call(call).kind is Kind.VOICE
+        assert world.call(call).status is Status.RINGING
+        monkeypatch.undo()
+        await world.calls.answer_call(call, description(Kind.VIDEO))
+        assert world.call(call).kind is Kind.VIDEO
+
+
+@pytest.mark.parametrize("is_closed_meanwhile", [False, True])
+async def test_an_end_that_could_not_be_charged_is_charged_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_closed_meanwhile: bool
+) -> None:
+    monkeypatch.setattr(metering, "CLOSE_S", 0.01)
     async with open_world(tmp_path) as world:
         alice, _ = await alice_and_bob(world)
         call = await world.talking()
         await world.seconds(2, call)
-        with trio.CancelScope() as page:
-            # The page has hung up, and is gone at once.
-            page.cancel()
-            await world.calls.end_call(call, Side.CALLER)
+
+        async def fail(*_: object) -> None:
+            raise OperationError("the disk is full")
+
+        with monkeypatch.context() as full:
+            full.setattr(world.bench.charging, "tick", fail)
+            has_ended, _ = await world.calls.end_call(call, Side.CALLER)
+        assert has_ended
+        assert world.told(CallReceipt) == []
+        if is_closed_meanwhile:
+            await world.tick()
         await world.calls.tick()
-        assert world.billing.calls == {}
+        assert not await world.takes_allocations(call)
         assert balance(world, alice) == 998 * J.unit
-        assert len(world.told(CallReceipt)) == 1
+        (receipt,) = world.told(CallReceipt)
+        assert (receipt.call.seconds, receipt.call.cost) == (2, 2 * J.unit)
+
+
+async def test_a_node_that_stops_still_stores_who_has_hung_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metering, "CLOSE_S", 0.01)
+    async with open_world(tmp_path) as world:
+        await alice_and_bob(world)
+        call = await world.talking()
+        await world.seconds(2, call)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.calls.end_call, call, Side.CALLER)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    async with open_world(tmp_path) as world:
+        info = world.call(call)
+        assert (info.status, info.reason, info.seconds) == (Status.ENDED, "hung-up", 2)
 
 
 async def test_it_runs_by_itself(tmp_path: Path) -> None:
