@@ -258,8 +258,16 @@ def test_a_file_goes_on_over_a_new_connection(chromium: Browser, server: Signali
             }"""
         )
         two.wait_for_function("() => size > 4e6", timeout=TIMEOUT_MS)
-        one.evaluate("() => [...meeting.people.values()][0].peer.rebuild()")
-        until(one, "s.files[0].status === 'paused'")
+        one.evaluate(
+            """() => {
+              window.statuses = new Set();
+              meeting.files.addEventListener("change", () => {
+                statuses.add(meeting.state.files[0].status);
+              });
+              [...meeting.people.values()][0].peer.rebuild();
+            }"""
+        )
+        one.wait_for_function("() => statuses.has('paused')", timeout=TIMEOUT_MS)
         two.evaluate("() => goOn()")
         until(two, "s.files[0].status === 'done'")
         assert two.evaluate(RECEIVED_HASH) == expected

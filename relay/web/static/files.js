@@ -67,8 +67,12 @@ export class Files extends EventTarget {
     this.set(transfer, { status: "running" });
     transfer.private = { sink: null, hash: new Sha256(), confirmed: 0 };
     transfer.private.sink = sink ?? (await keptSink(transfer.type));
-    if (isOver(transfer)) await transfer.private.sink.abort();
-    else this.say(transfer, { type: "accept", offset: 0 });
+    if (isOver(transfer)) {
+      await transfer.private.sink.abort();
+    } else if (this.lines.has(transfer.peer)) {
+      this.set(transfer, { status: "running" });
+      this.say(transfer, { type: "accept", offset: 0 });
+    }
   }
 
   decline(id) {
@@ -90,10 +94,17 @@ export class Files extends EventTarget {
     this.lines.set(peer, line);
     for (const transfer of this.open(peer, "out")) this.sendOffer(transfer);
     for (const transfer of this.open(peer, "in")) {
-      if (transfer.status === "offered" || !transfer.private.sink) continue;
-      this.set(transfer, { status: "running" });
-      this.say(transfer, { type: "accept", offset: transfer.sent_or_received_bytes });
+      if (transfer.status === "paused" && transfer.private.sink) this.goOn(transfer, line);
     }
+  }
+
+  /** Have the sender go on behind what is written, once that is known. */
+  async goOn(transfer, line) {
+    await transfer.private.writing;
+    if (transfer.status !== "paused" || this.lines.get(transfer.peer) !== line) return;
+    this.set(transfer, { status: "running" });
+    transfer.private.confirmed = transfer.sent_or_received_bytes;
+    this.say(transfer, { type: "accept", offset: transfer.sent_or_received_bytes });
   }
 
   /** The connection to the peer is gone; another one may come. */
@@ -256,24 +267,29 @@ export class Files extends EventTarget {
     if (transfer.direction !== "in" || transfer.status !== "running") return true;
     if (offset !== transfer.sent_or_received_bytes) return true;
     const piece = bytes.subarray(HEAD_BYTES);
-    const received = offset + piece.byteLength;
-    if (received > transfer.size) return false;
+    if (offset + piece.byteLength > transfer.size) return false;
+    transfer.private.writing = this.write(transfer, piece);
+    await transfer.private.writing;
+    return true;
+  }
+
+  async write(transfer, piece) {
     const state = transfer.private;
     try {
       await state.sink.write(piece);
     } catch {
-      if (isOver(transfer)) return true;
+      if (isOver(transfer)) return;
       this.say(transfer, { type: "cancel" });
       this.fail(transfer, "unwritable");
-      return true;
+      return;
     }
     state.hash.update(piece);
+    const received = transfer.sent_or_received_bytes + piece.byteLength;
     this.set(transfer, { sent_or_received_bytes: received });
     if (received - state.confirmed >= CONFIRM_BYTES) {
       state.confirmed = received;
       this.say(transfer, { type: "confirm", offset: received });
     }
-    return true;
   }
 
   async takeEnd(transfer, { sha256 }) {

@@ -236,7 +236,11 @@ export class Meeting extends EventTarget {
       case "waiting": return this.set({ phase: "waiting" });
       case "signal": return void this.people.get(message.from)?.peer.receive(message);
       case "peer_joined": return this.addPerson(message.peer);
-      case "peer_left": return this.removePerson(message.peer);
+      case "peer_left":
+        // A call goes on while media flows, also without the node's connection to the other.
+        if (!state.call) return this.removePerson(message.peer);
+        if (peer) peer.view.away = true;
+        break;
       case "peer_away":
         if (peer) peer.view.away = true;
         break;
@@ -245,7 +249,7 @@ export class Meeting extends EventTarget {
           peer.view.away = false;
           peer.view.name = message.name || peer.view.name;
           if (message.fresh) peer.peer.rebuild();
-          else peer.peer.catchUp();
+          else peer.peer.catchUp({ own: false });
         }
         break;
       case "knocking":
@@ -277,7 +281,11 @@ export class Meeting extends EventTarget {
     if (message.room) this.showRoom(message.room);
     if (message.call) this.showCall(message.call);
     const there = new Set(message.peers.map(({ id }) => id));
-    for (const id of this.people.keys()) if (!there.has(id)) this.removePerson(id);
+    for (const [id, { view }] of this.people) {
+      if (there.has(id)) continue;
+      if (message.call) view.away = true;
+      else this.removePerson(id);
+    }
     for (const view of message.peers) this.addPerson(view);
     if (!message.call) state.phase = "in";
     this.changed();
@@ -293,8 +301,9 @@ export class Meeting extends EventTarget {
     if (state.phase === "over") return;
     // Money may have come since.
     if (call.left_s !== null && call.left_s > (state.warning?.left_s ?? Infinity)) state.warning = null;
-    const phase = BEFORE_ANSWER.includes(call.status) ? "ringing" : "in";
-    this.set({ call, role: call.role, phase });
+    if (BEFORE_ANSWER.includes(call.status)) state.phase = "ringing";
+    else if (call.status === "active") state.phase = "in";
+    this.set({ call, role: call.role });
   }
 
   showInvitation(invitation) {
@@ -305,10 +314,19 @@ export class Meeting extends EventTarget {
   }
 
   catchUp() {
-    for (const { peer } of this.people.values()) {
-      peer.catchUp();
+    for (const person of this.people.values()) {
+      const { peer } = person;
+      peer.catchUp({ own: true });
+      this.sayConnected(person);
       // The node may not have heard the answer before its connection was lost.
       if (this.has_answered && this.state.phase === "ringing") this.repeatAnswer(peer);
+    }
+  }
+
+  /** In a call: media can flow. A node that was started anew has to hear it again. */
+  sayConnected({ peer }) {
+    if (this.state.call && peer.connection === "connected") {
+      this.signaling.act({ type: "connected" });
     }
   }
 
@@ -378,14 +396,13 @@ export class Meeting extends EventTarget {
       files: this.files, is_muted: () => !state.local.microphone,
       peer: {
         configuration: this.configuration, local: this.tracks, refresh: () => this.freshIce(),
+        is_online: () => this.signaling.online,
         holds_answer: state.role === "callee" && state.phase === "ringing" && !this.has_answered,
       },
     });
     person.addEventListener("change", () => this.changed());
     person.addEventListener("signal", ({ detail }) => this.sayTo(id, detail));
-    person.addEventListener("established", () => {
-      if (state.call) this.signaling.act({ type: "connected" });
-    });
+    person.addEventListener("connection", () => this.sayConnected(person));
     person.addEventListener("identified", () => this.tellRoster());
     person.addEventListener("roster", ({ detail }) => {
       this.rosters.set(id, detail);

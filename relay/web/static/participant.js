@@ -21,7 +21,7 @@ const ROSTER_MAXIMUM = 64;
 const decoder = new TextDecoder();
 
 /**
- * Events: `change` (of the view), `signal` (see Peer), `established`, `identified` (who they are
+ * Events: `change` (of the view), `signal` (see Peer), `connection` (its state has changed), `identified` (who they are
  * is known), `roster` (detail: what they say of others, identity names by id).
  */
 export class Participant extends EventTarget {
@@ -47,7 +47,6 @@ export class Participant extends EventTarget {
     this.peer.addEventListener("channels", ({ detail }) => this.join(detail));
     this.peer.addEventListener("tracks", () => this.showTracks());
     this.peer.addEventListener("connection", () => this.showConnection());
-    this.peer.addEventListener("established", () => this.tell("established"));
   }
 
   /** Tell them whether one can be heard. */
@@ -226,6 +225,7 @@ export class Participant extends EventTarget {
     view.connection = peer.connection;
     if (view.connection !== "connected") view.stats = null;
     this.heard_ms = performance.now();
+    this.tell("connection");
     this.tell("change");
   }
 

@@ -24,22 +24,24 @@ const FAILED_MS = 30_000;
  *
  * Events: `signal` (detail: {connection, description?, candidates?}, for the peer), `channels`
  * (detail: {control, chat, files}, of a new RTCPeerConnection), `tracks` (what is received has
- * changed), `connection` (its state has changed), `established` (a new RTCPeerConnection is
- * connected), `trouble` (detail: an error that something else may make up for).
+ * changed), `connection` (its state has changed), `trouble` (detail: an error that something else
+ * may make up for).
  */
 export class Peer extends EventTarget {
   /**
    * @param options {is_initiator, configuration: RTCConfiguration's servers and policy, local:
    *   {microphone, camera, screen: MediaStreamTrack|null}, holds_answer: whether the first answer
-   *   waits for `answer`, refresh: an async function that sees to TURN credentials being new}
+   *   waits for `answer`, refresh: an async function that sees to TURN credentials being new,
+   *   is_online: whether the node's connection stands}
    */
-  constructor({ is_initiator, configuration, local, holds_answer = false, refresh }) {
+  constructor({ is_initiator, configuration, local, holds_answer = false, refresh, is_online }) {
     super();
     this.is_initiator = is_initiator;
     this.configuration = configuration;
     this.local = { ...local };
     this.holds_answer = holds_answer;
     this.refresh = refresh;
+    this.is_online = is_online;
     this.past = [];
     this.connection = "connecting";
     this.was_connected = false;
@@ -101,15 +103,18 @@ export class Peer extends EventTarget {
     this.build();
   }
 
-  /** The node's connection is back, this side's or the other's: what was said meanwhile is lost. */
-  catchUp() {
+  /** The node's connection is back, this side's or the other's: what was said meanwhile is lost.
+   * `own`: it was this side's, and what was gathered without the node may be worth nothing. */
+  catchUp({ own }) {
     const { pc } = this;
-    if (pc.signalingState === "have-local-offer") {
+    if (!pc.remoteDescription) {
+      if (own) this.rebuild();
+      else this.repeat();
+    } else if (pc.connectionState !== "connected") {
+      this.restart(true);
+    } else if (pc.signalingState === "have-local-offer") {
       this.emit({ description: pc.localDescription });
-    } else if (!pc.remoteDescription && !this.is_initiator) {
-      this.askForOffer();
     }
-    if (pc.connectionState !== "connected" && pc.remoteDescription) this.restart(true);
   }
 
   /** Look for new ways; `now` even where the old ones may come back. */
@@ -119,17 +124,28 @@ export class Peer extends EventTarget {
     if (!now && pc.connectionState === "connected") return;
     clearTimeout(this.restarting);
     const delay_ms = RESTART_MS[Math.min(this.restarts, RESTART_MS.length - 1)];
-    this.restarts += 1;
     this.restarting = setTimeout(() => this.restart(), delay_ms);
+    // An offer could not be told to anybody; `catchUp` goes on from here.
+    if (!this.is_online()) return;
+    this.restarts += 1;
     await this.refresh();
     if (this.pc !== pc || this.closed) return;
-    if (pc.signalingState === "have-local-offer") {
-      this.emit({ description: pc.localDescription });
-    } else if (pc.remoteDescription) {
-      pc.restartIce();
-    } else if (!this.is_initiator) {
-      this.askForOffer();
+    if (!pc.remoteDescription) {
+      this.repeat();
+      return;
     }
+    // The offer that was told last has led nowhere.
+    if (pc.signalingState === "have-local-offer") {
+      await pc.setLocalDescription({ type: "rollback" });
+      if (this.pc !== pc) return;
+    }
+    pc.restartIce();
+  }
+
+  /** Say once more what the first connection begins with. */
+  repeat() {
+    if (!this.is_initiator) this.askForOffer();
+    else if (this.pc.localDescription) this.emit({ description: this.pc.localDescription });
   }
 
   close() {
@@ -152,7 +168,6 @@ export class Peer extends EventTarget {
     this.ignores_offer = false;
     this.takes_answer = false;
     this.incoming = Promise.resolve();
-    this.is_fresh = true;
     const current = (handle) => (event) => this.pc === pc && handle.call(this, event);
     pc.addEventListener("negotiationneeded", current(this.makeOffer));
     pc.addEventListener("icecandidate", current(this.gathered));
@@ -349,10 +364,6 @@ export class Peer extends EventTarget {
       this.restarts = 0;
       this.was_connected = true;
       this.setConnection("connected");
-      if (this.is_fresh) {
-        this.is_fresh = false;
-        this.tell("established");
-      }
     } else if (states.includes("failed")) {
       this.setConnection("interrupted");
       this.restartSoon(0);
