@@ -25,7 +25,7 @@ FAKE = (Path(__file__).parent / "fake_meeting.js").read_text()
 PEOPLE = (Path(__file__).parent / "people.js").read_text()
 SECRET = "0123456789abcdef0123456789abcdef"
 CALL = f"/call?id=CALL-ABCDEFGH#{SECRET}"
-LOOKS = {
+LOOKS: dict[str, dict[str, Any]] = {
     "light-en": {"locale": "en-GB", "color_scheme": "light"},
     "dark-ru": {"locale": "ru-RU", "color_scheme": "dark"},
     "phone-dark-en": {

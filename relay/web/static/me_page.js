@@ -17,6 +17,7 @@ import { onLanguage, text } from "./text.js";
 
 const PAGE = 20;
 const PAGES_FOR_PLOT = 20; // At most so many of 100 lines are read for it.
+const MONEY_MS = 5000;
 const DAY_MS = 24 * 3600 * 1000;
 
 const byId = (id) => document.getElementById(id);
@@ -92,6 +93,8 @@ async function signIn() {
     await signaling.enter(enter, { again: true });
     await readAll();
     setPhase("in");
+    setInterval(readMoney, MONEY_MS);
+    document.addEventListener("visibilitychange", readMoney);
     takeWish();
   } catch (failure) {
     tellProblem(failure);
@@ -106,6 +109,17 @@ async function readAll() {
     await readMore(name);
   }
   await readSpent();
+  show();
+}
+
+/** Money may have come from elsewhere, of which the node does not tell by itself. */
+async function readMoney() {
+  if (!state.online || document.visibilityState !== "visible") return;
+  try {
+    state.money = await signaling.request({ type: "account" });
+  } catch {
+    // The next one tells.
+  }
   show();
 }
 

@@ -133,6 +133,7 @@ async function go() {
     problem = failure;
     // A meeting is entered once.
     meeting = newMeeting();
+    show();
     byId("token-line").hidden = failure.code !== "token-needed";
     if (failure.code === "token-needed") form.elements.token.focus();
     showView("entry");
