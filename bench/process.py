@@ -41,6 +41,14 @@ def resident_bytes(pid: int) -> int:
     raise AssertionError("smaps_rollup has a line Rss")
 
 
+def proportional_bytes(pid: int) -> int:
+    """Memory of a process with its share of what it shares with others (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("smaps_rollup has a line Pss")
+
+
 def descriptor_count(pid: int) -> int:
     """How many descriptors a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))

@@ -172,12 +172,12 @@ class WebSocket:
         # Whether both sides have said that they close, and whether the socket is closed.
         self._both_closed = False
         self._is_gone = False
-        # When something came last, since when a message is incomplete (0: none is), for which
-        # silence there was a ping, and when the closing handshake has to be over.
+        # When something came last, since when a message is incomplete, since when who was asked
+        # by a ping had been silent, and when the closing handshake has to be over.
         self._heard_ns = now_ns
-        self._midway_ns = 0
-        self._asked_ns = 0
-        self._end_by_ns = 0
+        self._midway_ns: int | None = None
+        self._asked_ns: int | None = None
+        self._end_by_ns: int | None = None
 
     def send(self, message: bytes) -> None:
         """Send a text message, valid UTF-8. Never blocks; a closed connection takes nothing."""
@@ -374,10 +374,10 @@ class WebSockets:
             return
         events = decoder.feed(data)
         if decoder.is_midway:
-            if events or not websocket._midway_ns:
+            if events or websocket._midway_ns is None:
                 websocket._midway_ns = self._now_ns
-        elif websocket._midway_ns:
-            websocket._midway_ns = 0
+        else:
+            websocket._midway_ns = None
         websocket._waiting = events
         self._deliver(websocket, messages)
 
@@ -532,12 +532,12 @@ class WebSockets:
     def _look_at_deadlines(self, websocket: WebSocket) -> None:
         if websocket._is_gone:
             return
-        silent_ns = self._now_ns - websocket._heard_ns
-        midway_ns = websocket._midway_ns and self._now_ns - websocket._midway_ns
+        now_ns, midway_ns, end_by_ns = self._now_ns, websocket._midway_ns, websocket._end_by_ns
+        silent_ns = now_ns - websocket._heard_ns
         if (
             silent_ns >= SILENCE_S * NS_PER_S
-            or midway_ns >= MESSAGE_S * NS_PER_S
-            or 0 < websocket._end_by_ns <= self._now_ns
+            or (midway_ns is not None and now_ns - midway_ns >= MESSAGE_S * NS_PER_S)
+            or (end_by_ns is not None and now_ns >= end_by_ns)
         ):
             self._hang_up(websocket)
         elif (

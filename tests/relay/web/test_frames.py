@@ -31,33 +31,9 @@ from relay.web.frames import (
     pong_frame,
     text_frame,
 )
+from tests.support.websocket_frames import BINARY, CLOSE, CONTINUATION, KEY, PING, PONG, TEXT, frame
 
 MAXIMUM = 1000
-KEY = bytes.fromhex("37fa213d")
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
-
-
-def masked(payload: bytes, key: bytes = KEY) -> bytes:
-    return bytes(byte ^ key[place % 4] for place, byte in enumerate(payload))
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    final: bool = True,
-    reserved: int = 0,
-    key: bytes | None = KEY,
-    length_bytes: int | None = None,
-) -> bytes:
-    """A client's frame; written anew for the tests, with all that is forbidden."""
-    size = len(payload)
-    if length_bytes is None:
-        length_bytes = 0 if size < 126 else 2 if size < 65_536 else 8
-    short = {0: size, 2: 126, 8: 127}[length_bytes]
-    head = bytes([final << 7 | reserved << 4 | opcode, (key is not None) << 7 | short])
-    head += size.to_bytes(length_bytes) if length_bytes else b""
-    return head + payload if key is None else head + key + masked(payload, key)
 
 
 def read(data: bytes, maximum: int = MAXIMUM) -> list[object]:

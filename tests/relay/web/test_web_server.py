@@ -24,6 +24,7 @@ from relay.web.check import CREDENTIALS_PER_MINUTE, LINK_TTL_S, CheckPage, make_
 from relay.web.connection import HttpLimits
 from relay.web.http_message import Request, Response
 from relay.web.server import HttpServer, client_network
+from relay.web.static_files import static_file
 from relay.web.tls import CertificateFiles
 
 KEY = bytes(range(32))
@@ -126,8 +127,18 @@ async def test_pages_come_with_strict_headers() -> None:
         for path in ("/", "/check", "/static/check.js", "/nothing"):
             answer = await ask(server, "GET", path)
             policy = answer.headers["content-security-policy"]
-            assert "default-src 'none'" in policy
+            directives = {name: values for name, *values in map(str.split, policy.split("; "))}
+            assert directives["default-src"] == ["'none'"]
+            assert directives["frame-ancestors"] == ["'none'"]
+            assert directives["require-trusted-types-for"] == ["'script'"]
+            for name in ("script-src", "connect-src", "worker-src", "manifest-src"):
+                assert directives[name] == ["'self'"]
             assert "unsafe" not in policy
+            allowed = answer.headers["permissions-policy"].split(", ")
+            for name in ("camera", "microphone", "display-capture", "screen-wake-lock"):
+                assert f"{name}=(self)" in allowed
+            assert "geolocation=()" in allowed
+            assert "strict-transport-security" not in answer.headers
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert answer.headers["cross-origin-opener-policy"] == "same-origin"
@@ -401,6 +412,38 @@ async def test_tls_with_a_certificate_of_its_own(tmp_path: Path) -> None:
         assert plain.status == 308
         assert plain.headers["location"] == f"{server.url}/check"
         assert (await ask(server, "GET", "/check", host="a b")).status == 400
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(
+    ("has_tls", "is_strict", "said"),
+    [(True, True, "max-age=63072000"), (True, False, None), (False, True, None)],
+)
+async def test_browsers_are_bound_to_tls_where_they_came_by_it(
+    tmp_path: Path, has_tls: bool, is_strict: bool, said: str | None
+) -> None:
+    files = ensure_certificate(tmp_path, ["127.0.0.1"])
+    server = HttpServer(
+        [LOOPBACK],
+        {("GET", "/"): static_file("index.html")},
+        clock=SystemClock(),
+        certificate=files if has_tls else None,
+        strict_transport=is_strict,
+    )
+    await server.bind()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve)
+        plain = await ask(server, "GET", "/")
+        # Nobody can believe what is said without TLS.
+        assert "strict-transport-security" not in plain.headers
+        if has_tls:
+            trusting = ssl.create_default_context(cafile=str(files.certificate))
+            stream = trio.SSLStream(await connect(server), trusting, server_hostname="127.0.0.1")
+            await stream.send_all(request_bytes("GET", "/"))
+            secure = await read_answer(stream)
+            assert (plain.status, secure.status) == (308, 200)
+            assert secure.headers.get("strict-transport-security") == said
+        nursery.cancel_scope.cancel()
 
 
 def test_a_certificate_is_kept_until_it_has_to_be_another(tmp_path: Path) -> None:
