@@ -16,8 +16,6 @@ CONTENT_TYPES = {
     ".png": "image/png",
     ".webmanifest": "application/manifest+json",
 }
-WORKER = "worker.js"
-"""The service worker; it may serve all pages, though it stands in a folder of its own."""
 
 
 def static_file(name: str) -> Handler:
@@ -30,8 +28,6 @@ def static_file(name: str) -> Handler:
     content_type = CONTENT_TYPES[PurePosixPath(name).suffix]
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if name == WORKER:
-        headers["Service-Worker-Allowed"] = "/"
     whole = Response(body=body, content_type=content_type, headers=headers)
     unchanged = Response(status=304, headers=headers)
 
