@@ -61,6 +61,9 @@ PENDING_S: Final = DAY_S
 RINGING_S: Final = 45
 CONNECTING_S: Final = 30
 """From the answer until both sides are connected; after a start, until both are back."""
+SILENT_S: Final = 60
+"""For so long media may have stopped one way or both while both pages are there: who has no
+microphone sends silence. What flows one way meanwhile is charged to nobody."""
 UNSTARTED_MEDIA_S: Final = 5
 """For so long media may flow both ways though nobody says that it does."""
 MINIMUM_S: Final = MINUTE_S
@@ -632,7 +635,8 @@ class CallManager:
         left = self._read_figures(call)
         self._tell(CallUpdated(call.info, left))
         self._warn(call, left)
-        if len(call.present) < len(Side) and self._silent_s(call, now_ns) > HOLDING_S:
+        are_both_there = len(call.present) == len(Side)
+        if self._silent_s(call, now_ns) > (SILENT_S if are_both_there else HOLDING_S):
             self._apply(call, Event.SILENCE)
 
     def _read_figures(self, call: _Call) -> int:

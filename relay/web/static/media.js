@@ -112,6 +112,34 @@ export class LevelMeter {
   }
 }
 
+/** A track of silence, for who has no microphone in a call: a side that sends nothing at all is taken
+ * for one that is gone, and the call ends. */
+export class Silence {
+  constructor() {
+    this.context = new AudioContext();
+    const destination = this.context.createMediaStreamDestination();
+    const source = this.context.createConstantSource();
+    source.offset.value = 0;
+    source.connect(destination);
+    source.start();
+    [this.track] = destination.stream.getAudioTracks();
+    this.timer = setInterval(() => this.resume(), LEVEL_MS);
+    this.resume();
+  }
+
+  /** Before somebody has clicked in the page, it can't be. */
+  resume() {
+    if (this.context.state === "suspended") this.context.resume().catch(() => {});
+    else clearInterval(this.timer);
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.track.stop();
+    this.context.close();
+  }
+}
+
 /** Whether somebody speaks, from levels that come each 200 ms: soon on, and late off. */
 export class SpeechDetector {
   constructor() {

@@ -3,7 +3,9 @@
 import { Chat } from "./chat.js";
 import { Files } from "./files.js";
 import { Identity } from "./identity.js";
-import { LevelMeter, MediaFailure, openCamera, openMicrophone, openScreen } from "./media.js";
+import {
+  LevelMeter, MediaFailure, openCamera, openMicrophone, openScreen, Silence,
+} from "./media.js";
 import { Participant } from "./participant.js";
 import { Signaling, SignalingFailure } from "./signaling.js";
 
@@ -31,6 +33,7 @@ export class Meeting extends EventTarget {
     this.identity = Identity.load();
     this.people = new Map();
     this.tracks = { microphone: null, camera: null, screen: null };
+    this.silence = null;
     this.devices = { microphone: null, camera: null };
     this.rosters = new Map();
     this.has_answered = false;
@@ -373,6 +376,8 @@ export class Meeting extends EventTarget {
     clearTimeout(this.refreshing);
     window.removeEventListener("online", this.networkChanged);
     for (const id of this.people.keys()) this.removePerson(id);
+    this.silence?.close();
+    this.silence = null;
     for (const name of Object.keys(this.tracks)) {
       this.tracks[name]?.stop();
       this.tracks[name] = null;
@@ -395,7 +400,7 @@ export class Meeting extends EventTarget {
       place: state.room?.id ?? state.call.id, identity: this.identity, chat: this.chat,
       files: this.files, is_muted: () => !state.local.microphone,
       peer: {
-        configuration: this.configuration, local: this.tracks, refresh: () => this.freshIce(),
+        configuration: this.configuration, local: this.outgoing(), refresh: () => this.freshIce(),
         is_online: () => this.signaling.online,
         holds_answer: state.role === "callee" && state.phase === "ringing" && !this.has_answered,
       },
@@ -497,9 +502,20 @@ export class Meeting extends EventTarget {
     if (track) track.addEventListener("ended", () => this.lost(name, track));
     if (name === "microphone") this.meter(track);
     this.showLocal();
-    await Promise.all(Array.from(this.people.values(), ({ peer }) => peer.send(name, track)));
+    const sent = this.outgoing()[name];
+    await Promise.all(Array.from(this.people.values(), ({ peer }) => peer.send(name, sent)));
     if (before !== track) before?.stop();
     if (name === "microphone") for (const person of this.people.values()) person.sayMuted();
+  }
+
+  /** What the others are sent. */
+  outgoing() {
+    const tracks = { ...this.tracks };
+    if (this.state.call && !tracks.microphone) {
+      this.silence ??= new Silence();
+      tracks.microphone = this.silence.track;
+    }
+    return tracks;
   }
 
   /** A device was pulled out: use another one, or none. */

@@ -27,6 +27,7 @@ from relay.signaling.calls import (
     CONNECTING_S,
     PENDING_S,
     RINGING_S,
+    SILENT_S,
     UNSTARTED_MEDIA_S,
     CallEvent,
     CallReceipt,
@@ -665,11 +666,15 @@ async def test_a_silent_call_goes_on_while_both_pages_are_there(tmp_path: Path) 
         await alice_and_bob(world)
         call = await world.talking()
         await world.seconds(5, call)
-        await world.seconds(100)
+        await world.seconds(SILENT_S)
         await world.calls.set_present(call, Side.CALLEE, True)
         await world.seconds(5, call)
         info = world.call(call)
         assert (info.status, info.seconds) == (Status.ACTIVE, 10)
+        # Not for ever: what flows one way meanwhile is charged to nobody.
+        await world.seconds(SILENT_S + 1)
+        info = world.call(call)
+        assert (info.status, info.reason, info.seconds) == (Status.ENDED, "silence", 10)
 
 
 async def test_a_direct_call_is_charged_by_what_its_pages_say(tmp_path: Path) -> None:
