@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, FilePayload, Page
 
 from tests.support.browser import browser, take_picture
 from tests.support.node import RunningNode, running_node
@@ -106,7 +106,7 @@ def test_a_room_of_two_from_its_making_to_its_end(node: RunningNode, pages: list
     content = bytes(range(256)) * 400
     guest.set_input_files(
         ".chat input[type=file]",
-        [{"name": "papers.bin", "mimeType": "application/octet-stream", "buffer": content}],
+        FilePayload(name="papers.bin", mimeType="application/octet-stream", buffer=content),
     )
     host.click("[data-act=acceptFile]")
     host.wait_for_selector(".file a")
