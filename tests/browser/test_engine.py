@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Error, Page
 
 from tests.support.browser import browser
+from tests.support.eavesdropper import Eavesdropper
 from tests.support.signaling_server import (
     CALL,
     INVITATION,
@@ -448,3 +449,68 @@ def test_a_call_whose_session_is_over_is_opened_anew(
         for page in (caller, callee):
             until(page, "s.phase === 'in' && s.peers[0]?.connection === 'connected'")
         assert server.of_type("open_call") == ["1", "2", "1"]
+
+
+def test_who_sits_in_between_is_seen_by_the_strings(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    eavesdropper = Eavesdropper(server, "room")
+    server.forge = eavesdropper.forge
+    with pages(chromium, server) as opened:
+        meet(opened)
+        one, two = (state(page, "s.peers[0].verification") for page in opened)
+        assert one["failed"] is two["failed"] is None
+        assert len(one["emoji"]) == len(two["emoji"]) == 7
+        assert one["emoji"] != two["emoji"]
+        server.run(eavesdropper.close())
+
+
+def test_a_handshake_that_is_passed_on_or_changed_fails(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server, 1) as (page,):
+        outcomes = page.evaluate(
+            """async () => {
+              const [{ Handshake }, { Identity }] = await Promise.all([
+                import("/static/verification.js"), import("/static/identity.js"),
+              ]);
+              const identity = await Identity.load();
+              const bytes = (number) => new Uint8Array(32).fill(number);
+              const same = (reveal) => reveal;
+              async function shake(own, other, { place = "room", change = same } = {}) {
+                const a = new Handshake({
+                  role: "a", place: "room", identity,
+                  fingerprints: { own: bytes(1), other: bytes(other) },
+                });
+                const b = new Handshake({
+                  role: "b", place, identity, fingerprints: { own: bytes(own), other: bytes(1) },
+                });
+                const [first, second] = [await a.start(), await b.start()];
+                const [one, two] = [await a.receive(second), await b.receive(first)];
+                try {
+                  await a.receive(change(two));
+                  await b.receive(one);
+                } catch (error) {
+                  return [error.reason];
+                }
+                return [a, b].map(({ result }) => [result.failure, result.emoji.join("")]);
+              }
+              const changed = (message) => ({
+                ...message,
+                reveal: message.reveal.replace(/^./, (one) => (one === "A" ? "B" : "A")),
+              });
+              return {
+                honest: await shake(2, 2),
+                passed_on: await shake(2, 3),
+                elsewhere: await shake(2, 2, { place: "another" }),
+                changed: await shake(2, 2, { change: changed }),
+              };
+            }"""
+        )
+    (one, other) = outcomes["honest"]
+    assert one == other
+    assert one[0] is None
+    assert outcomes["passed_on"][0][0] == "signature"
+    assert outcomes["passed_on"][0][1] != outcomes["passed_on"][1][1]
+    assert [failure for failure, _ in outcomes["elsewhere"]] == ["signature", "signature"]
+    assert outcomes["changed"] == ["commit"]
