@@ -120,7 +120,12 @@ class CallDesk:
         session.peer = PEER_OF[side]
         self._sessions[seat] = session
         # Before anybody is told that both are there: their relays are theirs from then on.
-        await self.calls.set_present(seat.call, side, True, relay_only=session.relay_only)
+        try:
+            await self.calls.set_present(seat.call, side, True, relay_only=session.relay_only)
+        except BaseException:
+            self._sessions.pop(seat, None)
+            self.hub.end(session)
+            raise
         info = self._found(seat.call)
         if session.ended:
             return
