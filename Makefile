@@ -23,7 +23,7 @@ up: build
 	@exec $(BIN)/montana up --dev
 
 test: build
-	@.ci/packages coturn chromium || true
+	@.ci/packages coturn chromium fonts-noto-color-emoji || true
 	$(BIN)/python -m pytest
 
 bench: build

@@ -5,7 +5,7 @@ import { explainFailure, missingAbility, ofKey } from "./explain.js";
 import { shortAddress } from "./format.js";
 import { Meeting } from "./meeting.js";
 import { showOver } from "./over_view.js";
-import { setUpPage, showView, takeFragment, wasReloaded } from "./page.js";
+import { hidesAddress, setUpPage, showView, takeFragment, wasReloaded } from "./page.js";
 import { PreJoin } from "./pre_join.js";
 import { Ringer } from "./sounds.js";
 import { Stage } from "./stage.js";
@@ -56,7 +56,7 @@ async function begin() {
   }
   showView("opening");
   try {
-    await meeting.openCall({ call: call_id, secret, relayOnly: false });
+    await meeting.openCall({ call: call_id, secret, relayOnly: hidesAddress() });
   } catch (failure) {
     problem = failure;
     showProblem();

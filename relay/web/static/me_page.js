@@ -8,7 +8,7 @@ import { explainFailure, ofKey } from "./explain.js";
 import { clock, money, moment, shortAddress } from "./format.js";
 import { icon } from "./icons.js";
 import { Account } from "./identity.js";
-import { setUpPage, showView } from "./page.js";
+import { hidesAddress, setUpPage, showView } from "./page.js";
 import { drawQr } from "./qr.js";
 import { Signaling } from "./signaling.js";
 import { Ringer } from "./sounds.js";
@@ -199,6 +199,8 @@ function listen() {
     await signIn();
   });
   byId("copy-address").append(copyButton("copy", () => state.account.address));
+  byId("relay-only").checked = hidesAddress();
+  byId("relay-only").addEventListener("change", ({ target }) => hidesAddress(target.checked));
   onSubmit("call-form", (form) => {
     const to = form.elements.to.value.trim();
     return to ? call(to, form.elements.kind.value) : getLink();

@@ -62,8 +62,10 @@ export class Meeting extends EventTarget {
 
   /** Make a room and be its host. `account` (identity.js) where hosts pay. */
   createRoom({ name = "", token = "", lobby = false, relayOnly = false, account = null } = {}) {
-    return this.enter({ name }, async ({ challenge }) => {
-      const proof = account ? { proof: await account.prove(challenge) } : {};
+    return this.enter({ name }, async ({ challenge, rooms }) => {
+      // Whose room it is is nobody's business where the node pays.
+      const is_paid = account && rooms === "host";
+      const proof = is_paid ? { proof: await account.prove(challenge) } : {};
       return { type: "create", name, token, lobby, relay_only: relayOnly, ...proof };
     });
   }

@@ -40,6 +40,12 @@ export function wasReloaded() {
   return performance.getEntriesByType("navigation")[0]?.type === "reload";
 }
 
+/** Whether this browser's user wants no address told but the relay's; remembered as `wanted`. */
+export function hidesAddress(wanted) {
+  if (wanted !== undefined) kept("montana-relay-only", wanted ? "yes" : null);
+  return kept("montana-relay-only") === "yes";
+}
+
 /** A value that this browser keeps, or null; null forgets it. */
 export function kept(name, value) {
   try {

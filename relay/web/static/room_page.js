@@ -5,7 +5,7 @@ import { make, say, setText } from "./dom.js";
 import { explainFailure, missingAbility, ofKey } from "./explain.js";
 import { Meeting } from "./meeting.js";
 import { showOver } from "./over_view.js";
-import { kept, setUpPage, showView, takeFragment, wasReloaded } from "./page.js";
+import { hidesAddress, kept, setUpPage, showView, takeFragment, wasReloaded } from "./page.js";
 import { PreJoin } from "./pre_join.js";
 import { Stage } from "./stage.js";
 import { onLanguage, text } from "./text.js";
@@ -97,6 +97,7 @@ function enter(wanted) {
   problem = null;
   showProblem();
   form.elements.name.value = kept(NAME) ?? "";
+  form.elements.relay_only.checked = hidesAddress();
   setText(byId("entry-title"), wanted ? "entry_join" : "entry_create");
   setText(byId("go"), wanted ? "join" : "create_room");
   byId("create-options").hidden = Boolean(wanted);
@@ -108,7 +109,7 @@ function enter(wanted) {
 
 async function go() {
   const name = form.elements.name.value.trim();
-  const relayOnly = form.elements.relay_only.checked;
+  const relayOnly = hidesAddress(form.elements.relay_only.checked);
   kept(NAME, name || null);
   problem = null;
   showProblem();
