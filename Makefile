@@ -15,7 +15,7 @@ help:
 	  'make up      set up, then start a node for this machine alone, and say what to open' \
 	  'make test    set up, then run everything that can be tested here' \
 	  'make build   the set-up alone: .venv and the compiled core' \
-	  'make bench   measure the node beside coturn, its ledger beside PostgreSQL' \
+	  'make bench   measure the node beside coturn, its ledger beside PostgreSQL, calls beside aiohttp' \
 	  'make lint    ruff and mypy' \
 	  'make clean   remove what the build and the tests made; .venv stays'
 

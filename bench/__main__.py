@@ -1,4 +1,4 @@
-"""`python -m bench`: Montana beside coturn and PostgreSQL, measured on this machine."""
+"""`python -m bench`: Montana beside coturn, PostgreSQL and aiohttp, measured on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bench import report as reports
+from bench import signaling as calls
 from bench import suites
 from bench.ledger import FULL, QUICK, check_disk, measure_ledger, new_report
 from bench.ledger_plot import ledger_plots
@@ -30,12 +31,13 @@ PLOTS = FOLDER / "plots"
 EXAMPLES = """
 \b
 Examples:
-  python -m bench                      everything, about 35 minutes
-  python -m bench --quick              everything, roughly, in 4 minutes
+  python -m bench                      everything, about 45 minutes
+  python -m bench --quick              everything, roughly, in 6 minutes
   python -m bench table --quick        what must be reached, alone
   python -m bench roundtrip --json     latencies, as JSON
   python -m bench matrix --server coturn
   python -m bench ledger --quick       the ledger, beside PostgreSQL
+  python -m bench signaling --quick    rooms and calls, beside aiohttp
   python -m bench soak --minutes 10
   python -m bench report               the last full run as Markdown
 """
@@ -75,10 +77,16 @@ def measuring(command: Callable[..., None]) -> Callable[..., None]:
 @measuring
 @click.pass_context
 def main(context: click.Context, /, **options: Any) -> None:
-    """Measure Montana beside coturn, both on the same core in turn, driven from another; and its
-    ledger beside PostgreSQL."""
+    """Measure Montana beside coturn, both on the same core in turn, driven from another; its ledger
+    beside PostgreSQL, and its rooms and calls beside aiohttp."""
     if context.invoked_subcommand is None:
-        _measure([*TABLE, suites.round_trip, suites.matrix], costs=True, ledger=True, **options)
+        _measure(
+            [*TABLE, suites.round_trip, suites.matrix],
+            costs=True,
+            ledger=True,
+            signaling=True,
+            **options,
+        )
     elif any(options.values()):
         raise click.UsageError(f"options come after the word {context.invoked_subcommand}")
 
@@ -116,6 +124,13 @@ def allocations(**options: Any) -> None:
 def ledger(**options: Any) -> None:
     """The ledger: ticks, starts, transfers beside PostgreSQL, memory, the relay with metering."""
     _measure([], costs=False, ledger=True, servers=(MONTANA,), **options)
+
+
+@main.command()
+@recording
+def signaling(**options: Any) -> None:
+    """Rooms and calls: messages and memory beside aiohttp, set-ups, calls while sessions tick."""
+    _measure([], costs=False, signaling=True, servers=(MONTANA,), **options)
 
 
 @main.command()
@@ -171,6 +186,7 @@ def _measure(
     *,
     costs: bool,
     ledger: bool = False,
+    signaling: bool = False,
     quick: bool,
     servers: tuple[str, ...],
     as_json: bool,
@@ -182,7 +198,7 @@ def _measure(
             raise click.ClickException("turnserver is missing; run: sudo apt install coturn")
         _say("turnserver is missing, so montana is measured alone; sudo apt install coturn")
         names.remove(COTURN)
-    if ledger and MONTANA in names:
+    if (ledger or signaling) and MONTANA in names:
         try:
             check_disk()
         except MontanaError as error:
@@ -198,10 +214,14 @@ def _measure(
         if ledger and MONTANA in names:
             made.ledger = new_report(quick=quick, say=_say)
             measure_ledger(made.ledger, QUICK if quick else FULL, _say)
+        if signaling and MONTANA in names:
+            made.signaling = calls.new_report(quick=quick)
+            sizes = calls.QUICK if quick else calls.FULL
+            calls.measure_signaling(made.signaling, sizes, _say)
     except MontanaError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        if made.cells or made.costs or made.ledger:
+        if made.cells or made.costs or made.ledger or made.signaling:
             reports.save(made, LATEST)
             _write_plots(made, LATEST.parent)
     if keep:

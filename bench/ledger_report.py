@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
+from bench.bounds import BoundRow, at_least, at_most, bounds_table
 from bench.ledger import LedgerReport
 from bench.postgres import POSTGRESQL
 from bench.servers import MONTANA
@@ -18,58 +19,9 @@ SINGLES_BOUND = 20_000.0
 LATENCY_BOUND_MS = 20.0
 SESSION_BOUND_BYTES = 200.0
 METERING_BOUND = 1 / 1.03
-REQUIRED = "required"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerRow:
-    """One line of what must be reached.
-
-    Attributes:
-        name: what is measured.
-        unit: of the two figures.
-        beside: whose figure the other one is: what is required, or another system's.
-        other, montana: the figures; the other one is None where it was not measured.
-        ratio: how many times better Montana is, above 1 where it is; None where nobody knows.
-        bound: what `ratio` must reach.
-        sync_us: how long the disk took to make 4 KiB durable in the same run; None where no disk
-            has a part in it.
-        note: what the reader should know.
-    """
-
-    name: str
-    unit: str
-    beside: str
-    other: float | None
-    montana: float
-    ratio: float | None
-    bound: float
-    sync_us: float | None = None
-    note: str = ""
-
-    @property
-    def met(self) -> bool:
-        """Whether the bound is reached."""
-        return self.ratio is not None and self.ratio >= self.bound
-
-
-def _at_most(
-    name: str, unit: str, bound: float, montana: float, sync_us: float | None, note: str = ""
-) -> LedgerRow:
-    return LedgerRow(
-        name=name,
-        unit=unit,
-        beside=REQUIRED,
-        other=bound,
-        montana=montana,
-        ratio=bound / montana if montana else float("inf"),
-        bound=1.0,
-        sync_us=sync_us,
-        note=note,
-    )
-
-
-def rows(report: LedgerReport) -> list[LedgerRow]:
+def rows(report: LedgerReport) -> list[BoundRow]:
     """What must be reached, as far as it was measured."""
     return [
         *_tick_rows(report),
@@ -81,7 +33,7 @@ def rows(report: LedgerReport) -> list[LedgerRow]:
     ]
 
 
-def _tick_rows(report: LedgerReport) -> list[LedgerRow]:
+def _tick_rows(report: LedgerReport) -> list[BoundRow]:
     found = []
     for one in report.ticks:
         bound = TICK_BOUNDS_MS.get(one.sessions)
@@ -89,17 +41,17 @@ def _tick_rows(report: LedgerReport) -> list[LedgerRow]:
             continue
         name = f"a tick of {one.sessions:,} sessions"
         note = f"the worst of {one.ticks}: {one.worst_ms:,.1f} ms"
-        found.append(_at_most(f"{name}: median", "ms", bound, one.median_ms, one.sync_us, note))
+        found.append(at_most(f"{name}: median", "ms", bound, one.median_ms, one.sync_us, note))
         if one.renewed:
             note = f"{one.renewed:,} slices in it"
             name = f"{name}: the slowest with renewals"
-            found.append(_at_most(name, "ms", bound, one.renewing_ms, one.sync_us, note))
+            found.append(at_most(name, "ms", bound, one.renewing_ms, one.sync_us, note))
     return found
 
 
-def _start_rows(report: LedgerReport) -> list[LedgerRow]:
+def _start_rows(report: LedgerReport) -> list[BoundRow]:
     return [
-        _at_most(
+        at_most(
             f"start after kill -9 with {one.sessions:,} live sessions",
             "s",
             START_BOUND_S,
@@ -112,12 +64,12 @@ def _start_rows(report: LedgerReport) -> list[LedgerRow]:
     ]
 
 
-def _transfer_rows(report: LedgerReport) -> list[LedgerRow]:
+def _transfer_rows(report: LedgerReport) -> list[BoundRow]:
     ours, theirs = report.transfers_of(MONTANA), report.transfers_of(POSTGRESQL)
     if ours is None:
         return []
     return [
-        LedgerRow(
+        BoundRow(
             name=f"transfers a second, by {ours.batch:,}, over {ours.earlier:,} earlier ids",
             unit="k",
             beside=POSTGRESQL,
@@ -131,25 +83,22 @@ def _transfer_rows(report: LedgerReport) -> list[LedgerRow]:
     ]
 
 
-def _single_rows(report: LedgerReport) -> list[LedgerRow]:
+def _single_rows(report: LedgerReport) -> list[BoundRow]:
     found = []
     singles, loop = report.singles, report.open_loop
     if singles is not None:
         found.append(
-            LedgerRow(
-                name=f"single transfers a second, {singles.tasks:,} tasks",
-                unit="k",
-                beside=REQUIRED,
-                other=SINGLES_BOUND / 1000,
-                montana=singles.a_second / 1000,
-                ratio=singles.a_second / SINGLES_BOUND,
-                bound=1.0,
-                sync_us=singles.sync_us,
+            at_least(
+                f"single transfers a second, {singles.tasks:,} tasks",
+                "k",
+                SINGLES_BOUND / 1000,
+                singles.a_second / 1000,
+                singles.sync_us,
             )
         )
     if loop is not None:
         found.append(
-            _at_most(
+            at_most(
                 f"single transfers at {loop.rate:,.0f}/s, {loop.sessions:,} sessions ticking: p99",
                 "ms",
                 LATENCY_BOUND_MS,
@@ -162,7 +111,7 @@ def _single_rows(report: LedgerReport) -> list[LedgerRow]:
     return found
 
 
-def _memory_rows(report: LedgerReport) -> list[LedgerRow]:
+def _memory_rows(report: LedgerReport) -> list[BoundRow]:
     if report.meter is None:
         return []
     note = ""
@@ -171,16 +120,16 @@ def _memory_rows(report: LedgerReport) -> list[LedgerRow]:
         note = f"{largest.session_bytes:,.0f} with what else is kept of a session"
     name = f"memory a session in the meter, of {report.meter.sessions:,}"
     bound = SESSION_BOUND_BYTES
-    return [_at_most(name, "bytes", bound, report.meter.session_bytes, None, note)]
+    return [at_most(name, "bytes", bound, report.meter.session_bytes, None, note)]
 
 
-def _metering_rows(report: LedgerReport) -> list[LedgerRow]:
+def _metering_rows(report: LedgerReport) -> list[BoundRow]:
     cost = report.metering
     if cost is None:
         return []
     off, on = statistics.median(cost.off_ns), statistics.median(cost.on_ns)
     return [
-        LedgerRow(
+        BoundRow(
             name="the relay's CPU a packet, metered",
             unit="ns",
             beside="not metered",
@@ -197,45 +146,13 @@ def _metering_rows(report: LedgerReport) -> list[LedgerRow]:
 
 def tables(report: LedgerReport) -> list[Table]:
     """Everything that was measured, the bounds first."""
-    made = [_bounds_table(report), _growth_table(report), _ways_table(report), _hour_table(report)]
-    return [table for table in made if table.lines]
-
-
-def _bounds_table(report: LedgerReport) -> Table:
-    lines = [
-        (
-            row.name,
-            _other(row),
-            f"{row.montana:,.1f} {row.unit}",
-            "" if row.ratio is None else f"{row.ratio:.2f}",
-            f"{row.bound:.2f}",
-            "" if row.sync_us is None else f"{row.sync_us / 1000:.2f} ms",
-            _verdict(row) + (f" ({row.note})" if row.note else ""),
-        )
-        for row in rows(report)
+    made = [
+        bounds_table("The ledger", rows(report)),
+        _growth_table(report),
+        _ways_table(report),
+        _hour_table(report),
     ]
-    headings = (
-        "What must be reached",
-        "beside",
-        MONTANA,
-        "times better",
-        "at least",
-        "the disk's sync",
-        "met",
-    )
-    return Table(title="The ledger", headings=headings, lines=lines)
-
-
-def _other(row: LedgerRow) -> str:
-    if row.other is None:
-        return f"{row.beside} not measured"
-    return f"{row.other:,.1f} {row.unit}" + ("" if row.beside == REQUIRED else f" {row.beside}")
-
-
-def _verdict(row: LedgerRow) -> str:
-    if row.ratio is None:
-        return "not measured"
-    return "yes" if row.met else "NO"
+    return [table for table in made if table.lines]
 
 
 def _growth_table(report: LedgerReport) -> Table:

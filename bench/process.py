@@ -35,18 +35,19 @@ def waited_ns(pid: int) -> int:
 
 def resident_bytes(pid: int) -> int:
     """Resident memory, exactly: VmRSS of status lags by some pages a thread."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("smaps_rollup has a line Rss")
+    return _rollup_bytes(pid, "Rss")
 
 
 def proportional_bytes(pid: int) -> int:
     """Memory of a process with its share of what it shares with others (PSS)."""
+    return _rollup_bytes(pid, "Pss")
+
+
+def _rollup_bytes(pid: int, name: str) -> int:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError("smaps_rollup has a line Pss")
+    raise AssertionError(f"smaps_rollup has a line {name}")
 
 
 def descriptor_count(pid: int) -> int:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import ledger, ledger_report
+from bench import ledger, ledger_report, signaling, signaling_report
 from bench.comparison import Row, fewer, more
 from bench.ledger import LedgerReport
 from bench.machine import Machine
 from bench.scenario import Load, Measurement, Mode
 from bench.servers import COTURN, MONTANA, MONTANA_LOW_LATENCY
+from bench.signaling import SignalingReport
 from bench.suites import ROUND_TRIP_RATES, AllocationCost, Cell
 from bench.table import Table
 
@@ -26,6 +27,7 @@ class Report:
     cells: list[Cell] = field(default_factory=list)
     costs: list[AllocationCost] = field(default_factory=list)
     ledger: LedgerReport | None = None
+    signaling: SignalingReport | None = None
 
     def find(self, suite: str, server: str, **load: object) -> Measurement | None:
         """The measurement of the first load that has these attributes."""
@@ -52,16 +54,20 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         **asdict(report),
         "ledger": ledger_report.as_json(report.ledger) if report.ledger else None,
+        "signaling": signaling_report.as_json(report.signaling) if report.signaling else None,
         "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
     }
 
 
 def merge(kept: Report, made: Report) -> Report:
     """What is kept after another run: it replaces the suites that it has measured. Others stay
-    where they are of the same machine and as thorough; the ledger's figures name their own."""
+    where they are of the same machine and as thorough; the figures of the ledger and of signaling
+    name their own."""
+    merged = replace(
+        made, ledger=made.ledger or kept.ledger, signaling=made.signaling or kept.signaling
+    )
     if not (made.cells or made.costs):
-        return replace(kept, ledger=made.ledger)
-    merged = replace(made, ledger=made.ledger or kept.ledger)
+        return replace(kept, ledger=merged.ledger, signaling=merged.signaling)
     if (kept.machine.processor, kept.machine.cores, kept.quick) != (
         made.machine.processor,
         made.machine.cores,
@@ -90,6 +96,7 @@ def load(path: Path) -> Report:
         ],
         costs=[AllocationCost(**cost) for cost in document["costs"]],
         ledger=ledger.from_json(document["ledger"]) if document.get("ledger") else None,
+        signaling=signaling.from_json(document["signaling"]) if document.get("signaling") else None,
     )
 
 
@@ -343,6 +350,9 @@ def as_text(report: Report) -> str:
     if report.ledger is not None:
         parts += [table.as_text() for table in ledger_report.tables(report.ledger)]
         parts.append(report.ledger.machine.describe())
+    if report.signaling is not None:
+        parts += [table.as_text() for table in signaling_report.tables(report.signaling)]
+        parts.append(report.signaling.machine.describe())
     return "\n\n".join(parts)
 
 
@@ -356,9 +366,12 @@ def as_markdown(report: Report) -> str:
     if report.ledger is not None:
         parts += [table.as_markdown() for table in ledger_report.tables(report.ledger)]
         parts += _where(report.ledger)
+    if report.signaling is not None:
+        parts += [table.as_markdown() for table in signaling_report.tables(report.signaling)]
+        parts += _where(report.signaling)
     return "\n\n".join(parts) + "\n"
 
 
-def _where(report: Report | LedgerReport) -> list[str]:
+def _where(report: Report | LedgerReport | SignalingReport) -> list[str]:
     rough = ["A quick run: the figures are rough."] if report.quick else []
     return [*rough, f"Measured on {report.machine.describe()}."]

@@ -195,48 +195,51 @@ class Traffic:
     def measure(self, load: Load, seconds: float) -> Measurement:
         """Offer a load for `seconds` after a warm-up, and count until the last packet is in."""
         assert load.mode == self.mode
-        generator = Generator(
-            self.paths,
-            payload_bytes=load.payload_bytes,
-            burst=load.burst,
-            rate=load.rate / 2 if load.mode.echoes else load.rate,
-        )
-        generator.run(WARM_UP_S)
-        generator.drain(quiet_s=0.05)
-        generator.reset()
-        pid = self._server.pid
-        server_drops, own_drops = dropped_datagrams(pid), dropped_datagrams(os.getpid())
-        waited_before_ns = waited_ns(pid)
-        started_ns, cpu_started_ns = time.monotonic_ns(), cpu_time_ns(pid)
-        generator.run(seconds)
-        ended_ns, cpu_ended_ns = time.monotonic_ns(), cpu_time_ns(pid)
-        waited_after_ns = waited_ns(pid)
-        during = generator.counters()
-        generator.drain()
-        after = generator.counters()
-        elapsed_s = (ended_ns - started_ns) / 1e9
-        cpu_ns = cpu_ended_ns - cpu_started_ns
-        sent, delivered = after["sent"], after["delivered"]
-        p50, p99, p999 = percentiles_us(generator.latency_histogram(), (0.5, 0.99, 0.999))
-        return Measurement(
-            sent=sent,
-            delivered=delivered,
-            loss=(sent - delivered) / sent if sent else 0.0,
-            sent_a_second=during["sent"] / elapsed_s,
-            delivered_a_second=during["delivered"] / elapsed_s,
-            missed=after["missed"],
-            strays=sum(
-                after[name] for name in ("duplicates", "beyond_window", "misdirected", "other")
-            ),
-            cpu_ns=cpu_ns / max(1, during["delivered"]),
-            server_busy=cpu_ns / (ended_ns - started_ns),
-            server_waited=(waited_after_ns - waited_before_ns) / (ended_ns - started_ns),
-            server_drops=dropped_datagrams(pid) - server_drops,
-            generator_drops=dropped_datagrams(os.getpid()) - own_drops,
-            latency_p50_us=p50,
-            latency_p99_us=p99,
-            latency_p999_us=p999,
-        )
+        return measure_paths(self._server.pid, self.paths, load, seconds)
+
+
+def measure_paths(pid: int, paths: Sequence[Path], load: Load, seconds: float) -> Measurement:
+    """Offer a load to the server of this process id for `seconds` after a warm-up, and count until
+    the last packet is in."""
+    generator = Generator(
+        paths,
+        payload_bytes=load.payload_bytes,
+        burst=load.burst,
+        rate=load.rate / 2 if load.mode.echoes else load.rate,
+    )
+    generator.run(WARM_UP_S)
+    generator.drain(quiet_s=0.05)
+    generator.reset()
+    server_drops, own_drops = dropped_datagrams(pid), dropped_datagrams(os.getpid())
+    waited_before_ns = waited_ns(pid)
+    started_ns, cpu_started_ns = time.monotonic_ns(), cpu_time_ns(pid)
+    generator.run(seconds)
+    ended_ns, cpu_ended_ns = time.monotonic_ns(), cpu_time_ns(pid)
+    waited_after_ns = waited_ns(pid)
+    during = generator.counters()
+    generator.drain()
+    after = generator.counters()
+    elapsed_s = (ended_ns - started_ns) / 1e9
+    cpu_ns = cpu_ended_ns - cpu_started_ns
+    sent, delivered = after["sent"], after["delivered"]
+    p50, p99, p999 = percentiles_us(generator.latency_histogram(), (0.5, 0.99, 0.999))
+    return Measurement(
+        sent=sent,
+        delivered=delivered,
+        loss=(sent - delivered) / sent if sent else 0.0,
+        sent_a_second=during["sent"] / elapsed_s,
+        delivered_a_second=during["delivered"] / elapsed_s,
+        missed=after["missed"],
+        strays=sum(after[name] for name in ("duplicates", "beyond_window", "misdirected", "other")),
+        cpu_ns=cpu_ns / max(1, during["delivered"]),
+        server_busy=cpu_ns / (ended_ns - started_ns),
+        server_waited=(waited_after_ns - waited_before_ns) / (ended_ns - started_ns),
+        server_drops=dropped_datagrams(pid) - server_drops,
+        generator_drops=dropped_datagrams(os.getpid()) - own_drops,
+        latency_p50_us=p50,
+        latency_p99_us=p99,
+        latency_p999_us=p999,
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +35,7 @@ USERS = (
 )
 """Whom the node knows: each has a session of its own. Coturn knows the first alone."""
 REALM = "bench"
+SECRET = "a secret for benchmarks"
 RELAY_PORTS = (10_000, 21_999)
 """Below the ports that the generator's own sockets get."""
 ALLOCATIONS_MAXIMUM = RELAY_PORTS[1] - RELAY_PORTS[0]
@@ -45,7 +46,7 @@ MONTANA = "montana"
 MONTANA_LOW_LATENCY = "montana, low latency"
 MONTANA_METERED = "montana, metered"
 FUNDS = 1_000_000 * J.unit
-"""What each user's account has that pays for a metered server's sessions."""
+"""What each account has that pays for something."""
 PRICE = J.unit
 """Of a second, as the node has it by default."""
 
@@ -96,10 +97,10 @@ def running_in(folder: Path, name: str) -> Iterator[Server]:
         if process.poll() is not None:
             raise OperationError(
                 f"{name} has ended by itself with status {process.returncode}:\n"
-                f"{_last_words(folder)}"
+                f"{last_words(folder)}"
             )
     finally:
-        _stop(process)
+        stop(process)
 
 
 def coturn_is_installed() -> bool:
@@ -129,9 +130,19 @@ def free_port() -> int:
         return port
 
 
-def node_configuration(address: Address, *, low_latency: bool, metered: bool = False) -> str:
+def node_configuration(
+    address: Address,
+    *,
+    low_latency: bool = False,
+    metered: bool = False,
+    signaling: str = "",
+) -> str:
     """The node's configuration file: one worker, coturn's freedom toward loopback peers, no cap
-    on what a single source address asks for."""
+    on what a single source address asks for.
+
+    Args:
+        signaling: lines of that table.
+    """
     users = "\n".join(f'{user.username} = "{user.password}"' for user in USERS)
     return f"""\
 [node]
@@ -141,6 +152,7 @@ listen = ["udp://{address}"]
 relay_addresses = ["{address.host}"]
 relay_ports = [{RELAY_PORTS[0]}, {RELAY_PORTS[1]}]
 realm = "{REALM}"
+secrets = ["{SECRET}"]
 workers = 1
 low_latency = {str(low_latency).lower()}
 drain_timeout_s = 0
@@ -153,9 +165,11 @@ allocations = {ALLOCATIONS_MAXIMUM}
 allocations_per_user = {ALLOCATIONS_MAXIMUM}
 error_replies_exempt = ["127.0.0.0/8"]
 [http]
-listen = "127.0.0.1:{free_port()}"
+listen = "127.0.0.1:0"
+[signaling]
+{signaling}
 [metrics]
-listen = "127.0.0.1:{free_port()}"
+listen = "127.0.0.1:0"
 [log]
 level = "warning"
 [billing]
@@ -185,7 +199,7 @@ def _start_coturn(folder: Path) -> tuple[subprocess.Popen[bytes], Address]:
         *("--pidfile", str(folder / "pid")),
         *("--userdb", str(folder / "userdb")),
     ]
-    return _spawn(command, folder), address
+    return spawn(command, folder), address
 
 
 def _start_montana(
@@ -195,25 +209,30 @@ def _start_montana(
     config = folder / "node.toml"
     config.write_text(node_configuration(address, low_latency=low_latency, metered=metered))
     if metered:
-        _fund(ledger_folder(folder / "data"))
+        fund(folder, [f"user:{user.username}" for user in USERS])
+    return spawn(montana_command(config), folder), address
+
+
+def montana_command(config: Path) -> list[str]:
+    """What starts the node that is installed beside this interpreter."""
     program = Path(sys.executable).with_name("montana")
     if not program.exists():
         raise OperationError(f"{program.name} is not installed; run: make build")
-    command = [str(program), "up", "--config", str(config), "--json"]
-    return _spawn(command, folder), address
+    return [str(program), "up", "--config", str(config), "--json"]
 
 
-def _fund(folder: Path) -> None:
-    """Give the accounts of the users who relay what it takes."""
+def fund(folder: Path, addresses: Sequence[str]) -> None:
+    """Give accounts what any measurement takes, in the ledger of a node that keeps its data in
+    `folder` and isn't started yet."""
     clock = SystemClock()
 
-    async def fund(ledger: LmdbLedger) -> None:
-        for user in USERS:
-            number = await ledger.open_account([f"user:{user.username}"])
+    async def credit(ledger: LmdbLedger) -> None:
+        for address in addresses:
+            number = await ledger.open_account([address])
             await ledger.transfer([Transfer(new_id(clock), ISSUE, number, FUNDS)])
 
-    with open_ledger(folder, clock) as ledger:
-        trio.run(fund, ledger)
+    with open_ledger(ledger_folder(folder / "data"), clock) as ledger:
+        trio.run(credit, ledger)
 
 
 def charged_s(folder: Path) -> list[int]:
@@ -231,15 +250,23 @@ def charged_s(folder: Path) -> list[int]:
     return [one // PRICE for one in paid]
 
 
-def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start a server on its core. It inherits what this process may use, so that is narrowed
-    for a moment: setting it afterwards would miss threads that have started already."""
+def spawn(
+    command: list[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server on its core; what it says goes to files in `folder`. It inherits what this
+    process may use, so that is narrowed for a moment: setting it afterwards would miss threads that
+    have started already."""
     mine = os.sched_getaffinity(0)
     use_core(SERVER_CORE)
     try:
         with (folder / "output").open("wb") as output, (folder / "errors").open("wb") as errors:
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=folder
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                cwd=folder,
+                env=environment,
             )
     finally:
         os.sched_setaffinity(0, mine)
@@ -253,17 +280,19 @@ def _wait(process: subprocess.Popen[bytes], name: str, address: Address, folder:
         except ClientError:
             continue
         return
-    raise OperationError(f"{name} does not answer; its last words:\n{_last_words(folder)}")
+    raise OperationError(f"{name} does not answer; its last words:\n{last_words(folder)}")
 
 
-def _last_words(folder: Path) -> str:
+def last_words(folder: Path) -> str:
+    """What a server has said last."""
     lines = []
     for stream in ("output", "errors"):
         lines += (folder / stream).read_text(errors="replace").splitlines()[-10:]
     return "\n".join(lines)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a server, at once where it takes too long."""
     process.terminate()
     try:
         process.wait(STOP_TIMEOUT_S)
