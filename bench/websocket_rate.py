@@ -49,8 +49,8 @@ class Rate:
     Attributes:
         on_their_way: messages of each connection that are under way at once.
         cpu_us: of the server's, a message.
-        server_busy: the share of its core; below one, it was not the server alone that was
-            measured.
+        server_busy: the share of its core; well below one, the rate is not the server's limit.
+        client_busy: the same of the client's.
     """
 
     server: str
@@ -58,6 +58,7 @@ class Rate:
     messages_per_s: float
     cpu_us: float
     server_busy: float
+    client_busy: float
 
 
 @contextmanager
@@ -156,9 +157,11 @@ def measure_rate(server: str, on_their_way: int, seconds: float) -> Rate:
         load.begin(on_their_way)
         load.run(WARM_UP_S)
         passed, cpu_ns, begun_ns = load.passed, cpu_time_ns(process.pid), time.monotonic_ns()
+        client_ns = time.process_time_ns()
         load.run(seconds)
         passed = load.passed - passed
         cpu_ns = cpu_time_ns(process.pid) - cpu_ns
+        client_ns = time.process_time_ns() - client_ns
         took_ns = time.monotonic_ns() - begun_ns
         for one in connections:
             one.close()
@@ -168,6 +171,7 @@ def measure_rate(server: str, on_their_way: int, seconds: float) -> Rate:
         messages_per_s=passed * NS_PER_S / took_ns,
         cpu_us=cpu_ns / passed / NS_PER_US,
         server_busy=cpu_ns / took_ns,
+        client_busy=client_ns / took_ns,
     )
 
 
@@ -210,12 +214,13 @@ def main() -> None:
                     f"{median(run.messages_per_s for run in same):,.0f}",
                     f"{median(run.cpu_us for run in same):.1f}",
                     f"{median(run.server_busy for run in same):.0%}",
+                    f"{median(run.client_busy for run in same):.0%}",
                 ]
             )
     print(
         Table(
             title=f"Messages of {MESSAGE_BYTES} bytes between pairs of {CONNECTIONS} connections",
-            headings=["", "on their way", "messages/s", "CPU us/message", "core busy"],
+            headings=["", "on their way", "messages/s", "CPU us/message", "its core", "client's"],
             lines=lines,
         ).as_text()
     )
