@@ -180,9 +180,9 @@ def _item(info: CallInfo) -> CallItem:
         callee=info.to_address,
         kind=info.kind.value,
         status=info.status.value,
-        created=format_time(info.created_ns, 0),
-        started=format_time(info.started_ns, 0) if info.started_ns else None,
-        ended=format_time(info.ended_ns, 0) if info.ended_ns else None,
+        created=format_time(info.created_ns, 3),
+        started=format_time(info.started_ns, 3) if info.started_ns else None,
+        ended=format_time(info.ended_ns, 3) if info.ended_ns else None,
         seconds=info.seconds,
         cost=format_amount(info.cost),
     )
