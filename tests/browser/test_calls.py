@@ -204,9 +204,11 @@ def test_a_video_call_and_its_looks(node: RunningNode, chromium: Browser) -> Non
 
 def test_whoever_has_no_more_money_is_warned_and_cut(chromium: Browser) -> None:
     with running_node(more=CONFIG + DEAR) as node, people(chromium, 2) as (caller, callee):
-        open_account(node, "user:alice", "63")
+        # There is a minute's worth when the call is made, and a fifth of it when it is answered.
+        open_account(node, "user:alice", "303")
         open_account(node, "user:bob")
         link = call_link(node, "user:alice", "user:bob")
+        node.command("account", "transfer", "user:alice", "user:bob", "240")
         caller.goto(link["caller_url"])
         caller.evaluate(
             """() => {
