@@ -1,4 +1,8 @@
-"""Calls of two in Chromium through a real node's relay: heard, seen and paid for to the second."""
+"""Calls of two in Chromium through a real node's relay: heard, seen and paid for to the second.
+
+The README's pictures are made here: `pytest tests/browser/test_calls.py -k looks`, then copy
+call-light.png and call-dark-phone.png from test-artifacts into docs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, FilePayload, Page
 
 from tests.support.browser import take_picture
 from tests.support.call_pages import (
@@ -154,10 +158,12 @@ def test_the_price_changes_with_camera_and_screen(node: RunningNode, chromium: B
         callee.keyboard.press("Enter")
         caller.wait_for_selector(".message:has-text('Да, прекрасно.')")
         content = random.Random(4).randbytes(FILE_BYTES)
-        caller.set_input_files(
-            ".chat input[type=file]",
-            [{"name": "plan.bin", "mimeType": "application/octet-stream", "buffer": content}],
-        )
+        plan: FilePayload = {
+            "name": "plan.bin",
+            "mimeType": "application/octet-stream",
+            "buffer": content,
+        }
+        caller.set_input_files(".chat input[type=file]", plan)
         callee.click("[data-act=acceptFile]")
         with callee.expect_download(timeout=PATIENCE_S * 1000) as download:
             callee.click(".file a", timeout=PATIENCE_S * 1000)
@@ -228,10 +234,10 @@ def test_whoever_has_no_more_money_is_warned_and_cut(chromium: Browser) -> None:
             assert page.inner_text(".over h1") == "The money is used up"
         assert caller.evaluate("() => [...window.warned]") == [60, 10]
         assert told["reason"] == "no-money"
-        assert (told["call"]["seconds"], amount(told["cost"])) == (12, 60)
+        assert (told["call"]["seconds"], told["cost"]) == (12, "60.000000")
         assert amount(told["balance"]) == 3
         (record,) = records_of(node, link["call_id"])
-        assert (record["seconds"], amount(record["cost"])) == (12, 60)
+        assert (record["seconds"], record["cost"]) == (12, "60.000000")
         verify(node)
 
 
