@@ -63,13 +63,15 @@ class SignedInPage:
 
     Attributes:
         account, address: its number, and the address by which it was signed in to.
+        network: from which it was signed in to.
     """
 
-    __slots__ = ("account", "address")
+    __slots__ = ("account", "address", "network")
 
-    def __init__(self, account: int, address: str) -> None:
+    def __init__(self, account: int, address: str, network: str) -> None:
         self.account = account
         self.address = address
+        self.network = network
 
 
 class AccountDesk:
@@ -109,7 +111,7 @@ class AccountDesk:
         account = await self.account_of(address, channel.client)
         secret = new_secret(self._clock)
         session = guest.enter(self, secret)
-        session.place = SignedInPage(account, address)
+        session.place = SignedInPage(account, address, client_network(channel.client))
         self._by_account.setdefault(account, set()).add(session)
         session.tell(SignedIn(message.seq, secret, address))
         self._tell_ringing(session)
@@ -206,8 +208,8 @@ class AccountDesk:
         session.tell(History(message.seq, items, reply.next))
 
     async def _redeem(self, session: Session, message: Redeem) -> None:
-        assert session.channel is not None
-        if not self._redeems.take(client_network(session.channel.client)):
+        # Its connection may be gone while it has waited for a message before it.
+        if not self._redeems.take(session.place.network):
             raise SignalingError("too-many", "too many vouchers; wait a minute")
         reply: Any = await self._desk.answer(
             VoucherRedeemRequest(message.code, f"#{session.place.account}")

@@ -40,6 +40,8 @@ class Page:
             compression=None,
             proxy=None,
             ping_interval=None,
+            # What a test has not looked at keeps nothing from being read, a closing least of all.
+            max_queue=None,
         )
         self.welcome = self.expect("welcome")
         assert PROTOCOL_VERSION in self.welcome["versions"]
