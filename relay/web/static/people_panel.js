@@ -14,6 +14,7 @@ export class PeoplePanel {
     this.meeting = meeting;
     this.told = told;
     this.invitation = null;
+    this.sent = undefined;
     this.knocking = make("ul", { class: "people" });
     this.waiting = make(
       "section",
@@ -114,17 +115,18 @@ export class PeoplePanel {
       this.locked.input.checked = room.locked;
       this.lobby.input.checked = room.lobby;
     }
-    const invitation = state.invitation ?? this.invitation;
-    if (invitation !== this.drawn) {
-      this.drawn = invitation;
+    // The newest is shown: one that was made here stays until the node sends another.
+    if (state.invitation !== this.sent) {
+      this.sent = state.invitation;
+      this.invitation = state.invitation;
       this.#showInvitation();
     }
   }
 
   #showInvitation() {
-    this.shown.hidden = !this.drawn;
-    if (!this.drawn) return;
-    this.url.value = invitationUrl(this.drawn);
+    this.shown.hidden = !this.invitation;
+    if (!this.invitation) return;
+    this.url.value = invitationUrl(this.invitation);
     this.code.replaceChildren(drawQr(this.url.value, text("qr_label")));
   }
 
@@ -147,7 +149,6 @@ export class PeoplePanel {
     const make_one = () =>
       this.#act(async () => {
         this.invitation = await this.meeting.host.invite(wish);
-        this.drawn = this.invitation;
         this.#showInvitation();
         this.told(text("invite_made"));
       });
