@@ -31,7 +31,7 @@ PLOTS = FOLDER / "plots"
 EXAMPLES = """
 \b
 Examples:
-  python -m bench                      everything, about 45 minutes
+  python -m bench                      everything, about 50 minutes
   python -m bench --quick              everything, roughly, in 6 minutes
   python -m bench table --quick        what must be reached, alone
   python -m bench roundtrip --json     latencies, as JSON
@@ -129,7 +129,8 @@ def ledger(**options: Any) -> None:
 @main.command()
 @recording
 def signaling(**options: Any) -> None:
-    """Rooms and calls: messages and memory beside aiohttp, set-ups, calls while sessions tick."""
+    """Rooms and calls: messages and memory beside aiohttp, answers in Chromium, set-ups, calls
+    while the ledger ticks."""
     _measure([], costs=False, signaling=True, servers=(MONTANA,), **options)
 
 

@@ -15,6 +15,13 @@ from bench.scenario import QUIET, SERVER_BUSY, Measurement
 from bench.servers import MONTANA, bench_folder
 from bench.signaling_calls import Callers, Finished, account_addresses
 from bench.signaling_load import MESSAGE_BYTES, Routed, session_bytes, talk
+from bench.signaling_pages import (
+    CALLER,
+    Answered,
+    chromium_is_installed,
+    make_links,
+    measure_answers,
+)
 from bench.signaling_servers import AIOHTTP, aiohttp_version, running_signaling
 from bench.signaling_ticking import ticking_relay
 from core.units import NS_PER_S
@@ -73,6 +80,23 @@ class SessionMemory:
     server: str
     sessions: int
     session_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """From the click on "answer" to the first remote frame, through relays alone: each call's
+    times, milliseconds."""
+
+    calls: list[Answered]
+
+    def p50_ms(self, part: str) -> float:
+        """The median of one of the parts of `Answered`."""
+        return statistics.median(getattr(one, part) for one in self.calls)
+
+    @property
+    def worst_ms(self) -> float:
+        """Of the slowest call."""
+        return max(one.total for one in self.calls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +161,7 @@ class SignalingReport:
     quick: bool
     routing: list[Routing] = field(default_factory=list)
     memory: list[SessionMemory] = field(default_factory=list)
+    answers: Answers | None = None
     set_ups: CallSetUps | None = None
     ticking: TickingCalls | None = None
 
@@ -160,6 +185,7 @@ class SignalingSizes:
     routing_s: float = 4.0
     idle_sessions: int = 10_000
     settle_s: float = 3.0
+    answered_calls: int = 20
     pairs: int = 1_500
     set_up_rounds: int = 3
     set_up_s: float = 15.0
@@ -174,6 +200,7 @@ QUICK = SignalingSizes(
     routing_rounds=1,
     routing_s=1.0,
     idle_sessions=1_000,
+    answered_calls=3,
     pairs=200,
     set_up_rounds=1,
     set_up_s=3.0,
@@ -204,6 +231,10 @@ def measure_signaling(report: SignalingReport, sizes: SignalingSizes, say: Say) 
         memory = SessionMemory(server=name, sessions=sizes.idle_sessions, session_bytes=size)
         report.memory.append(memory)
         say(f"sessions    {name:10} {memory.sessions:,} idle: {size:,.0f} bytes each")
+    if chromium_is_installed():
+        report.answers = _answers(sizes, say)
+    else:
+        say("Chromium is missing, so nobody answers a call; sudo apt install chromium")
     report.set_ups = _set_ups(sizes, say)
     report.ticking = _ticking(sizes, say)
 
@@ -241,6 +272,16 @@ def _rate(routed: Routed) -> float:
 
 def _cpu_us(routed: Routed) -> float:
     return routed.cpu_ns / max(1, routed.messages) / 1000
+
+
+def _answers(sizes: SignalingSizes, say: Say) -> Answers:
+    with running_signaling(MONTANA, [CALLER]) as server:
+        found = []
+        for one in measure_answers(make_links(server.socket, sizes.answered_calls)):
+            found.append(one)
+            parts = ", ".join(f"{name} {value:,.0f}" for name, value in one._asdict().items())
+            say(f"answer      {parts} ms")
+    return Answers(calls=found)
 
 
 def _set_ups(sizes: SignalingSizes, say: Say) -> CallSetUps:

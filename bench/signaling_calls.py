@@ -19,8 +19,8 @@ import msgspec
 from nacl.signing import SigningKey
 
 from bench.process import cpu_time_ns, waited_ns
-from bench.servers import Server
 from bench.signaling_client import Connection, client_frame, source_addresses
+from bench.signaling_servers import SignalingServer
 from bench.turn_client import ClientError
 from core.stun.address import Address
 from core.units import NS_PER_S
@@ -237,7 +237,7 @@ class Callers:
             second of the meter, so that each pair has about one call a second at most.
     """
 
-    def __init__(self, server: Server, pairs: int) -> None:
+    def __init__(self, server: SignalingServer, pairs: int) -> None:
         self._server = server
         self._pairs: list[_Pair] = []
         self._by_descriptor: dict[int, tuple[_Pair, Connection]] = {}

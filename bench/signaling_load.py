@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from bench.process import cpu_time_ns, proportional_bytes, waited_ns
-from bench.servers import MONTANA, Server
+from bench.servers import MONTANA
 from bench.signaling_client import (
     RECEIVE_BYTES,
     Connection,
@@ -22,7 +22,7 @@ from bench.signaling_client import (
     server_frame,
     source_addresses,
 )
-from bench.signaling_servers import ROOM_TOKEN
+from bench.signaling_servers import ROOM_TOKEN, SignalingServer
 from bench.turn_client import ClientError
 from core.stun.address import Address
 from core.units import NS_PER_S
@@ -134,7 +134,7 @@ class Talk:
         window: messages of each that are under way; the next is sent when one has arrived.
     """
 
-    def __init__(self, server: Server, rooms: int, window: int) -> None:
+    def __init__(self, server: SignalingServer, rooms: int, window: int) -> None:
         self._server = server
         self._window = window
         self._connections: list[Connection] = []
@@ -218,7 +218,7 @@ def _read(receiver: socket.socket) -> bytes:
 
 
 @contextmanager
-def talk(server: Server, rooms: int, window: int) -> Iterator[Talk]:
+def talk(server: SignalingServer, rooms: int, window: int) -> Iterator[Talk]:
     """See `Talk`; all leave in the end."""
     opened = Talk(server, rooms, window)
     try:
@@ -227,7 +227,7 @@ def talk(server: Server, rooms: int, window: int) -> Iterator[Talk]:
         opened.close()
 
 
-def session_bytes(server: Server, sessions: int, settle_s: float) -> float:
+def session_bytes(server: SignalingServer, sessions: int, settle_s: float) -> float:
     """Memory (PSS) that each of so many idle sessions takes: on the node people in rooms of ten,
     on its rival bare WebSockets. `settle_s` is waited before each reading, until the server has
     stored what came last and freed what that took."""
@@ -245,7 +245,7 @@ def session_bytes(server: Server, sessions: int, settle_s: float) -> float:
         crowd.close()
 
 
-def _enter_rooms(server: Server, crowd: Crowd, sources: list[str]) -> None:
+def _enter_rooms(server: SignalingServer, crowd: Crowd, sources: list[str]) -> None:
     assert len(sources) % ROOM == 0
     for first in range(0, len(sources), ROOM):
         invitation = ""
@@ -260,6 +260,6 @@ def _enter_rooms(server: Server, crowd: Crowd, sources: list[str]) -> None:
         crowd.serve()
 
 
-def _enter_nothing(server: Server, crowd: Crowd, sources: list[str]) -> None:
+def _enter_nothing(server: SignalingServer, crowd: Crowd, sources: list[str]) -> None:
     for source in sources:
         crowd.add(Connection(server.address, source=source, path="/idle", is_greeted=False))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bench.bounds import REQUIRED, BoundRow, at_least, bounds_table
+from bench.bounds import REQUIRED, BoundRow, at_least, at_most, bounds_table
 from bench.scenario import SERVER_BUSY
 from bench.servers import MONTANA
 from bench.signaling import PacketDelay, Routing, SignalingReport
+from bench.signaling_pages import Answered
 from bench.signaling_servers import AIOHTTP
 from bench.table import Table
 
+ANSWER_BOUND_MS = 500.0
 SET_UPS_BOUND = 500.0
 
 
@@ -20,6 +22,7 @@ def rows(report: SignalingReport) -> list[BoundRow]:
     return [
         *_routing_rows(report),
         *_memory_rows(report),
+        *_answer_rows(report),
         *_set_up_rows(report),
         *_ticking_rows(report),
     ]
@@ -75,6 +78,16 @@ def _memory_rows(report: SignalingReport) -> list[BoundRow]:
             bound=1.0,
         )
     ]
+
+
+def _answer_rows(report: SignalingReport) -> list[BoundRow]:
+    one = report.answers
+    if one is None:
+        return []
+    name = f'from "answer" to the first remote frame, relayed, {len(one.calls)} calls: p50'
+    parts = ", ".join(f"{part} {one.p50_ms(part):,.0f}" for part in Answered._fields[1:])
+    note = f"p50 of its parts: {parts} ms; the slowest call: {one.worst_ms:,.0f} ms"
+    return [at_most(name, "ms", ANSWER_BOUND_MS, one.p50_ms("total"), None, note)]
 
 
 def _set_up_rows(report: SignalingReport) -> list[BoundRow]:

@@ -11,14 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from bench.aiohttp_peer import HOST
 from bench.servers import (
     MONTANA,
     START_TIMEOUT_S,
-    Server,
     bench_folder,
     free_port,
     fund,
@@ -31,6 +30,7 @@ from bench.servers import (
 from core.errors import OperationError
 from core.limits import CALLS_PER_MINUTE_MAXIMUM, MESSAGES_PER_SECOND_MAXIMUM
 from core.stun.address import Address
+from relay.node_files import socket_path
 
 AIOHTTP: Final = "aiohttp"
 ROOM_TOKEN: Final = "a token for benchmarks"
@@ -52,8 +52,17 @@ def aiohttp_version() -> str:
     return version(AIOHTTP)
 
 
+class SignalingServer(NamedTuple):
+    """A running server; `socket` is the node's own, of which its rival has none."""
+
+    name: str
+    address: Address
+    pid: int
+    socket: Path
+
+
 @contextmanager
-def running_signaling(name: str, payers: Sequence[str] = ()) -> Iterator[Server]:
+def running_signaling(name: str, payers: Sequence[str] = ()) -> Iterator[SignalingServer]:
     """Start the server of this name; its address is that of its pages. Stop it in the end.
 
     Args:
@@ -78,7 +87,7 @@ def running_signaling(name: str, payers: Sequence[str] = ()) -> Iterator[Server]
         process = spawn(command, folder, {**os.environ, "PYTHONPATH": checkout})
         try:
             if (pages := _pages(process, folder)) is not None:
-                yield Server(name, pages, process.pid)
+                yield SignalingServer(name, pages, process.pid, socket_path(folder / "data"))
             if process.poll() is not None:
                 raise OperationError(
                     f"{name} has ended by itself with status {process.returncode}:\n"

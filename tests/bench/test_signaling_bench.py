@@ -19,9 +19,10 @@ from bench import signaling_report
 from bench.__main__ import main
 from bench.machine import this_machine
 from bench.report import Report
-from bench.servers import MONTANA, Server
+from bench.servers import MONTANA
 from bench.signaling import (
     SERVERS,
+    Answers,
     CallSetUps,
     PacketDelay,
     Routing,
@@ -35,7 +36,8 @@ from bench.signaling import (
 from bench.signaling_calls import Callers
 from bench.signaling_client import Connection, Crowd, client_frame
 from bench.signaling_load import OFFER, talk
-from bench.signaling_servers import AIOHTTP, ROOM_TOKEN, running_signaling
+from bench.signaling_pages import Answered, chromium_is_installed
+from bench.signaling_servers import AIOHTTP, ROOM_TOKEN, SignalingServer, running_signaling
 from bench.signaling_ticking import ticking_relay
 from bench.turn_client import ClientError
 from core.errors import OperationError
@@ -49,6 +51,7 @@ TINY = SignalingSizes(
     routing_s=0.2,
     idle_sessions=30,
     settle_s=0.2,
+    answered_calls=2,
     pairs=3,
     set_up_rounds=1,
     set_up_s=2.0,
@@ -94,6 +97,17 @@ def test_calls_are_set_up_and_paid_for(measured: SignalingReport) -> None:
     assert measured.set_ups.a_second > 0
 
 
+@pytest.mark.skipif(not chromium_is_installed(), reason="Chromium is not installed")
+def test_pages_answer_calls(measured: SignalingReport) -> None:
+    assert measured.answers is not None
+    assert len(measured.answers.calls) == 2
+    for one in measured.answers.calls:
+        # One thing comes after the other: the parts, but what overlaps, are the whole.
+        assert one.total > one.answer > 0
+        parts = one.answer + one.signal + one.ice + one.dtls + one.frame
+        assert one.total == pytest.approx(parts, abs=1e-3)
+
+
 def test_calls_go_on_while_sessions_tick(measured: SignalingReport) -> None:
     ticking = measured.ticking
     assert ticking is not None
@@ -115,7 +129,7 @@ def test_a_relay_that_fails_is_noticed() -> None:
 
 
 @contextmanager
-def room(name: str) -> Iterator[tuple[Server, Connection, Connection, str]]:
+def room(name: str) -> Iterator[tuple[SignalingServer, Connection, Connection, str]]:
     """Two people on a server, and the second one's id."""
     with running_signaling(name) as server:
         host, guest = Connection(server.address), Connection(server.address)
@@ -273,6 +287,9 @@ def told() -> SignalingReport:
             SessionMemory(server=AIOHTTP, sessions=10_000, session_bytes=12_288),
             SessionMemory(server=MONTANA, sessions=10_000, session_bytes=4_096),
         ],
+        answers=Answers(
+            calls=[Answered(total, 10, 5, 20, 30, 8, total - 68) for total in (390, 400, 900)]
+        ),
         set_ups=CallSetUps(
             pairs=1_500, sync_us=250.0, rates=[590.0, 600.0, 610.0], busy=0.98, waited=0.2
         ),
@@ -295,11 +312,12 @@ def test_rows_hold_the_bounds() -> None:
         "messages routed a second, 50 people, 1 of each under way": (1.5, True),
         "messages routed a second, 50 people, 8 of each under way": (0.8, False),
         "memory an idle session, of 10,000": (3.0, True),
+        'from "answer" to the first remote frame, relayed, 3 calls: p50': (1.25, True),
         "calls set up and ended a second, by 1,500 pairs": (1.2, True),
         "packets lost of 50 calls while 100,000 sessions tick": (0.0, False),
     }
     # What has been on the disk says how slow that is.
-    assert [row.sync_us for row in rows].count(None) == 3
+    assert [row.sync_us for row in rows].count(None) == 4
 
 
 def test_on_a_core_that_was_shared_cpu_is_compared() -> None:
@@ -338,6 +356,7 @@ def test_markdown_and_text_say_the_same() -> None:
     report = Report(machine=this_machine([MONTANA]), quick=False, signaling=told())
     for said in (reports.as_text(report), reports.as_markdown(report)):
         assert "calls set up and ended a second" in said
+        assert "gather 5, signal 20, ice 30, dtls 8, frame 332 ms; the slowest call: 900" in said
         assert "p99 95 us, +15 us by 90 ticks of 14.5 ms" in said
         assert "29,000 to 31,000" in said
         assert "100,000 sessions tick" in said
