@@ -24,7 +24,7 @@ up: build
 
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji || true
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 bench: build
 	@.ci/packages coturn postgresql || true

@@ -17,18 +17,6 @@ settings.register_profile("montana", deadline=None, suppress_health_check=[Healt
 settings.load_profile("montana")
 
 
-FIXED_PORTS = frozenset({"test_check_page.py", "test_make_up.py"})
-"""Files whose nodes have the ports that `montana up --dev` has, so that no two may run at once."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, where there are several: they share what they set up."""
-    for item in items:
-        name = item.path.name
-        group = "fixed ports" if name in FIXED_PORTS else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 def skip_reasons(config: pytest.Config) -> Counter[str]:
     """How many tests were skipped, by reason."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")

@@ -1,4 +1,5 @@
-"""The README's first command, in a clean clone: `make up`, and the page that it prints is green."""
+"""The README's first command, in a clean clone: `make up`; two people talk by the links that it
+prints, and the check page is green."""
 
 from __future__ import annotations
 
@@ -8,16 +9,26 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from tests.support.browser import browser
+from tests.support.fixed_ports import fixed_ports
 from tests.support.programs import need_program
 
 ROOT = Path(__file__).parents[2]
 SET_UP_TIMEOUT_S = 600
-STOP_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 90
+"""A node in development waits for its allocations for up to a minute."""
+TALK_TIMEOUT_S = 30
+FAKE_DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+HEARS = """() => {
+  const [peer] = montana.meeting.state.peers;
+  return peer?.connection === "connected" && peer.stats?.in_kbps > 0;
+}"""
 
 
 def read_until_url(process: subprocess.Popen[str], output: list[str]) -> str:
@@ -41,8 +52,28 @@ def make_clone(clone: Path) -> None:
     shutil.copytree(ROOT, clone, ignore=made)
 
 
+def talk(chromium: Browser, room: list[str]) -> None:
+    """One opens the first link and another the second: each hears the other."""
+    first, second = room
+    pages = [chromium.new_context().new_page() for _ in room]
+    for page, link in zip(pages, (first, second), strict=True):
+        page.goto(link)
+        page.get_by_role("button", name="Join", exact=True).click()
+    for page in pages:
+        end_s = time.monotonic() + TALK_TIMEOUT_S
+        while not page.evaluate(HEARS):
+            assert time.monotonic() < end_s, page.evaluate("() => montana.meeting.state")
+            page.wait_for_timeout(100)
+        page.close()
+
+
 def test_a_clean_clone_is_up_with_one_command(tmp_path: Path) -> None:
     need_program("chromium")
+    with fixed_ports():
+        up_and_down(tmp_path)
+
+
+def up_and_down(tmp_path: Path) -> None:
     clone = tmp_path / "montana"
     make_clone(clone)
     environment = {
@@ -64,7 +95,9 @@ def test_a_clean_clone_is_up_with_one_command(tmp_path: Path) -> None:
     output: list[str] = []
     try:
         url = read_until_url(process, output)
-        with browser() as chromium:
+        room = re.findall(r"https?://\S+/#\S+", "".join(output))
+        with browser(*FAKE_DEVICES) as chromium:
+            talk(chromium, room)
             page = chromium.new_page()
             page.goto(url)
             page.wait_for_selector(

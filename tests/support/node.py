@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from core.development import has_ipv6_loopback
 from core.stun.address import Address
+from tests.support.fixed_ports import fixed_ports
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 30
@@ -193,7 +194,10 @@ def running_node(
         arguments: in place of ``--config``, such as ``["--dev"]``.
         variables: more of its environment.
     """
-    with tempfile.TemporaryDirectory(prefix="montana-test-") as name:
+    with (
+        fixed_ports() if arguments else nullcontext(),
+        tempfile.TemporaryDirectory(prefix="montana-test-") as name,
+    ):
         folder = Path(name)
         if config is None:
             config = write_config(
