@@ -1,0 +1,126 @@
+"""Rooms in Chromium on a real node: what hosts may do, and a page that is loaded anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.support.browser import take_picture
+from tests.support.call_pages import (
+    call_browser,
+    people,
+    wait_for_flow,
+    wait_until,
+)
+from tests.support.node import RunningNode, running_node
+
+TOKEN = "a token of enough letters"
+CONFIG = f"""
+[signaling]
+rooms = "free"
+room_token = "{TOKEN}"
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with call_browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RunningNode]:
+    with running_node(more=CONFIG) as running:
+        yield running
+
+
+def create_room(node: RunningNode, host: Page, *, lobby: bool = False, camera: bool = True) -> str:
+    """Make a room and go in; the link that others come by."""
+    host.goto(f"{node.http}/")
+    host.click("#create")
+    prepare(host, "Host", camera=camera)
+    host.click("#go")
+    host.fill("[name=token]", TOKEN)
+    if lobby:
+        host.check("[name=lobby]")
+    host.click("#go")
+    host.wait_for_selector("html[data-phase=in]")
+    host.click("[data-tool=people]")
+    return host.input_value(".invite input")
+
+
+def enter_room(page: Page, link: str, name: str, *, camera: bool = True) -> None:
+    """Ask to be let in by a link."""
+    page.goto(link)
+    prepare(page, name, camera=camera)
+    page.click("#go")
+
+
+def prepare(page: Page, name: str, *, camera: bool) -> None:
+    page.wait_for_selector(".preview video:not([hidden])")
+    if not camera:
+        page.click(".preview [data-device=videoinput]")
+    page.fill("[name=name]", name)
+
+
+def join(page: Page, link: str, name: str, *, camera: bool = True) -> None:
+    enter_room(page, link, name, camera=camera)
+    page.wait_for_selector("html[data-phase=in]")
+
+
+def test_what_hosts_may_do(node: RunningNode, chromium: Browser) -> None:
+    with people(chromium, 4) as (host, first, second, third):
+        host.on("dialog", lambda dialog: dialog.accept())
+        link = create_room(node, host, lobby=True, camera=False)
+        enter_room(first, link, "First", camera=False)
+        first.wait_for_selector("[data-view=wait]")
+        host.click(".knocks button:has-text('Let in')")
+        first.wait_for_selector("html[data-phase=in]")
+        enter_room(second, link, "Second", camera=False)
+        second.wait_for_selector("[data-view=wait]")
+        host.click(".knocks button:has-text('Refuse')")
+        second.wait_for_selector("[data-view=over]")
+        assert second.inner_text(".over h1") == "The host has not let you in"
+
+        # A page that is loaded anew is the same person, once.
+        wait_until(host, "state.peers.length === 1 && state.peers[0].connection === 'connected'")
+        first.reload()
+        first.wait_for_selector("html[data-phase=in]")
+        for page in (host, first):
+            wait_until(page, "state.peers.length === 1")
+            wait_until(page, "state.peers[0].connection === 'connected'")
+            wait_for_flow(page, "audio_bytes")
+
+        # An invitation for one is good for one.
+        host.click(".host .switch:has-text('Lobby') input")
+        wait_until(host, "state.room.lobby === false")
+        host.click("button:has-text('New link, for one')")
+        host.wait_for_selector(".banner:has-text('The new link is there')")
+        once = host.input_value(".invite input")
+        assert once != link
+        join(third, once, "Third", camera=False)
+        enter_room(second, once, "Second", camera=False)
+        second.wait_for_selector("#entry-problem:has-text('was used already')")
+
+        host.click(".host .switch:has-text('Lock') input")
+        wait_until(first, "state.room.locked")
+        enter_room(second, link, "Second", camera=False)
+        second.wait_for_selector("#entry-problem:has-text('The room is locked')")
+        host.click(".host .switch:has-text('Lock') input")
+        wait_until(first, "!state.room.locked")
+
+        # Whoever was sent away can't come back by the same link.
+        host.click(".people li:has-text('First') button[aria-label='Send away']")
+        first.wait_for_selector("[data-view=over]")
+        assert first.inner_text(".over h1") == "The host has sent you away"
+        enter_room(first, link, "First", camera=False)
+        first.wait_for_selector("#entry-problem:not([hidden])")
+
+        # The host's role passes on.
+        host.click("[data-tool=hang_up]")
+        wait_until(third, "state.role === 'host' && state.peers.length === 0")
+        third.click("[data-tool=people]")
+        third.wait_for_selector(".host .switch:has-text('Lock')")
+        take_picture(third, "room-new-host")
