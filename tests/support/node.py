@@ -56,6 +56,7 @@ class RunningNode:
         socket: its Unix socket.
         config: its configuration file.
         events: the lines of its standard output so far.
+        was_killed: whether a test has ended it by SIGKILL.
     """
 
     process: subprocess.Popen[str]
@@ -67,6 +68,13 @@ class RunningNode:
     realm: str
     events: list[dict[str, Any]] = field(default_factory=list)
     _log_path: Path = Path()
+    was_killed: bool = False
+
+    def kill(self) -> None:
+        """End it as the loss of power does; nobody asserts that it has ended cleanly."""
+        self.was_killed = True
+        self.process.kill()
+        self.process.wait()
 
     @property
     def pid(self) -> int:
@@ -235,6 +243,8 @@ def running_node(
                 _log_path=log_path,
             )
             yield node
+            if node.was_killed:
+                return
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             rest, _ = process.communicate(timeout=STOP_TIMEOUT_S)

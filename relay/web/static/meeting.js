@@ -221,10 +221,15 @@ export class Meeting extends EventTarget {
     const { signaling } = this;
     signaling.addEventListener("message", ({ detail }) => this.take(detail));
     signaling.addEventListener("online", () => this.set({ online: true }));
-    signaling.addEventListener("offline", () => this.set({ online: false }));
+    signaling.addEventListener("offline", () => {
+      this.set({ online: false });
+      this.endIfLost();
+    });
     signaling.addEventListener("resumed", ({ detail }) => {
+      // A node that has forgotten this page was started anew, and its relays are gone with it.
+      const is_forgotten = detail.session !== this.session;
       this.take(detail);
-      this.catchUp();
+      this.catchUp(is_forgotten);
     });
     signaling.addEventListener("gone", ({ detail }) => this.finish(detail.code, failureOf(detail)));
     signaling.addEventListener("refused", ({ detail }) => {
@@ -240,7 +245,10 @@ export class Meeting extends EventTarget {
       case "entered": return this.entered(message);
       case "waiting": return this.set({ phase: "waiting" });
       case "signal": return void this.people.get(message.from)?.peer.receive(message);
-      case "peer_joined": return this.addPerson(message.peer);
+      case "peer_joined":
+        // Known already where the node was started anew, which both come back to.
+        this.people.get(message.peer.id)?.peer.catchUp({ own: false });
+        return this.addPerson(message.peer);
       case "peer_left":
         // A call goes on while media flows, also without the node's connection to the other.
         if (!state.call) return this.removePerson(message.peer);
@@ -280,6 +288,7 @@ export class Meeting extends EventTarget {
   entered(message) {
     const { state } = this;
     if (state.phase === "over") return; // Left while the node was away; it hears of it now.
+    this.session = message.session;
     Object.assign(state, { you: message.you, relayOnly: message.relay_only });
     this.showInvitation(message.invitation ?? this.place.invitation ?? null);
     this.useIce(message);
@@ -318,14 +327,21 @@ export class Meeting extends EventTarget {
     this.signaling.remember(this.place);
   }
 
-  catchUp() {
+  catchUp(is_forgotten) {
     for (const person of this.people.values()) {
       const { peer } = person;
-      peer.catchUp({ own: true });
+      peer.catchUp({ own: true, is_forgotten });
       this.sayConnected(person);
       // The node may not have heard the answer before its connection was lost.
       if (this.has_answered && this.state.phase === "ringing") this.repeatAnswer(peer);
     }
+  }
+
+  /** In a call: neither the node nor the other was there for as long as one is waited for. */
+  endIfLost() {
+    const peers = Array.from(this.people.values(), ({ peer }) => peer);
+    const are_gone = peers.length > 0 && peers.every(({ connection }) => connection === "failed");
+    if (this.state.call && !this.state.online && are_gone) this.finish("lost");
   }
 
   /** In a call: media can flow. A node that was started anew has to hear it again. */
@@ -409,7 +425,10 @@ export class Meeting extends EventTarget {
     });
     person.addEventListener("change", () => this.changed());
     person.addEventListener("signal", ({ detail }) => this.sayTo(id, detail));
-    person.addEventListener("connection", () => this.sayConnected(person));
+    person.addEventListener("connection", () => {
+      this.sayConnected(person);
+      this.endIfLost();
+    });
     person.addEventListener("identified", () => this.tellRoster());
     person.addEventListener("roster", ({ detail }) => {
       this.rosters.set(id, detail);

@@ -104,13 +104,14 @@ export class Peer extends EventTarget {
   }
 
   /** The node's connection is back, this side's or the other's: what was said meanwhile is lost.
-   * `own`: it was this side's, and what was gathered without the node may be worth nothing. */
-  catchUp({ own }) {
+   * `own`: it was this side's, and what was gathered without the node may be worth nothing.
+   * `is_forgotten`: the relays are gone even where this side has not noticed yet. */
+  catchUp({ own, is_forgotten = false }) {
     const { pc } = this;
     if (!pc.remoteDescription) {
       if (own) this.rebuild();
       else this.repeat();
-    } else if (pc.connectionState !== "connected") {
+    } else if (is_forgotten || pc.connectionState !== "connected") {
       this.restart(true);
     } else if (pc.signalingState === "have-local-offer") {
       this.emit({ description: pc.localDescription });

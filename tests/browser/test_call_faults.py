@@ -1,0 +1,244 @@
+"""Calls in the browser while something fails: the node, the way to it, a page."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from billing.money import J, parse_amount_untrusted
+from tests.support.browser import browser
+from tests.support.node import RunningNode, running_node, write_config
+
+PATIENCE_S = 60
+MONEY = 1_000
+AWAY = ".banner:has-text('The connection to the node is lost')"
+OVER = "[data-view=over]"
+BEGUN_S = 2
+"""A second is charged whole that has begun, in each of the two segments that a kill makes."""
+PREPARED = """() => {
+  window.flow = [];
+  let before = 0;
+  window.sampler = setInterval(async () => {
+    let count = 0;
+    for (const { peer } of montana.meeting.people.values()) {
+      for (const one of (await peer.pc.getStats()).values()) {
+        if (one.type === "inbound-rtp") count += one.packetsReceived;
+      }
+    }
+    flow.push({ at_ms: Date.now(), flows: count > 0 && count !== before });
+    before = count;
+  }, 200);
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as running:
+        yield running
+
+
+class Call(NamedTuple):
+    """A call of two pages."""
+
+    id: str
+    caller: Page
+    callee: Page
+
+    @property
+    def pages(self) -> tuple[Page, Page]:
+        return self.caller, self.callee
+
+
+def config_on_fixed_ports(folder: Path) -> Path:
+    """A node's that is found at the same place when it is started again."""
+    folder.mkdir()
+    listen = [f"udp://127.0.0.1:{free_port(socket.SOCK_DGRAM)}"]
+    path = write_config(
+        folder,
+        turn={"listen": json.dumps(listen), "relay_addresses": '["127.0.0.1"]'},
+        more='[signaling]\nrooms = "host"\n',
+    )
+    text = path.read_text().replace(
+        '[http]\nlisten = "127.0.0.1:0"',
+        f'[http]\nlisten = "127.0.0.1:{free_port(socket.SOCK_STREAM)}"',
+    )
+    path.write_text(text)
+    return path
+
+
+def free_port(kind: socket.SocketKind) -> int:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def no_page_errors(pages: list[Page]) -> Iterator[None]:
+    """What no page may have: an error that nobody has caught."""
+    errors: list[str] = []
+    for page in pages:
+        page.on("pageerror", lambda error: errors.append(str(error)))
+    yield
+    assert not errors
+
+
+def open_page(chromium: Browser) -> Page:
+    return chromium.new_context(locale="en-GB").new_page()
+
+
+def begin_call(node: RunningNode, chromium: Browser, name: str, url: str | None = None) -> Call:
+    """A call of which both pages hear the other; the caller has `MONEY`."""
+    caller, callee = f"user:{name}", f"user:{name}-friend"
+    node.command("account", "create", caller)
+    node.command("account", "credit", caller, str(MONEY))
+    node.command("account", "create", callee)
+    printed = node.command(
+        "call", "link", "--from", caller, "--to", callee, "--kind", "voice", "--json"
+    )
+    link = json.loads(printed)
+    call = Call(link["call_id"], open_page(chromium), open_page(chromium))
+    for page, side in zip(call.pages, ("caller_url", "callee_url"), strict=True):
+        page.goto(link[side].replace(node.http, url or node.http))
+        page.wait_for_selector("html[data-phase=ringing]")
+    call.callee.click("#answer")
+    for page in call.pages:
+        page.evaluate(PREPARED)
+        until(page, "state.phase === 'in' && state.peers[0]?.connection === 'connected'")
+    until(call.caller, "state.call.seconds >= 2")
+    for page in call.pages:
+        until_media_flows(page)
+    return call
+
+
+def until(page: Page, condition: str) -> None:
+    """Wait until `condition` is true of the meeting's `state`."""
+    script = f"() => {{ const {{ state }} = montana.meeting; return Boolean({condition}); }}"
+    end_s = time.monotonic() + PATIENCE_S
+    while not page.evaluate(script):
+        assert time.monotonic() < end_s, (condition, look(page))
+        page.wait_for_timeout(50)
+
+
+def look(page: Page) -> Any:
+    return page.evaluate(
+        """() => {
+          const { phase, online, over, failure, peers, call } = montana.meeting.state;
+          const connections = peers.map(({ connection, away }) => [connection, away]);
+          return { phase, online, over, failure, connections, call };
+        }"""
+    )
+
+
+def until_media_flows(page: Page, since_ms: float = 0) -> float:
+    """Wait for media that comes in after that time; when it did."""
+    return _until_flow(page, "flows", since_ms)
+
+
+def until_media_stops(page: Page, since_ms: float = 0) -> float:
+    return _until_flow(page, "!flows", since_ms)
+
+
+def _until_flow(page: Page, condition: str, since_ms: float) -> float:
+    script = f"""(since_ms) =>
+      flow.find(({{ at_ms, flows }}) => at_ms > since_ms && ({condition}))?.at_ms ?? null"""
+    end_s = time.monotonic() + PATIENCE_S
+    while (found := page.evaluate(script, since_ms)) is None:
+        assert time.monotonic() < end_s, (condition, look(page))
+        page.wait_for_timeout(50)
+    return float(found)
+
+
+def now_ms(page: Page) -> float:
+    return float(page.evaluate("() => Date.now()"))
+
+
+def flowed_s(page: Page) -> float:
+    """For how long media has come in."""
+    samples: list[dict[str, Any]] = page.evaluate("() => flow")
+    return (
+        sum(
+            later["at_ms"] - earlier["at_ms"]
+            for earlier, later in pairwise(samples)
+            if later["flows"]
+        )
+        / 1_000
+    )
+
+
+def record_of(node: RunningNode, name: str) -> dict[str, Any]:
+    """Of the one call that this caller has made."""
+    reply = json.loads(node.command("call", "list", "--account", f"user:{name}", "--json"))
+    (found,) = reply["calls"]
+    return dict(found)
+
+
+def charged_s(node: RunningNode, folder: Path, call: str) -> int:
+    """The seconds of a call by the ledger's records."""
+    path = folder / f"records-{call}-{time.monotonic_ns()}.jsonl"
+    node.command("ledger", "export", "--format", "jsonl", "--output", str(path))
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return sum(one["seconds"] for one in records if one["name"] == call)
+
+
+def paid(node: RunningNode, name: str) -> int:
+    shown = json.loads(node.command("account", "show", f"user:{name}", "--json"))
+    assert shown["available"] == shown["balance"], "nothing is held any more"
+    return MONEY * J.unit - parse_amount_untrusted(shown["balance"])
+
+
+def assert_charged_for_what_flowed(
+    node: RunningNode, folder: Path, name: str, call: Call, flowed: float
+) -> None:
+    """The ledger's records of the call, its own record and the account say the same, and it is
+    what has flowed."""
+    seconds = charged_s(node, folder, call.id)
+    record = record_of(node, name)
+    assert record["status"] == "ended"
+    assert (record["seconds"], paid(node, name)) == (seconds, seconds * J.unit)
+    # Before both are known to be connected it is free.
+    assert 0 < seconds <= flowed + BEGUN_S
+    node.command("ledger", "verify")
+
+
+def test_a_node_that_is_killed_and_started_again(
+    chromium: Browser, tmp_path: Path, record_property: Any
+) -> None:
+    config = config_on_fixed_ports(tmp_path / "node")
+    with running_node(config=config) as node:
+        call = begin_call(node, chromium, "alice")
+        node.kill()
+        for page in call.pages:
+            page.wait_for_selector(AWAY)
+            until_media_stops(page, now_ms(page))
+    with running_node(config=config) as node, no_page_errors([*call.pages]):
+        started_ms = now_ms(call.caller)
+        before = call.caller.evaluate("() => montana.meeting.state.call.seconds")
+        for page in call.pages:
+            until(page, "state.online")
+            back_ms = until_media_flows(page, started_ms)
+            record_property("media_back_s", (back_ms - started_ms) / 1_000)
+            until(page, "state.peers[0].connection === 'connected'")
+            assert page.locator(AWAY).count() == 0
+        until(call.caller, f"state.call.seconds >= {before} + 3")
+        flowed = min(flowed_s(page) for page in call.pages)
+        call.callee.click("[data-tool=hang_up]")
+        for page in call.pages:
+            page.wait_for_selector(OVER)
+        until(call.caller, "state.receipt")
+        assert_charged_for_what_flowed(node, tmp_path, "alice", call, flowed)
+    close(call)
+
+
+def close(call: Call) -> None:
+    for page in call.pages:
+        page.context.close()
