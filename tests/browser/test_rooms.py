@@ -1,15 +1,19 @@
-"""Rooms in Chromium on a real node: what hosts may do, and a page that is loaded anew."""
+"""Rooms in Chromium on a real node: a large file, and what hosts may do."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.support.browser import take_picture
 from tests.support.call_pages import (
+    PATIENCE_S,
     call_browser,
+    flows,
     people,
     wait_for_flow,
     wait_until,
@@ -21,7 +25,10 @@ CONFIG = f"""
 [signaling]
 rooms = "free"
 room_token = "{TOKEN}"
+# A large file is not to wait for the share of bandwidth that free rooms have.
+free_bytes_per_second = 0
 """
+FILE_BYTES = 100_000_000
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +75,57 @@ def prepare(page: Page, name: str, *, camera: bool) -> None:
 def join(page: Page, link: str, name: str, *, camera: bool = True) -> None:
     enter_room(page, link, name, camera=camera)
     page.wait_for_selector("html[data-phase=in]")
+
+
+def test_a_large_file_arrives_as_it_was_sent(
+    node: RunningNode, chromium: Browser, tmp_path: Path
+) -> None:
+    sent = tmp_path / "film.bin"
+    digest = hashlib.sha256()
+    with sent.open("wb") as file:
+        for number in range(FILE_BYTES // 1_000_000):
+            piece = hashlib.shake_256(str(number).encode()).digest(1_000_000)
+            digest.update(piece)
+            file.write(piece)
+    with people(chromium, 2) as (host, guest):
+        # Both hide their addresses, so that the file takes the way through the relay.
+        link = create_room_relayed(node, host)
+        guest.goto(link)
+        prepare(guest, "Guest", camera=False)
+        guest.check("[name=relay_only]")
+        guest.click("#go")
+        for page in (host, guest):
+            wait_until(page, "state.peers[0]?.path === 'relayed' && state.peers[0].verification")
+        host.click("[data-tool=chat]")
+        guest.click("[data-tool=chat]")
+        host.set_input_files(".chat input[type=file]", sent)
+        guest.click("[data-act=acceptFile]")
+        wait_until(guest, f"state.files[0].sent_or_received_bytes > {FILE_BYTES // 2}")
+        used = guest.evaluate("() => performance.memory.usedJSHeapSize")
+        assert used < FILE_BYTES // 2
+        with guest.expect_download(timeout=PATIENCE_S * 1000) as download:
+            guest.click(".file a", timeout=PATIENCE_S * 1000)
+        assert download.value.suggested_filename == sent.name
+        received = hashlib.sha256()
+        with download.value.path().open("rb") as file:
+            while piece := file.read(1 << 20):
+                received.update(piece)
+        assert received.digest() == digest.digest()
+        wait_until(host, "state.files[0].status === 'done'")
+        assert flows(guest).keys() == {host.evaluate("() => montana.meeting.state.you")}
+
+
+def create_room_relayed(node: RunningNode, host: Page) -> str:
+    host.goto(f"{node.http}/")
+    host.click("#create")
+    prepare(host, "Host", camera=False)
+    host.check("[name=relay_only]")
+    host.click("#go")
+    host.fill("[name=token]", TOKEN)
+    host.click("#go")
+    host.wait_for_selector("html[data-phase=in]")
+    host.click("[data-tool=people]")
+    return host.input_value(".invite input")
 
 
 def test_what_hosts_may_do(node: RunningNode, chromium: Browser) -> None:
