@@ -465,6 +465,76 @@ def test_who_sits_in_between_is_seen_by_the_strings(
         server.run(eavesdropper.close())
 
 
+def test_a_fingerprint_that_is_another_one_later_is_not_followed(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        after = two.evaluate(
+            """async () => {
+              const { peer } = meeting.people.get("1");
+              const { pc } = peer;
+              const swapped = pc.remoteDescription.sdp.replace(
+                /(a=fingerprint:sha-256 )(..)/g,
+                (_, head, byte) => head + (byte === "00" ? "11" : "00"),
+              );
+              const description = { type: "offer", sdp: swapped };
+              await peer.receive({ connection: `${peer.far}-${peer.label}`, description });
+              return [pc.connectionState, meeting.state.peers[0].verification];
+            }"""
+        )
+        assert after == ["closed", None]
+        # They begin anew, and know each other.
+        for page in (one, two):
+            until(page, "s.peers[0].connection === 'connected' && s.peers[0].verification")
+            assert state(page, "s.peers[0].verification.identity") == "known"
+
+
+def test_who_goes_on_under_another_key_is_noticed(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        assert state(one, "s.peers[0].verification.identity") == "new"
+        two.evaluate(
+            """async () => {
+              const [{ Identity }, { dropKey }] = await Promise.all([
+                import("/static/identity.js"), import("/static/store.js"),
+              ]);
+              await dropKey("identity");
+              const person = meeting.people.get("1");
+              person.identity = Identity.load();
+              person.peer.rebuild();
+            }"""
+        )
+        until(one, "s.peers[0].verification?.identity === 'changed'")
+        one.evaluate("() => meeting.setVerified('2', false)")
+        until(one, "s.peers[0].verification.identity === 'differs'")
+        one.evaluate("() => meeting.setVerified('2', true)")
+        until(one, "s.peers[0].verification.identity === 'verified'")
+
+
+def test_a_name_makes_nobody_somebody_else(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server, 1) as (page,):
+        met = page.evaluate(
+            """async () => {
+              const { meet, setVerified } = await import("/static/acquaintances.js");
+              const verify = (identity, name) => setVerified({ identity, name, address: "" }, true);
+              const seen = (identity, name) => meet({ identity, name, address: "" });
+              await verify("a", "Ada");
+              await verify("b", "Bob");
+              return [
+                await seen("a", "Ada"),
+                await seen("b", "Ada"), // Bob, who was compared with, under Ada's name.
+                await seen("b", "Robert"),
+                await seen("c", "Bob"), // The node had called Bob another name meanwhile.
+                await seen("c", "Carol"),
+              ];
+            }"""
+        )
+    assert met == ["verified", "changed", "verified", "changed", "known"]
+
+
 def test_a_handshake_that_is_passed_on_or_changed_fails(
     chromium: Browser, server: SignalingServer
 ) -> None:

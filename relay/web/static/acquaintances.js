@@ -7,6 +7,9 @@ const KEPT_MAXIMUM = 1000;
 /**
  * Whether one has met that identity: `new`, `known`, `verified`, or `changed` where somebody of
  * that name or address was verified under another key. Remembers it.
+ *
+ * Names pass the node: whoever was verified is kept under what people saw when they compared, and
+ * is not taken for somebody else whose name they bear today.
  */
 export async function meet({ identity, name, address }) {
   try {
@@ -14,11 +17,14 @@ export async function meet({ identity, name, address }) {
     const known = people.find((person) => person.identity === identity);
     if (!known) await forgetOldest(people);
     const is_verified = known?.is_verified ?? false;
-    await keepPerson({ identity, name, address, is_verified, met_ms: Date.now() });
-    if (is_verified) return "verified";
+    const met_ms = Date.now();
+    const kept = is_verified ? known : { identity, name, address, is_verified };
+    await keepPerson({ ...kept, met_ms });
     const is_same = (person) =>
       (name && person.name === name) || (address && person.address === address);
+    if (is_verified && is_same(known)) return "verified";
     if (people.some((person) => person.is_verified && is_same(person))) return "changed";
+    if (is_verified) return "verified";
     return known ? "known" : "new";
   } catch {
     return "new"; // A browser that keeps nothing has met nobody.

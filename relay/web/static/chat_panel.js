@@ -1,6 +1,7 @@
 // Messages and files, between the peers alone.
 
 import { make, say, setAttribute, syncList } from "./dom.js";
+import { AT_ONCE_MAXIMUM } from "./files.js";
 import { nameOf, size, timeOfDay } from "./format.js";
 import { icon } from "./icons.js";
 import { pickSink } from "./sinks.js";
@@ -130,8 +131,9 @@ export class ChatPanel {
     for (const file of files) {
       try {
         await this.meeting.sendFile(file, null);
-      } catch (failure) {
-        this.told(failure.message);
+      } catch {
+        this.told(text("files_too_many", { most: AT_ONCE_MAXIMUM }));
+        return;
       }
     }
   }
@@ -167,7 +169,7 @@ export class ChatPanel {
               await this.#act(method, id);
             } catch (failure) {
               // Whoever changes their mind while choosing a place needs no advice.
-              if (failure.name !== "AbortError") this.told(failure.message);
+              if (failure.name !== "AbortError") this.told(text("file_failed_unwritable"));
             }
           },
         },
@@ -208,7 +210,8 @@ export class ChatPanel {
     const moved = ["running", "paused"].includes(file.status)
       ? `${size(file.sent_or_received_bytes)} / `
       : "";
-    say(line.children[2], `${moved}${size(file.size)} · ${text(`file_${file.status}`)}`);
+    const how = file.status === "failed" ? `file_failed_${file.reason}` : `file_${file.status}`;
+    say(line.children[2], `${moved}${size(file.size)} · ${text(how)}`);
     progress.hidden = !["running", "paused"].includes(file.status);
     progress.value = share;
     element.dataset.status = file.status;

@@ -53,6 +53,7 @@ const MEDIA = new Set(["refused", "missing", "busy", "insecure", "unsupported"])
 /** {title, advice} of a failure: the node's (`code`), a device's (`reason`), or one of our own. */
 export function explainFailure(failure) {
   if (MEDIA.has(failure.reason)) return ofKey(`media_${failure.reason}`);
+  if (failure.code === "device-lost") return ofKey(`lost_${failure.values.device}`);
   if (CODES.has(failure.code)) return ofKey(`code_${underscored(failure.code)}`, failure.values);
   if (failure.code) return { title: text("code_other"), advice: failure.message ?? failure.code };
   return { title: text("code_internal"), advice: String(failure.message ?? failure) };

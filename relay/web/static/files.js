@@ -161,10 +161,10 @@ export class Files extends EventTarget {
       this.set(transfer, { status: "declined" });
     } else if (type === "done") {
       this.set(transfer, { status: "done", sent_or_received_bytes: transfer.size });
-    } else if (type === "confirm" && offset >= state.confirmed && offset <= state.position) {
+    } else if (type === "confirm" && isWithin(offset, state.confirmed, state.position)) {
       state.confirmed = offset;
       this.set(transfer, { sent_or_received_bytes: offset });
-    } else if (type === "accept" && Number.isInteger(offset) && offset >= 0 && offset <= state.hashed) {
+    } else if (type === "accept" && isWithin(offset, 0, state.hashed)) {
       state.position = offset;
       state.confirmed = offset;
       state.run += 1;
@@ -368,6 +368,9 @@ export class Files extends EventTarget {
 async function read(file, offset, size) {
   return new Uint8Array(await file.slice(offset, offset + size).arrayBuffer());
 }
+
+const isWithin = (offset, least, most) =>
+  Number.isInteger(offset) && offset >= least && offset <= most;
 
 function woken(state) {
   return new Promise((resolve) => {

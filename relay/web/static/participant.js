@@ -41,6 +41,7 @@ export class Participant extends EventTarget {
     };
     this.speech = new SpeechDetector();
     this.identity_name = null;
+    this.first_identity_name = null;
     this.said_microphone = null;
     this.peer = new Peer({ is_initiator: this.role === "a", ...peer });
     this.peer.addEventListener("signal", ({ detail }) => this.tell("signal", detail));
@@ -59,13 +60,14 @@ export class Participant extends EventTarget {
     this.sayControl({ type: "roster", people: roster });
   }
 
-  /** Remember, or forget, that people have compared the string. */
+  /** Remember that people have compared the string and it is the same, or that it isn't. */
   async setVerified(is_verified) {
     const { verification, name } = this.view;
     if (!this.identity_name || verification?.failed) return;
     const person = { identity: this.identity_name, name, address: this.address };
+    if (is_verified) this.first_identity_name = this.identity_name;
     await setVerified(person, is_verified);
-    this.view.verification = { ...verification, identity: is_verified ? "verified" : "known" };
+    this.view.verification = { ...verification, identity: is_verified ? "verified" : "differs" };
     this.tell("change");
   }
 
@@ -177,6 +179,12 @@ export class Participant extends EventTarget {
     let identity = "new";
     if (!failure) identity = await meet({ identity: identity_name, name, address: this.address });
     if (this.control !== control) return;
+    if (!failure) {
+      // Who has come as one may not go on as another, whether or not anybody has compared.
+      this.first_identity_name ??= identity_name;
+      const is_same = identity_name === this.first_identity_name;
+      if (identity !== "verified" && !is_same) identity = "changed";
+    }
     this.view.verification = {
       emoji, words_index, label, identity, rosterAgrees: true, failed: failure,
     };

@@ -4,7 +4,8 @@
 // The peer with the smaller id makes the first offer and is the impolite one. Streams are told
 // apart by the place of their section, never by a name that the far side chooses.
 
-import { randomName } from "./bytes.js";
+import { equalBytes, randomName } from "./bytes.js";
+import { VerificationFailure, fingerprintOf } from "./verification.js";
 
 const SECTIONS = ["microphone", "camera", "screen"];
 const CHANNELS = ["control", "chat", "files"]; // Their ids are their places.
@@ -161,6 +162,7 @@ export class Peer extends EventTarget {
     this.pc = pc;
     this.label = randomName(LABEL_CHARACTERS);
     this.far = null;
+    this.fingerprint = null;
     this.transceivers = [];
     this.early = [];
     this.batch = [];
@@ -294,6 +296,7 @@ export class Peer extends EventTarget {
     if (description.type === "answer" && pc.signalingState !== "have-local-offer") return;
     this.takes_answer = description.type === "answer";
     try {
+      this.holdFingerprint(description);
       await pc.setRemoteDescription(description);
     } finally {
       this.takes_answer = false;
@@ -303,6 +306,16 @@ export class Peer extends EventTarget {
     for (const candidate of this.early.splice(0)) await this.takeCandidate(pc, candidate);
     if (description.type === "answer") return;
     if (!this.holds_answer) await this.makeAnswer(pc);
+  }
+
+  /** What people compare hangs on the far side's first fingerprint; a browser would follow a later
+   * description to another one (RFC 8842 section 5). Raises VerificationFailure. */
+  holdFingerprint(description) {
+    const fingerprint = fingerprintOf(description);
+    this.fingerprint ??= fingerprint;
+    if (!equalBytes(fingerprint, this.fingerprint)) {
+      throw new VerificationFailure("fingerprint", "the far side's fingerprint is another one");
+    }
   }
 
   async makeAnswer(pc) {

@@ -2,6 +2,7 @@
 
 import { copyButton } from "./clipboard.js";
 import { make, say, setLabel, setTip, syncList } from "./dom.js";
+import { explainFailure } from "./explain.js";
 import { nameOf } from "./format.js";
 import { icon, setIcon } from "./icons.js";
 import { drawQr } from "./qr.js";
@@ -222,7 +223,8 @@ export class PeoplePanel {
     try {
       await doing();
     } catch (failure) {
-      this.told(failure.message);
+      const { title, advice } = explainFailure(failure);
+      this.told(`${title} ${advice}`);
     }
   }
 }

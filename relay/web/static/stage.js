@@ -19,6 +19,7 @@ import { WakeLock } from "./wake_lock.js";
 const LITTLE_LEFT_S = 60;
 
 export class Stage {
+  #told_failure = null;
   #panel = null;
   #opener = null;
   #seen = { chat: 0, files: 0 };
@@ -105,6 +106,10 @@ export class Stage {
     this.tiles.render(state);
     this.alone.hidden = peers.length > 0;
     this.sinks.render(peers);
+    if (state.failure !== this.#told_failure) {
+      this.#told_failure = state.failure;
+      if (state.failure) this.tell(state.failure);
+    }
     this.banners.render(state);
     this.#showTools(local, state);
     if (this.#panel) this.panels[this.#panel].render(state);
@@ -339,7 +344,7 @@ export class Stage {
       await doing();
     } catch (failure) {
       // Whoever changes their mind while choosing a screen needs no advice.
-      if (failure.name !== "NotAllowedError") this.tell(failure);
+      if (failure.device !== "screen" || failure.reason !== "refused") this.tell(failure);
     }
   }
 

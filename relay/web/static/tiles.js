@@ -6,6 +6,7 @@ import { initials, nameOf } from "./format.js";
 import { icon, setIcon } from "./icons.js";
 import { qualityOf } from "./quality.js";
 import { number, text } from "./text.js";
+import { alarmOf } from "./verification_panel.js";
 
 const GAP_PX = 10;
 const SHAPE = 16 / 9;
@@ -143,9 +144,7 @@ function updateTile(element, { key, peer, is_screen, stream, local }) {
 }
 
 function updateShield(shield, { verification }) {
-  const is_wrong =
-    verification &&
-    (verification.failed || verification.identity === "changed" || !verification.rosterAgrees);
+  const is_wrong = alarmOf({ verification }) !== null;
   let key = "shield_waiting";
   if (is_wrong) key = "shield_wrong";
   else if (verification?.identity === "verified") key = "shield_verified";

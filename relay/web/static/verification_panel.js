@@ -5,6 +5,8 @@ import { make, say, setText, syncList } from "./dom.js";
 import { nameOf } from "./format.js";
 import { currentLanguage, onLanguage, text } from "./text.js";
 
+const ALARMS = ["verdict_failed", "verdict_differs", "verdict_changed", "verdict_roster"];
+
 export class VerificationPanel {
   constructor(meeting) {
     this.meeting = meeting;
@@ -106,6 +108,7 @@ function update(element, peer) {
 function verdictOf(verification) {
   if (!verification) return "verdict_waiting";
   if (verification.failed) return "verdict_failed";
+  if (verification.identity === "differs") return "verdict_differs";
   if (verification.identity === "changed") return "verdict_changed";
   if (!verification.rosterAgrees) return "verdict_roster";
   return `verdict_${verification.identity}`;
@@ -114,7 +117,7 @@ function verdictOf(verification) {
 /** What is to be shouted about a peer's key: a key of texts, or null. */
 export function alarmOf({ verification }) {
   const key = verdictOf(verification);
-  return ["verdict_failed", "verdict_changed", "verdict_roster"].includes(key) ? key : null;
+  return ALARMS.includes(key) ? key : null;
 }
 
 /** The alarm about `peer` as a sentence. */
