@@ -36,9 +36,11 @@ _CANDIDATE = re.compile(
 )
 _KEPT_EXTENSIONS = frozenset({"generation", "ufrag"})
 """Of what may follow a candidate; others tell of networks at home."""
-_DIRECTIONS = frozenset({"sendrecv", "sendonly", "recvonly", "inactive"})
+_FLOWING = frozenset({"a=sendrecv", "a=sendonly", "a=recvonly"})
 _FAMILIES = {"IP4": "0.0.0.0", "IP6": "::"}  # noqa: S104
 _LINE = re.compile(r"[a-z]=[^\r\n\0]*")
+_NAME_END = re.compile("[: ]")
+"""Browsers take an attribute by its name, whatever stands behind it."""
 _MEDIA = re.compile(r"m=([a-z]{1,16}) ([0-9]{1,5})(/[0-9]{1,5})? ([!-~]+(?: [!-~]+)*)")
 _ORIGIN_WORDS = 6
 """User name, session, version, network, family, address (RFC 8866 section 5.2)."""
@@ -63,7 +65,10 @@ def kind_of_untrusted(description: str) -> Kind:
     """What flows once this answer is accepted: a screen, else video, else sound.
 
     A section counts where its port isn't 0 and its direction isn't `inactive`; an answer refuses by
-    either (RFC 8829 section 5.3.1, RFC 3264 section 6).
+    either (RFC 8829 section 5.3.1, RFC 3264 section 6). Where browsers might read another direction
+    than another reader, what flows is the most that any of them would have flow: of several in a
+    section, one that is not `inactive` is enough, and what a description says before its first
+    section, which they pass over, refuses nothing.
 
     Raises:
         SignalingError: it is no session description.
@@ -147,26 +152,25 @@ def _sections(lines: list[str]) -> Iterator[_Section]:
     Raises:
         SignalingError: there are too many, or one is none.
     """
-    session_direction = "sendrecv"
-    media, port, direction, is_bundled, count = "", 0, "", False, 0
+    media, port, is_bundled, is_inactive, flows, count = "", 0, False, False, False, 0
     for line in [*lines, "m="]:
         if line.startswith("m="):
             if media:
-                yield _Section(media, (port != 0 or is_bundled) and direction != "inactive")
+                is_refused = is_inactive and not flows
+                yield _Section(media, (port != 0 or is_bundled) and not is_refused)
             if line == "m=":
                 return
             match = _MEDIA.fullmatch(line)
             count += 1
             if match is None or count > SECTIONS_MAXIMUM:
                 raise SignalingError("bad-description", "a media section can't be read")
-            media, port, is_bundled = match[1], int(match[2]), False
-            direction = session_direction
-        elif line.startswith("a=") and line[2:] in _DIRECTIONS:
-            if media:
-                direction = line[2:]
-            else:
-                session_direction = line[2:]
-        elif line == "a=bundle-only":
+            media, port = match[1], int(match[2])
+            is_bundled = is_inactive = flows = False
+        elif line == "a=inactive":
+            is_inactive = True
+        elif (name := _NAME_END.split(line, 1)[0]) in _FLOWING:
+            flows = True
+        elif name == "a=bundle-only":
             # RFC 9143 section 6: port 0, and yet not refused.
             is_bundled = True
 

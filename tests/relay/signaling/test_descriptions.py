@@ -88,10 +88,18 @@ def test_the_kind_is_what_was_agreed_on(sections: list[str], kind: Kind) -> None
     assert kind_of_untrusted(description("a=kind:voice\r\n", *sections)) is kind
 
 
-def test_a_direction_of_the_session_holds_for_its_sections() -> None:
-    video = VIDEO.replace("a=sendrecv\r\n", "")
-    assert kind_of_untrusted(description("a=inactive\r\n", AUDIO, video)) is Kind.VOICE
-    assert kind_of_untrusted(description("a=inactive\r\n", AUDIO, VIDEO)) is Kind.VIDEO
+@pytest.mark.parametrize("line", ["a=sendrecv ", "a=sendrecv:1", "a=sendonly", "a=recvonly x"])
+def test_what_a_browser_would_have_flow_is_no_refusal(line: str) -> None:
+    hidden = section("video", "inactive", 9, line)
+    assert kind_of_untrusted(description(AUDIO, hidden)) is Kind.VIDEO
+    hidden = section("video", "sendrecv", 0, "a=bundle-only ")
+    assert kind_of_untrusted(description(AUDIO, hidden)) is Kind.VIDEO
+
+
+def test_what_stands_before_the_sections_refuses_none() -> None:
+    silent = VIDEO.replace("a=sendrecv\r\n", "")
+    assert silent != VIDEO
+    assert kind_of_untrusted(description("a=inactive\r\n", AUDIO, silent)) is Kind.VIDEO
 
 
 def test_nothing_but_relays_is_told() -> None:
