@@ -8,12 +8,15 @@ export function readReport(report) {
     media_bytes: 0, jitter_ms: null, rtt_ms: null, path: null, codec: null,
   };
   const entries = [...report.values()];
-  const pair = selectedPair(entries, report);
+  const transport = entries.find(({ type }) => type === "transport");
+  const pair = selectedPair(entries, report, transport);
   if (pair) {
     const ends = [report.get(pair.localCandidateId), report.get(pair.remoteCandidateId)];
     reading.path = ends.some((end) => end?.candidateType === "relay") ? "relayed" : "direct";
-    reading.in_bytes = pair.bytesReceived ?? 0;
-    reading.out_bytes = pair.bytesSent ?? 0;
+    // What comes by another pair than the one by which this side sends is in the transport's alone.
+    const counts = transport?.bytesReceived === undefined ? pair : transport;
+    reading.in_bytes = counts.bytesReceived ?? 0;
+    reading.out_bytes = counts.bytesSent ?? 0;
     if (pair.currentRoundTripTime !== undefined) reading.rtt_ms = pair.currentRoundTripTime * 1000;
   }
   const codecs = new Set();
@@ -33,8 +36,7 @@ export function readReport(report) {
   return reading;
 }
 
-function selectedPair(entries, report) {
-  const transport = entries.find(({ type }) => type === "transport");
+function selectedPair(entries, report, transport) {
   const named = report.get(transport?.selectedCandidatePairId);
   // Firefox names none there.
   return named ?? entries.find((one) => one.type === "candidate-pair" && one.nominated && one.state === "succeeded");
