@@ -3,7 +3,7 @@ told of the call and its price each second."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from billing.money import format_amount
@@ -110,12 +110,12 @@ class CallDesk:
         """
         side = self.calls.open_side_untrusted(message.call, message.secret)
         seat = CallSeat(message.call, side)
-        earlier = self._sessions.pop(seat, None)
+        secret = new_secret(self.hub.clock)
+        session = guest.enter(self, secret, relay_only=message.relay_only)
+        earlier = self._sessions.get(seat)
         if earlier is not None:
             earlier.tell(Ended("replaced"))
             self.hub.end(earlier)
-        secret = new_secret(self.hub.clock)
-        session = guest.enter(self, secret, relay_only=message.relay_only)
         session.place = seat
         session.peer = PEER_OF[side]
         self._sessions[seat] = session
@@ -123,7 +123,8 @@ class CallDesk:
         try:
             await self.calls.set_present(seat.call, side, True, relay_only=session.relay_only)
         except BaseException:
-            self._sessions.pop(seat, None)
+            if self._sessions.get(seat) is session:
+                del self._sessions[seat]
             self.hub.end(session)
             raise
         info = self._found(seat.call)
@@ -198,31 +199,49 @@ class CallDesk:
             raise SignalingError("no-peer", "there is nobody of this id")
         description = message.description
         if description is not None and description.type == "answer":
-            return self._pass_answer(session, message, description)
+            return self._pass_answer(session, message.connection, description, message.candidates)
+        # First: what reaches nobody has no effect.
+        self._reachable(seat)
         if description is not None:
             offer = self.calls.set_offer(seat.call, description.sdp, is_from=_is_from(seat))
             description = Description("offer", offer)
-        self._pass(session, message.connection, description, self._candidates(seat, message))
+        candidates = self._candidates(seat, message.candidates)
+        self._pass(session, message.connection, description, candidates)
         return None
 
     async def _answer(self, session: Session, message: Answer) -> None:
         seat: CallSeat = session.place
         if seat.side is not Side.CALLEE:
             raise SignalingError("wrong-state", "a call is answered by its callee")
-        sdp = await self.calls.answer_call(seat.call, message.description.sdp)
-        self._pass(session, message.connection, Description("answer", sdp), [])
+        await self._pass_answer(session, message.connection, message.description, [])
 
     async def _pass_answer(
-        self, session: Session, message: Signal, description: Description
+        self,
+        session: Session,
+        connection: str,
+        description: Description,
+        candidates: Sequence[Candidate],
     ) -> None:
         seat: CallSeat = session.place
+        self._reachable(seat)
         sdp = await self.calls.answer_call(seat.call, description.sdp, is_from=_is_from(seat))
-        candidates = self._candidates(seat, message)
-        self._pass(session, message.connection, Description("answer", sdp), candidates)
+        kept = self._candidates(seat, candidates)
+        self._pass(session, connection, Description("answer", sdp), kept)
 
-    def _candidates(self, seat: CallSeat, message: Signal) -> list[Candidate]:
+    def _reachable(self, seat: CallSeat) -> Session:
+        """The other side's session.
+
+        Raises:
+            SignalingError: ``no-peer``.
+        """
+        other = self._sessions.get(seat.opposite)
+        if other is None or other.channel is None:
+            raise SignalingError("no-peer", "they are away; they will be told all anew")
+        return other
+
+    def _candidates(self, seat: CallSeat, candidates: Sequence[Candidate]) -> list[Candidate]:
         kept = []
-        for one in message.candidates:
+        for one in candidates:
             text = self.calls.add_ice_candidate(seat.call, one.candidate, _is_from(seat))
             if text is not None:
                 kept.append(
@@ -237,9 +256,7 @@ class CallDesk:
         description: Description | None,
         candidates: list[Candidate],
     ) -> None:
-        other = self._sessions.get(session.place.opposite)
-        if other is None or other.channel is None:
-            raise SignalingError("no-peer", "they are away; they will be told all anew")
+        other = self._reachable(session.place)
         if description is not None or candidates:
             other.tell(Passed(session.peer, connection, description, candidates))
 

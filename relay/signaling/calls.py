@@ -111,6 +111,7 @@ class _Call:
         present: the sides whose pages are there, or will be soon.
         connected: those whose media connection stands.
         relay_only: those who give away no address but their relays', whatever the other one does.
+        offering: the sides whose offer has passed and is not answered yet.
         is_billed: the metering has it open.
         opening: held by whoever opens, changes or closes it there.
         counted_since_s: since when it is charged, of the monotonic clock's seconds.
@@ -136,6 +137,7 @@ class _Call:
         "is_closing",
         "is_finishing",
         "last_media_s",
+        "offering",
         "opening",
         "present",
         "relay_only",
@@ -148,6 +150,7 @@ class _Call:
         self.present: set[Side] = set()
         self.connected: set[Side] = set()
         self.relay_only: set[Side] = set()
+        self.offering: set[Side] = set()
         self.is_billed = False
         self.is_closing = False
         self.opening = trio.Lock()
@@ -427,11 +430,14 @@ class CallManager:
             SignalingError: it is no description, or the call is over.
         """
         call = self._living_untrusted(call_id)
-        return self._passed_untrusted(call, _side(is_from), offer_sdp)
+        passed = self._passed_untrusted(call, _side(is_from), offer_sdp)
+        call.offering.add(_side(is_from))
+        return passed
 
     async def answer_call(self, call_id: str, answer_sdp: str, *, is_from: bool = False) -> str:
         """The answer as it may pass on. The callee's first one accepts the call; what flows after
-        each, and costs, is read from it.
+        each, and costs, is read from it. It answers an offer that has passed, and no offer is
+        answered twice: who gets another answer drops it, and would be charged by it.
 
         Args:
             is_from: the caller answers.
@@ -443,23 +449,41 @@ class CallManager:
         call = self._living_untrusted(call_id)
         kind = kind_of_untrusted(answer_sdp)
         passed = self._passed_untrusted(call, _side(is_from), answer_sdp)
-        if call.info.status is not Status.ACTIVE:
+        is_first = call.info.status is not Status.ACTIVE
+        if is_first:
             outcome_of(call.info.status, Event.ANSWER)
             if is_from:
                 raise SignalingError("wrong-state", "a call is answered by its callee")
-            await self._open_billing(call)
-            await self._set_kind(call, kind)
-            if call.info.status.is_over:
-                if call.info.reason == "no-money":
-                    raise SignalingError("no-money", "there is not enough on the account that pays")
-                raise _over()
-            if self._apply(call, Event.ANSWER):
-                call.connect_by_ns = call.info.answered_ns + CONNECTING_S * NS_PER_S
-                # A node that is started again has to know that it was answered.
-                await self._store_changes()
-        else:
-            await self._set_kind(call, kind)
+        if _side(is_from).other not in call.offering:
+            raise SignalingError("wrong-state", "there is no offer that this answers")
+        # Who answers has taken an offer of their own back, if there was one.
+        offering, call.offering = call.offering, set()
+        try:
+            if is_first:
+                await self._accept(call, kind)
+            else:
+                await self._set_kind(call, kind)
+        except SignalingError:
+            call.offering |= offering
+            raise
         return passed
+
+    async def _accept(self, call: _Call, kind: Kind) -> None:
+        """The first answer.
+
+        Raises:
+            SignalingError: ``wrong-state``; ``no-money``; ``unavailable``.
+        """
+        await self._open_billing(call)
+        await self._set_kind(call, kind)
+        if call.info.status.is_over:
+            if call.info.reason == "no-money":
+                raise SignalingError("no-money", "there is not enough on the account that pays")
+            raise _over()
+        if self._apply(call, Event.ANSWER):
+            call.connect_by_ns = call.info.answered_ns + CONNECTING_S * NS_PER_S
+            # A node that is started again has to know that it was answered.
+            await self._store_changes()
 
     def add_ice_candidate(self, call_id: str, candidate: str, is_from: bool) -> str | None:
         """A side's candidate as it may pass on; None where it may not.

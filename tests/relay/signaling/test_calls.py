@@ -260,6 +260,7 @@ async def test_an_answer_comes_once_and_what_follows_negotiates_anew(tmp_path: P
         assert world.call(info.id).status is Status.RINGING
 
         async def answer() -> None:
+            world.calls.set_offer(info.id, description())
             await world.calls.answer_call(info.id, description())
 
         async with trio.open_nursery() as nursery:
@@ -268,6 +269,7 @@ async def test_an_answer_comes_once_and_what_follows_negotiates_anew(tmp_path: P
         first = world.call(info.id)
         assert first.status is Status.ACTIVE
         await world.seconds(1)
+        world.calls.set_offer(info.id, description(), is_from=False)
         await world.calls.answer_call(info.id, description(), is_from=True)
         assert world.call(info.id).answered_ns == first.answered_ns
         told = [event.call.status for event in world.told(CallUpdated)]
@@ -281,6 +283,7 @@ async def test_a_caller_who_hangs_up_while_the_callee_answers(
         alice, _ = await alice_and_bob(world)
         info = await world.calls.create("user:alice", "user:bob")
         assert world.calls.ring(info.id)
+        world.calls.set_offer(info.id, description())
         open_call = world.metering.open_call
 
         async with trio.open_nursery() as nursery:
@@ -367,6 +370,7 @@ async def test_who_is_in_a_call_is_busy(tmp_path: Path) -> None:
             await world.seconds(1)
             assert world.call(link.id).status is Status.PENDING
             if status is Status.RINGING:
+                world.calls.set_offer(call, description())
                 await world.calls.answer_call(call, description())
         await world.end(call, Side.CALLER)
         assert world.calls.ring(again.id)
@@ -489,6 +493,7 @@ async def test_a_direct_call_hides_the_side_that_wants_it(tmp_path: Path) -> Non
         await world.calls.set_present(call, Side.CALLEE, True, relay_only=True)
         assert world.calls.add_ice_candidate(call, host, False) is None
         assert world.calls.add_ice_candidate(call, host, True) == host
+        world.calls.set_offer(call, description())
         assert HOME not in await world.calls.answer_call(call, description())
         await world.end(call, Side.CALLER)
         relayed = await world.ringing(relay_only=True)
@@ -502,6 +507,7 @@ async def test_of_descriptions_and_candidates_nothing_is_kept(tmp_path: Path) ->
         call = await world.talking(kind=Kind.VIDEO)
         for side in Side:
             world.calls.add_ice_candidate(call, candidate(RELAY, "relay"), side is Side.CALLER)
+        world.calls.set_offer(call, description(), is_from=False)
         await world.calls.answer_call(call, description(Kind.VOICE), is_from=True)
         await world.seconds(3, call)
         secrets = world.calls.secrets_of(call)
@@ -524,12 +530,15 @@ async def test_what_flows_decides_what_it_costs(tmp_path: Path) -> None:
         alice, _ = await alice_and_bob(world)
         call = await world.talking()
         await world.seconds(5, call)
+        world.calls.set_offer(call, description(), is_from=False)
         await world.calls.answer_call(call, description(Kind.VIDEO), is_from=True)
         info = world.call(call)
         assert (info.kind, info.price_second) == (Kind.VIDEO, 2 * J.unit)
         await world.seconds(7, call)
+        world.calls.set_offer(call, description())
         await world.calls.answer_call(call, description(Kind.SCREEN))
         await world.seconds(2, call)
+        world.calls.set_offer(call, description())
         await world.calls.answer_call(call, description(Kind.VOICE))
         await world.seconds(3, call)
         _, info = await world.end(call, Side.CALLER)
@@ -548,10 +557,29 @@ async def test_what_flows_decides_what_it_costs(tmp_path: Path) -> None:
         assert report.ok, report.problems
 
 
+async def test_an_answer_to_no_offer_changes_no_price(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        await alice_and_bob(world)
+        call = await world.talking(kind=Kind.VIDEO)
+        for is_from in (True, False):
+            with pytest.raises(SignalingError) as caught:
+                await world.calls.answer_call(call, description(Kind.VOICE), is_from=is_from)
+            assert refusal(caught) == "wrong-state"
+        # Both have offered at once: who answers has taken their own offer back.
+        world.calls.set_offer(call, description(Kind.VIDEO), is_from=True)
+        world.calls.set_offer(call, description(Kind.VIDEO), is_from=False)
+        await world.calls.answer_call(call, description(Kind.VIDEO), is_from=False)
+        with pytest.raises(SignalingError) as caught:
+            await world.calls.answer_call(call, description(Kind.VOICE), is_from=True)
+        assert refusal(caught) == "wrong-state"
+        assert world.call(call).kind is Kind.VIDEO
+
+
 async def test_the_first_answer_decides_whatever_was_asked_for(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
         call = await world.ringing(kind=Kind.VOICE)
+        world.calls.set_offer(call, description())
         await world.calls.answer_call(call, description(Kind.VIDEO))
         world.connect(call)
         await world.seconds(3, call)
@@ -605,6 +633,7 @@ async def test_who_can_not_pay_any_more_when_it_rings_has_failed(tmp_path: Path)
         info = await world.calls.create("user:alice", "user:bob")
         assert world.calls.ring(info.id)
         await world.ledger.freeze(alice, True)
+        world.calls.set_offer(info.id, description())
         with pytest.raises(SignalingError) as caught:
             await world.calls.answer_call(info.id, description())
         assert refusal(caught) == "no-money"
@@ -633,6 +662,7 @@ async def test_the_caller_pays_though_the_account_is_merged_meanwhile(tmp_path: 
         await world.ledger.link(heir, "user:alice")
         for side in Side:
             await world.calls.set_present(info.id, side, True)
+        world.calls.set_offer(info.id, description())
         await world.calls.answer_call(info.id, description())
         world.connect(info.id)
         await world.seconds(7, info.id)
@@ -742,6 +772,7 @@ async def test_a_call_goes_on_after_the_node_was_killed(tmp_path: Path) -> None:
         call = await world.talking(kind=Kind.VIDEO)
         secrets = world.calls.secrets_of(call)
         await world.seconds(5, call)
+        world.calls.set_offer(call, description())
         await world.calls.answer_call(call, description(Kind.VOICE))
         await world.seconds(6, call)
         after = killed(tmp_path / "before", tmp_path / "after")
@@ -815,6 +846,7 @@ async def test_calls_that_were_not_answered_outlive_a_kill_within_their_time(
         assert world.call(ringing).status is Status.RINGING
         for side in Side:
             await world.calls.set_present(ringing, side, True)
+        world.calls.set_offer(ringing, description())
         await world.calls.answer_call(ringing, description())
         assert world.call(ringing).status is Status.ACTIVE
         await world.end(ringing, Side.CALLER)
@@ -861,6 +893,7 @@ async def test_a_kind_that_can_not_be_charged_is_not_answered(
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
         call = await world.ringing()
+        world.calls.set_offer(call, description(Kind.VIDEO))
 
         async def fail(*_: object, **__: object) -> None:
             raise OperationError("the disk is full")
