@@ -24,7 +24,7 @@ from bench.signaling_pages import (
 )
 from bench.signaling_servers import AIOHTTP, aiohttp_version, running_signaling
 from bench.signaling_ticking import ticking_relay
-from core.units import NS_PER_S
+from core.units import NS_PER_MS, NS_PER_S
 
 SERVERS = (AIOHTTP, MONTANA)
 
@@ -105,6 +105,7 @@ class CallSetUps:
 
     Attributes:
         rates: calls a second, of each round.
+        cpu_ms: the node's CPU a call, of each round.
         busy: the share of its core that the node used, of the median round.
         waited: the largest share of a round in which its threads waited for the core, for each
             other too.
@@ -113,6 +114,7 @@ class CallSetUps:
     pairs: int
     sync_us: float
     rates: list[float]
+    cpu_ms: list[float]
     busy: float
     waited: float
 
@@ -120,6 +122,11 @@ class CallSetUps:
     def a_second(self) -> float:
         """Of the median round."""
         return statistics.median(self.rates)
+
+    @property
+    def a_core_second(self) -> float:
+        """Calls for a second of the node's CPU, of the median round."""
+        return 1e3 / statistics.median(self.cpu_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,13 +303,14 @@ def _set_ups(sizes: SignalingSizes, say: Say) -> CallSetUps:
             found.append(callers.measure(sizes.set_up_s))
         one = found[-1]
         say(
-            f"set-ups     {sizes.pairs:,} pairs: {_set_up_rate(one):7,.0f} calls/s, {one.busy:.0%} "
-            "of a core"
+            f"set-ups     {sizes.pairs:,} pairs: {_set_up_rate(one):7,.0f} calls/s, "
+            f"{_cpu_ms(one):.2f} ms of CPU a call, {one.busy:.0%} of a core"
         )
     return CallSetUps(
         pairs=sizes.pairs,
         sync_us=disk_us,
         rates=[_set_up_rate(one) for one in found],
+        cpu_ms=[_cpu_ms(one) for one in found],
         busy=statistics.median(one.busy for one in found),
         waited=max(one.waited for one in found),
     )
@@ -310,6 +318,10 @@ def _set_ups(sizes: SignalingSizes, say: Say) -> CallSetUps:
 
 def _set_up_rate(finished: Finished) -> float:
     return finished.calls / finished.elapsed_ns * NS_PER_S
+
+
+def _cpu_ms(finished: Finished) -> float:
+    return finished.cpu_ns / max(1, finished.calls) / NS_PER_MS
 
 
 def _ticking(sizes: SignalingSizes, say: Say) -> TickingCalls:

@@ -43,12 +43,14 @@ class Finished(NamedTuple):
 
     Attributes:
         calls: that were over while it was measured, receipts and all.
+        cpu_ns: of the server's.
         busy: the share of its core that the server used.
         waited: the share of the time in which its threads waited for a core, for each other too.
     """
 
     calls: int
     elapsed_ns: int
+    cpu_ns: int
     busy: float
     waited: float
 
@@ -282,7 +284,7 @@ class Callers:
         cpu_ns, waited = cpu_time_ns(pid) - cpu_ns, waited_ns(pid) - waited
         finished = self._finished - finished
         self._finish()
-        return Finished(finished, elapsed_ns, cpu_ns / elapsed_ns, waited / elapsed_ns)
+        return Finished(finished, elapsed_ns, cpu_ns, cpu_ns / elapsed_ns, waited / elapsed_ns)
 
     @property
     def _finished(self) -> int:

@@ -15,6 +15,7 @@ from bench.table import Table
 
 ANSWER_BOUND_MS = 500.0
 SET_UPS_BOUND = 500.0
+SHARED = "a second of CPU: the core was shared"
 
 
 def rows(report: SignalingReport) -> list[BoundRow]:
@@ -57,7 +58,7 @@ def _routing_rows(report: SignalingReport) -> list[BoundRow]:
 
 def _routing_note(ours: Routing, is_shared: bool) -> str:
     if is_shared:
-        return "a second of CPU: the core was shared"
+        return SHARED
     if not ours.server_was_full:
         return f"who loads it is the limit: {MONTANA} used {ours.busy:.0%} of its core"
     return f"{ours.busy:.0%} of its core"
@@ -94,14 +95,14 @@ def _set_up_rows(report: SignalingReport) -> list[BoundRow]:
     one = report.set_ups
     if one is None:
         return []
-    name = f"calls set up and ended a second, by {one.pairs:,} pairs"
-    note = f"{one.busy:.0%} of its core"
+    figure, note = one.a_second, f"{one.busy:.0%} of its core"
     if one.busy + one.waited < SERVER_BUSY:
         # Each pair waits for the meter's second at the end of each call.
         note += ": more pairs would make more"
     elif one.busy < SERVER_BUSY:
-        note += ", the core was shared"
-    return [at_least(name, "calls", SET_UPS_BOUND, one.a_second, one.sync_us, note)]
+        figure, note = one.a_core_second, SHARED
+    name = f"calls set up and ended a second, by {one.pairs:,} pairs"
+    return [at_least(name, "calls", SET_UPS_BOUND, figure, one.sync_us, note)]
 
 
 def _ticking_rows(report: SignalingReport) -> list[BoundRow]:
