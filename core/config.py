@@ -188,7 +188,7 @@ class SignalingConfig:
     rooms: str = "host"
     free_minutes_per_day: int = 1_000
     free_people: int = 100
-    free_bytes_per_second: int = 250_000
+    free_bytes_per_second: int = 1_000_000
     direct_calls: bool = False
     calls_per_minute: int = 10
     discovery: bool = False

@@ -53,7 +53,7 @@ def development_config(
         if lan
         else HttpConfig(),
         billing=BillingConfig(turn="metered", unknown_account="free"),
-        signaling=SignalingConfig(rooms="free"),
+        signaling=SignalingConfig(rooms="free", free_bytes_per_second=0),
         development=True,
     )
 

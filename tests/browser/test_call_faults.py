@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page
 
 from billing.money import J, parse_amount_untrusted
 from tests.support.browser import browser
+from tests.support.cut_proxy import cut_proxy
 from tests.support.node import RunningNode, running_node, write_config
 
 PATIENCE_S = 60
@@ -24,6 +25,8 @@ AWAY = ".banner:has-text('The connection to the node is lost')"
 OVER = "[data-view=over]"
 BEGUN_S = 2
 """A second is charged whole that has begun, in each of the two segments that a kill makes."""
+HELD_S = 10
+"""For so long one side's media alone is charged."""
 PREPARED = """() => {
   window.flow = [];
   let before = 0;
@@ -175,6 +178,14 @@ def flowed_s(page: Page) -> float:
     )
 
 
+def longest_silence_s(page: Page) -> float:
+    """Of media that had begun to come in, until now."""
+    samples: list[dict[str, Any]] = page.evaluate("() => flow")
+    times = [one["at_ms"] for one in samples if one["flows"]]
+    ends = [*times[1:], samples[-1]["at_ms"]]
+    return max(end - begin for begin, end in zip(times, ends, strict=True)) / 1_000
+
+
 def record_of(node: RunningNode, name: str) -> dict[str, Any]:
     """Of the one call that this caller has made."""
     reply = json.loads(node.command("call", "list", "--account", f"user:{name}", "--json"))
@@ -197,7 +208,7 @@ def paid(node: RunningNode, name: str) -> int:
 
 
 def assert_charged_for_what_flowed(
-    node: RunningNode, folder: Path, name: str, call: Call, flowed: float
+    node: RunningNode, folder: Path, name: str, call: Call, flowed: float, held_s: int = 0
 ) -> None:
     """The ledger's records of the call, its own record and the account say the same, and it is
     what has flowed."""
@@ -206,7 +217,7 @@ def assert_charged_for_what_flowed(
     assert record["status"] == "ended"
     assert (record["seconds"], paid(node, name)) == (seconds, seconds * J.unit)
     # Before both are known to be connected it is free.
-    assert 0 < seconds <= flowed + BEGUN_S
+    assert 0 < seconds <= flowed + BEGUN_S + held_s
     node.command("ledger", "verify")
 
 
@@ -236,6 +247,103 @@ def test_a_node_that_is_killed_and_started_again(
             page.wait_for_selector(OVER)
         until(call.caller, "state.receipt")
         assert_charged_for_what_flowed(node, tmp_path, "alice", call, flowed)
+    close(call)
+
+
+def test_a_node_that_comes_back_too_late(chromium: Browser, tmp_path: Path) -> None:
+    config = config_on_fixed_ports(tmp_path / "node")
+    with running_node(config=config) as node:
+        call = begin_call(node, chromium, "alice")
+        node.kill()
+        for page in call.pages:
+            page.wait_for_selector(AWAY)
+    with no_page_errors([*call.pages]):
+        for page in call.pages:
+            page.wait_for_selector(OVER, timeout=PATIENCE_S * 1_000)
+            assert page.inner_text(".over h1") == "The connection is lost"
+        flowed = min(flowed_s(page) for page in call.pages)
+        with running_node(config=config) as node:
+            end_s = time.monotonic() + PATIENCE_S
+            while record_of(node, "alice")["status"] == "active":
+                assert time.monotonic() < end_s
+                call.caller.wait_for_timeout(200)
+            assert_charged_for_what_flowed(node, tmp_path, "alice", call, flowed)
+    close(call)
+
+
+def test_the_way_to_the_node_is_cut(chromium: Browser, tmp_path: Path) -> None:
+    cuts_s = (5, 20, 40)
+    with ExitStack() as stack:
+        node = stack.enter_context(running_node(more='[signaling]\nrooms = "host"\n'))
+        proxies = [stack.enter_context(cut_proxy(node.http)) for _ in range(len(cuts_s) + 1)]
+        calls = [
+            begin_call(node, chromium, f"caller-{number}", proxy.url)
+            for number, proxy in enumerate(proxies)
+        ]
+        *staying, leaving = calls
+        stack.enter_context(no_page_errors([page for call in calls for page in call.pages]))
+        for proxy in proxies:
+            proxy.cut()
+        begun_s = time.monotonic()
+        for call in calls:
+            for page in call.pages:
+                page.wait_for_selector(AWAY)
+        # Who has gone does not come back within the time in which one may.
+        flowed = flowed_s(leaving.callee)
+        leaving.callee.context.close()
+        ways = [*zip(cuts_s, proxies, strict=False), (cuts_s[1], proxies[-1])]
+        for cut_s, proxy in sorted(ways, key=lambda way: way[0]):
+            leaving.caller.wait_for_timeout(max(0, begun_s + cut_s - time.monotonic()) * 1_000)
+            proxy.mend()
+        for number, call in enumerate(staying):
+            for page in call.pages:
+                until(page, "state.online && !state.peers[0].away")
+                assert page.locator(AWAY).count() == 0
+            seconds = call.caller.evaluate("montana.meeting.state.call.seconds")
+            until(call.caller, f"state.call.seconds >= {seconds} + 2")
+            for page in call.pages:
+                assert longest_silence_s(page) < HELD_S, "media has stopped meanwhile"
+                assert look(page)["connections"] == [["connected", False]]
+            flowed_here = min(flowed_s(page) for page in call.pages)
+            call.caller.click("[data-tool=hang_up]")
+            for page in call.pages:
+                page.wait_for_selector(OVER)
+            until(call.caller, "state.receipt")
+            assert_charged_for_what_flowed(node, tmp_path, f"caller-{number}", call, flowed_here)
+            close(call)
+        leaving.caller.wait_for_selector(OVER, timeout=PATIENCE_S * 1_000)
+        assert leaving.caller.inner_text(".over h1") == "Nothing came through any more"
+        assert_charged_for_what_flowed(
+            node, tmp_path, f"caller-{len(cuts_s)}", leaving, flowed, HELD_S
+        )
+        leaving.caller.context.close()
+
+
+@pytest.mark.parametrize("reloading", [0, 1])
+def test_a_page_is_loaded_anew(chromium: Browser, tmp_path: Path, reloading: int) -> None:
+    with running_node(more='[signaling]\nrooms = "host"\n') as node:
+        call = begin_call(node, chromium, "alice")
+        reloaded, other = call.pages[reloading], call.pages[1 - reloading]
+        with no_page_errors([*call.pages]):
+            flowed_before = flowed_s(reloaded)
+            reloaded.reload()
+            reloaded.wait_for_selector("html[data-phase=in]")
+            since_ms = now_ms(reloaded)
+            reloaded.evaluate(PREPARED)
+            for page in call.pages:
+                until_media_flows(page, since_ms)
+                until(page, "state.peers.length === 1 && state.peers[0].connection === 'connected'")
+                until(page, "!state.peers[0].away && state.peers[0].verification")
+            seconds = call.caller.evaluate("montana.meeting.state.call.seconds")
+            until(call.caller, f"state.call.seconds >= {seconds} + 2")
+            status = node.status()
+            assert (status["sessions"], status["signaling"]["calls"]) == (1, 1)
+            flowed = max(flowed_s(other), flowed_before + flowed_s(reloaded))
+            other.click("[data-tool=hang_up]")
+            for page in call.pages:
+                page.wait_for_selector(OVER)
+            until(call.caller, "state.receipt")
+            assert_charged_for_what_flowed(node, tmp_path, "alice", call, flowed, HELD_S)
     close(call)
 
 

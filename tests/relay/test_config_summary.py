@@ -78,7 +78,7 @@ def test_it_says_whether_relaying_is_paid_for(billing: str, told: str) -> None:
         (
             'rooms = "free"\nroom_token = "the token of the rooms"\ndirect_calls = true\n'
             "calls_per_minute = 3",
-            "paid for by the node, 1000 minutes a day, 100 people, 250000 bytes a second each, "
+            "paid for by the node, 1000 minutes a day, 100 people, 1000000 bytes a second each, "
             "made with the room token",
             "directly where that is possible, 3 a minute of one account",
         ),

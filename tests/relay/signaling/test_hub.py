@@ -132,7 +132,7 @@ def test_two_meet_and_talk(tmp_path: Path) -> None:
         (ice,) = entered["ice"]
         assert ice["urls"] == ["turn:198.51.100.7:3478?transport=udp"]
         assert f"#CALL-room.{entered['room']['id']}" in ice["username"]
-        assert node.metered.open == {f"CALL-room.{entered['room']['id']}": 250_000}
+        assert node.metered.open == {f"CALL-room.{entered['room']['id']}": 1_000_000}
         guest = node.connect()
         other = await guest.ask("join", invitation=entered["invitation"], name="Боб")
         assert [peer["name"] for peer in other["peers"]] == ["Ann"]
@@ -384,7 +384,7 @@ def test_rooms_outlive_the_node(tmp_path: Path) -> None:
 
     async def after(entered: dict[str, Any], other: dict[str, Any]) -> None:
         async with running(tmp_path, clock=clock) as node:
-            assert node.metered.open == {f"CALL-room.{entered['room']['id']}": 250_000}
+            assert node.metered.open == {f"CALL-room.{entered['room']['id']}": 1_000_000}
             guest = node.connect(seq=9)
             back = await guest.ask("resume", session=other["session"], name="Bob")
             assert back["you"] == "0001"
