@@ -54,6 +54,8 @@ from relay.web.server import client_network
 
 NEW_ACCOUNTS_AN_HOUR: Final = 20
 """From one network."""
+PAGES_OF_AN_ACCOUNT: Final = 32
+"""Those that were lost just now among them."""
 REDEEM_A_MINUTE: Final = 10
 """By one network: codes can't be guessed, and are not to be tried."""
 
@@ -110,6 +112,8 @@ class AccountDesk:
         address = address_of_untrusted(message.proof, channel.origin, guest.challenge)
         account = await self.account_of(address, channel.client)
         secret = new_secret(self._clock)
+        if len(self._by_account.get(account, ())) >= PAGES_OF_AN_ACCOUNT:
+            raise SignalingError("too-many", "this account is open in too many pages")
         session = guest.enter(self, secret)
         session.place = SignedInPage(account, address, client_network(channel.client))
         self._by_account.setdefault(account, set()).add(session)

@@ -354,6 +354,9 @@ class CallDesk:
         """Have it ring on the callee's pages, if the callee has any open."""
         if info.callee is None or info.status not in (Status.PENDING, Status.RINGING):
             return
+        # Who was blocked after the call was made rings as little.
+        if self.calls.blocks.has_blocked(info.callee, info.caller):
+            return
         if self.ring(info.callee, self._ringing(info)) and info.status is Status.PENDING:
             self.calls.ring(info.id)
 
@@ -363,6 +366,8 @@ class CallDesk:
         for info in self.calls.living(account):
             is_caller_there = CallSeat(info.id, Side.CALLER) in self._sessions
             if info.callee != account or not is_caller_there:
+                continue
+            if self.calls.blocks.has_blocked(account, info.caller):
                 continue
             if info.status is Status.PENDING:
                 self.calls.ring(info.id)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import hmac
 import logging
 from base64 import b32encode, urlsafe_b64encode
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -66,6 +66,8 @@ SILENT_S: Final = 60
 microphone sends silence. What flows one way meanwhile is charged to nobody."""
 UNSTARTED_MEDIA_S: Final = 5
 """For so long media may flow both ways though nobody says that it does."""
+LIVING_OF_A_CALLER: Final = 32
+"""Else one account could wait for so many callees that nobody else's call found room."""
 MINIMUM_S: Final = MINUTE_S
 """What the caller has to be able to pay for when calling."""
 WARNED_AT_S: Final = (60, 10)
@@ -218,6 +220,8 @@ class CallManager:
         """Those whose record is another than what is stored."""
         self._occupied: dict[int, str] = {}
         """By account, the call that makes it busy."""
+        self._made: Counter[int] = Counter()
+        """By account, how many calls of its making live."""
         self._begun_ns: dict[int, deque[int]] = {}
         """By account, when it has called in the last minute."""
 
@@ -255,6 +259,12 @@ class CallManager:
         self._assert_can_pay(caller, line)
         if not self._is_free(caller) or not self._is_free(callee):
             raise SignalingError("busy", "one of the two is in another call")
+        if self._made[caller] >= LIVING_OF_A_CALLER:
+            raise SignalingError(
+                "too-many",
+                f"{LIVING_OF_A_CALLER} calls of one account can wait at once; end one of them",
+                maximum=LIVING_OF_A_CALLER,
+            )
         if len(self._calls) + len(self._ending) >= LIVING_MAXIMUM:
             raise SignalingError("full", "the node has as many calls as it takes")
         while True:
@@ -276,6 +286,7 @@ class CallManager:
             )
             # Before it is stored, or many that come at once would be too many.
             self._calls[call.info.id] = call
+            self._made[caller] += 1
             is_made = False
             try:
                 is_made = await self._records.create(call.info)
@@ -284,6 +295,7 @@ class CallManager:
             finally:
                 if not is_made:
                     del self._calls[call.info.id]
+                    self._forget_made(caller)
             if is_made:
                 return call.info
 
@@ -353,6 +365,11 @@ class CallManager:
             )
         begun.append(now_ns)
 
+    def _forget_made(self, caller: int) -> None:
+        self._made[caller] -= 1
+        if not self._made[caller]:
+            del self._made[caller]
+
     def _assert_can_pay(self, account: int, line: Line) -> None:
         info = self._ledger.account(account)
         if info.frozen or info.closed or account == line.into:
@@ -397,7 +414,11 @@ class CallManager:
             if not call.info.relayed and not call.is_billed:
                 call.change(relayed=True)
                 self._changed(call)
-        await self._meet(call)
+        try:
+            await self._meet(call)
+        except BaseException:
+            call.present.discard(side)
+            raise
 
     async def _meet(self, call: _Call) -> None:
         """Ring, and hold the money, when both sides are there."""
@@ -733,6 +754,7 @@ class CallManager:
                     del self._occupied[account]
             self._unstored.pop(call_id, None)
             self._ending[call_id] = self._calls.pop(call_id)
+            self._forget_made(call.info.caller)
             self._tell(CallUpdated(call.info))
             return True
         self._changed(call)
@@ -866,6 +888,7 @@ class CallManager:
         now_ns = self._ledger.clock.now_ns()
         for info in self._records.living():
             call = self._calls[info.id] = _Call(info)
+            self._made[info.caller] += 1
             if info.status is Status.PENDING:
                 continue
             self._occupy(call)

@@ -67,11 +67,12 @@ class Guest:
         challenge: what the page signs to prove its account.
     """
 
-    __slots__ = ("_connection", "_hub", "challenge", "channel")
+    __slots__ = ("_connection", "_hub", "_seq", "challenge", "channel")
 
-    def __init__(self, hub: Hub, connection: _Connection) -> None:
+    def __init__(self, hub: Hub, connection: _Connection, seq: int) -> None:
         self._hub = hub
         self._connection = connection
+        self._seq = seq
         self.channel: Channel = connection.channel
         self.challenge = connection.challenge
 
@@ -81,7 +82,9 @@ class Guest:
         Raises:
             SignalingError: the page has gone meanwhile, or there are too many.
         """
-        return self._hub.enter(self._connection, desk, secret, relay_only)
+        session = self._hub.enter(self._connection, desk, secret, relay_only)
+        session.last_seq = self._seq
+        return session
 
 
 class _Connection:
@@ -122,6 +125,8 @@ class _Connection:
                 raise SignalingError("too-many", "too many messages wait for an earlier one")
         except SignalingError as error:
             self.refuse(re, error)
+        except OperationError as error:
+            self.refuse(re, _unavailable(error))
 
     def refuse(self, re: int | None, error: SignalingError) -> None:
         """Say why a message was not carried out."""
@@ -203,6 +208,9 @@ class Hub:
         """End what has taken too long."""
         now_ns = self.clock.monotonic_ns()
         for connection in list(self._connections):
+            if connection.session is not None and connection.session.ended:
+                connection.session = None
+                connection.opened_ns = now_ns
             if (
                 connection.session is None
                 and not connection.is_entering
@@ -238,7 +246,7 @@ class Hub:
 
     async def _enter(self, connection: _Connection, enter: Entering, message: PageMessage) -> None:
         try:
-            await enter(Guest(self, connection), message)
+            await enter(Guest(self, connection, message.seq), message)
         except SignalingError as error:
             connection.refuse(message.seq, error)
         except OperationError as error:
@@ -247,8 +255,6 @@ class Hub:
             connection.is_entering = False
             # What was refused may be tried once more on the same connection.
             connection.opened_ns = self.clock.monotonic_ns()
-        if connection.session is not None:
-            connection.session.last_seq = message.seq
 
     def enter(self, connection: _Connection, desk: Desk, secret: str, relay_only: bool) -> Session:
         """See `Guest.enter`."""
@@ -272,7 +278,7 @@ class Hub:
         secret_hash = digest_of(message.session)
         session = self._sessions.get(secret_hash)
         if session is None:
-            session = self._restored(Guest(self, connection), message.session)
+            session = self._restored(Guest(self, connection, message.seq), message.session)
             if session is None:
                 raise SignalingError("not-resumable", "the session is over; enter again")
         elif message.seq <= session.last_seq:

@@ -177,10 +177,10 @@ class RoomDesk:
         payment = self._payment(guest, message)
         seat, effects = self._rooms.create(message, self._now_ns(), payment)
         try:
+            await self._open_sessions(seat.room)
             if payment is not None:
                 assert self._billing is not None
                 await self._billing.begin(payment)
-            await self._metered.open_call(_session_of(seat.room), rate_bytes_s=self._rate_bytes_s)
             self._seat(guest, seat, effects)
         except BaseException:
             self._carry_out(self._rooms.end(seat.room, "room-closed"))

@@ -25,6 +25,7 @@ from relay.signaling.call_records import CallRecords
 from relay.signaling.call_states import Status
 from relay.signaling.calls import (
     CONNECTING_S,
+    LIVING_OF_A_CALLER,
     PENDING_S,
     RINGING_S,
     SILENT_S,
@@ -391,6 +392,19 @@ async def test_a_blocked_caller_hears_what_a_stranger_to_the_node_hears(tmp_path
         assert len(said) == 1
         await world.calls.blocks.set_untrusted(bob, "user:alice", False)
         await world.calls.create("user:alice", "user:bob")
+
+
+async def test_one_account_does_not_take_the_room_of_all_calls(tmp_path: Path) -> None:
+    async with open_world(tmp_path, calls_per_minute=1_000) as world:
+        await alice_and_bob(world)
+        await world.account("user:carol", 100)
+        made = [await world.calls.create("user:alice", None) for _ in range(LIVING_OF_A_CALLER)]
+        with pytest.raises(SignalingError) as caught:
+            await world.calls.create("user:alice", None)
+        assert refusal(caught) == "too-many"
+        await world.calls.create("user:carol", None)
+        await world.calls.end_call(made[0].id)
+        await world.calls.create("user:alice", None)
 
 
 async def test_calls_of_a_minute_are_counted_for_each_account(tmp_path: Path) -> None:

@@ -277,6 +277,35 @@ def test_a_flood_is_refused_and_nobody_elses(tmp_path: Path) -> None:
     in_hub(test, tmp_path)
 
 
+def test_what_comes_before_the_answer_to_the_first_message_is_not_said_twice(
+    tmp_path: Path,
+) -> None:
+    async def test(node: Node) -> None:
+        page = node.connect()
+        page.say("create")
+        # Not waited for: it is refused, or carried out once.
+        page.say("ping")
+        entered = await page.take(re=1)
+        assert entered["type"] == "entered"
+        page.say_raw(b'{"type":"ping","seq":1}')
+        assert (await page.take(re=1))["code"] == "replayed"
+
+    in_hub(test, tmp_path)
+
+
+def test_a_connection_whose_session_is_over_is_not_kept(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        page = node.connect()
+        await page.ask("create")
+        page.say("hang_up")
+        await page.take(type="ended")
+        await node.pass_s(2 * ENTER_S + 2)
+        assert page.closed is not None
+        assert node.hub.connections == 0
+
+    in_hub(test, tmp_path)
+
+
 def test_who_enters_nothing_is_disconnected(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         idle, busy = node.connect(), node.connect()
