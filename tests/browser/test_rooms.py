@@ -1,10 +1,12 @@
-"""Rooms in Chromium on a real node: a large file, and what hosts may do."""
+"""Rooms in Chromium on a real node: a mesh of four, a large file, and what hosts may do."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -19,6 +21,7 @@ from tests.support.call_pages import (
     wait_until,
 )
 from tests.support.node import RunningNode, running_node
+from tests.support.signaling_client import Page as Client
 
 TOKEN = "a token of enough letters"
 CONFIG = f"""
@@ -28,7 +31,9 @@ room_token = "{TOKEN}"
 # A large file is not to wait for the share of bandwidth that free rooms have.
 free_bytes_per_second = 0
 """
+PEOPLE_MAXIMUM = 12
 FILE_BYTES = 100_000_000
+MESH = 4
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,62 @@ def prepare(page: Page, name: str, *, camera: bool) -> None:
 def join(page: Page, link: str, name: str, *, camera: bool = True) -> None:
     enter_room(page, link, name, camera=camera)
     page.wait_for_selector("html[data-phase=in]")
+
+
+def invitation_in(link: str) -> str:
+    return link.partition("#")[2]
+
+
+def strings(page: Page) -> dict[str, Any]:
+    """One's own id, the others' by name, and what is to be compared with each."""
+    found: dict[str, Any] = page.evaluate(
+        """() => {
+          const { you, peers } = montana.meeting.state;
+          return { you, names: peers.map(({ name }) => name), with: Object.fromEntries(
+            peers.map(({ id, verification }) => [id, verification.emoji.join(" ")])) };
+        }"""
+    )
+    return found
+
+
+def test_four_hear_and_see_each_other(node: RunningNode, chromium: Browser) -> None:
+    names = ("Host", "Борис", "Cleo", "Dörte")
+    with people(chromium, MESH) as pages, ExitStack() as stack:
+        link = create_room(node, pages[0])
+        for page, name in zip(pages[1:], names[1:], strict=True):
+            join(page, link, name)
+        others = MESH - 1
+        for page in pages:
+            wait_until(page, f"state.peers.length === {others}")
+            wait_until(page, "state.peers.every((peer) => peer.connection === 'connected')")
+            wait_until(page, "state.peers.every((peer) => peer.verification?.emoji.length === 7)")
+            wait_until(page, "state.peers.every((peer) => peer.camera && peer.microphone)")
+        for page in pages:
+            wait_for_flow(page, "audio_bytes", others)
+            wait_for_flow(page, "frames", others)
+            assert page.locator(".tile video:visible").count() == MESH
+        told = [strings(page) for page in pages]
+        for one, name in zip(told, names, strict=True):
+            assert {*one["names"], name} == set(names)
+            for other in told:
+                if other is not one:
+                    assert one["with"][other["you"]] == other["with"][one["you"]]
+        assert len({string for one in told for string in one["with"].values()}) == 6
+        for page in pages:
+            wait_until(page, "state.peers.every(({ verification }) => verification.rosterAgrees)")
+            assert page.locator(".banner.alarm").count() == 0
+        take_picture(pages[1], "room-mesh")
+
+        # The rest of the room is taken by pages without a browser; nobody is the thirteenth.
+        for _ in range(PEOPLE_MAXIMUM - MESH):
+            client = stack.enter_context(Client(node.http))
+            answer = client.ask("join", invitation=invitation_in(link), name="More")
+            assert answer["type"] == "entered"
+        refused = stack.enter_context(Client(node.http)).ask("join", invitation=invitation_in(link))
+        assert (refused["type"], refused["code"]) == ("error", "full")
+        with people(chromium, 1) as (late,):
+            enter_room(late, link, "Late")
+            late.wait_for_selector("#entry-problem:has-text('The room is full')")
 
 
 def test_a_large_file_arrives_as_it_was_sent(
