@@ -38,7 +38,13 @@ _KEPT_EXTENSIONS = frozenset({"generation", "ufrag"})
 """Of what may follow a candidate; others tell of networks at home."""
 _FLOWING = frozenset({"a=sendrecv", "a=sendonly", "a=recvonly"})
 _FAMILIES = {"IP4": "0.0.0.0", "IP6": "::"}  # noqa: S104
-_LINE = re.compile(r"[a-z]=[^\r\n\0]*")
+_TEXT = re.compile(r"v=0\n(?:[a-z]=[^\r\n\0]*\n)*")
+_TELLING = re.compile(r"^(?:m=|a=(?:inactive|sendrecv|sendonly|recvonly|bundle-only))[^\n]*", re.M)
+"""The lines that say what flows: few of some hundred."""
+_REWRITTEN = re.compile(
+    r"^(?:a=candidate|a=remote-candidates|a=rtcp(?![0-9A-Za-z-])|[cmo]=)[^\n]*\n", re.M
+)
+"""The lines that may name an address. How a browser ends an attribute's name is its own affair."""
 _NAME_END = re.compile("[: ]")
 """Browsers take an attribute by its name, whatever stands behind it."""
 _MEDIA = re.compile(r"m=([a-z]{1,16}) ([0-9]{1,5})(/[0-9]{1,5})? ([!-~]+(?: [!-~]+)*)")
@@ -74,7 +80,7 @@ def kind_of_untrusted(description: str) -> Kind:
         SignalingError: it is no session description.
     """
     kind = Kind.VOICE
-    for number, section in enumerate(_sections(_lines_untrusted(description))):
+    for number, section in enumerate(_sections(_text_untrusted(description))):
         if section.media == "video" and section.is_active:
             if number >= _CAMERA_SECTIONS:
                 return Kind.SCREEN
@@ -88,8 +94,9 @@ def relayed_description_untrusted(description: str, is_own: IsOwn) -> str:
     Raises:
         SignalingError: it is no session description.
     """
-    kept = (_relayed_line(line, is_own) for line in _lines_untrusted(description))
-    return "".join(f"{line}\r\n" for line in kept if line is not None)
+    text = _text_untrusted(description)
+    passed = _REWRITTEN.sub(lambda match: _relayed_line(match[0], is_own), text)
+    return passed.replace("\n", "\r\n")
 
 
 def relayed_candidate_untrusted(candidate: str, is_own: IsOwn) -> str | None:
@@ -128,8 +135,8 @@ def relayed_candidate_untrusted(candidate: str, is_own: IsOwn) -> str | None:
     )
 
 
-def _lines_untrusted(description: str) -> list[str]:
-    """Its lines, without their ends.
+def _text_untrusted(description: str) -> str:
+    """The description with lines that end as Python's do, the last one too.
 
     Raises:
         SignalingError: it is too long, or a line is none.
@@ -138,22 +145,22 @@ def _lines_untrusted(description: str) -> list[str]:
         raise SignalingError(
             "too-large", f"a description has {DESCRIPTION_MAXIMUM_BYTES} bytes at most"
         )
-    lines = description.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    if len(lines) > LINES_MAXIMUM:
+    text = description.replace("\r\n", "\n").removesuffix("\n") + "\n"
+    if text.count("\n") > LINES_MAXIMUM:
         raise SignalingError("too-large", f"a description has {LINES_MAXIMUM} lines at most")
-    if lines[0] != "v=0" or not all(map(_LINE.fullmatch, lines)):
+    if _TEXT.fullmatch(text) is None:
         raise SignalingError("bad-description", "this is no session description")
-    return lines
+    return text
 
 
-def _sections(lines: list[str]) -> Iterator[_Section]:
+def _sections(text: str) -> Iterator[_Section]:
     """Its media sections, in their order.
 
     Raises:
         SignalingError: there are too many, or one is none.
     """
     media, port, is_bundled, is_inactive, flows, count = "", 0, False, False, False, 0
-    for line in [*lines, "m="]:
+    for line in [*_TELLING.findall(text), "m="]:
         if line.startswith("m="):
             if media:
                 is_refused = is_inactive and not flows
@@ -175,29 +182,27 @@ def _sections(lines: list[str]) -> Iterator[_Section]:
             is_bundled = True
 
 
-def _relayed_line(line: str, is_own: IsOwn) -> str | None:
-    """A line as it may pass; None where it may not."""
-    if line.startswith("a=candidate:"):
+def _relayed_line(line: str, is_own: IsOwn) -> str:
+    """One of `_REWRITTEN` as it may pass, with its end; empty where it may not."""
+    if line.startswith("a=candidate"):
         candidate = None
         if len(line) <= CANDIDATE_MAXIMUM_BYTES:
-            candidate = relayed_candidate_untrusted(line[2:], is_own)
-        return None if candidate is None else f"a={candidate}"
-    name = line.split(":", 1)[0]
-    if name == "a=remote-candidates":
-        return None
-    if name == "a=rtcp":
-        return f"a=rtcp:{BLANK_PORT} IN IP4 {_FAMILIES['IP4']}"
+            candidate = relayed_candidate_untrusted(line[2:-1], is_own)
+        # An empty one says nothing here.
+        return f"a={candidate}\n" if candidate else ""
+    if line.startswith("a=remote-candidates"):
+        return ""
+    if line.startswith("a=rtcp"):
+        return f"a=rtcp:{BLANK_PORT} IN IP4 {_FAMILIES['IP4']}\n"
     if line.startswith("c="):
-        return f"c=IN IP4 {_FAMILIES['IP4']}"
+        return f"c=IN IP4 {_FAMILIES['IP4']}\n"
     if line.startswith("o="):
-        words = line.split(" ")
+        words = line[:-1].split(" ")
         if len(words) != _ORIGIN_WORDS:
             raise SignalingError("bad-description", "who has made the description can't be read")
-        return " ".join([*words[:4], "IP4", _FAMILIES["IP4"]])
-    if line.startswith("m="):
-        match = _MEDIA.fullmatch(line)
-        if match is None:
-            raise SignalingError("bad-description", "a media section can't be read")
-        port = BLANK_PORT if int(match[2]) else 0
-        return f"m={match[1]} {port} {match[4]}"
-    return line
+        return " ".join([*words[:4], "IP4", _FAMILIES["IP4"]]) + "\n"
+    match = _MEDIA.fullmatch(line[:-1])
+    if match is None:
+        raise SignalingError("bad-description", "a media section can't be read")
+    port = BLANK_PORT if int(match[2]) else 0
+    return f"m={match[1]} {port} {match[4]}\n"

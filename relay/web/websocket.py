@@ -230,8 +230,9 @@ class WebSockets:
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._now_ns = clock.monotonic_ns()
-        # Those that have something to send, while that is gathered; else it leaves at once.
+        # Those that have something to send, and whether whoever gathers it sends it, too.
         self._is_gathering = False
+        self._has_unsent = trio.Event()
         self._to_flush: list[WebSocket] = []
         # Those that have messages which wait for their next turn.
         self._unfinished: list[WebSocket] = []
@@ -302,6 +303,7 @@ class WebSockets:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(self._send_gathered)
         finally:
             self._stop()
 
@@ -421,13 +423,23 @@ class WebSockets:
 
     def _put(self, websocket: WebSocket, frame: bytes) -> None:
         unsent = websocket._unsent
-        if not unsent and self._is_gathering:
+        if not unsent:
             self._to_flush.append(websocket)
+            if not self._is_gathering:
+                # Others may say more before the one who sends it has its turn.
+                self._has_unsent.set()
         unsent += frame
-        if len(unsent) > UNSENT_MAXIMUM_BYTES or not (self._is_gathering or websocket._is_blocked):
+        if len(unsent) > UNSENT_MAXIMUM_BYTES:
             self._flush(websocket)
         if len(unsent) > UNSENT_MAXIMUM_BYTES:
             self._drop(websocket)
+
+    async def _send_gathered(self) -> None:
+        """Send what was said outside of `_serve`, by those who had waited for something."""
+        while True:
+            await self._has_unsent.wait()
+            self._has_unsent = trio.Event()
+            self._flush_all()
 
     def _flush_all(self) -> None:
         """The end of gathering."""

@@ -123,6 +123,23 @@ def test_nothing_but_relays_is_told() -> None:
     assert kind_of_untrusted(passed) is Kind.VIDEO
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a=candidate :1 1 udp 2122260223 192.168.1.9 55123 typ host",
+        "a=candidate 1 1 udp 2122260223 192.168.1.9 55123 typ host",
+        "a=candidate:",
+        "a=remote-candidates 1 192.168.1.9 55123",
+        "a=rtcp 55123 IN IP4 192.168.1.9",
+    ],
+)
+def test_a_name_that_ends_in_another_way_gives_no_address_away(line: str) -> None:
+    passed = relayed_description_untrusted(description(AUDIO, f"{line}\r\n"), is_own)
+    assert "192.168.1.9" not in passed
+    assert "a=candidate:\r\n" not in passed
+    assert "a=rtcp-mux" in relayed_description_untrusted(description("a=rtcp-mux\r\n"), is_own)
+
+
 def test_a_section_that_is_refused_stays_refused() -> None:
     refused = description(AUDIO, section("video", "sendrecv", 0))
     passed = relayed_description_untrusted(refused, is_own)
