@@ -216,8 +216,9 @@ def assert_charged_for_what_flowed(
     record = record_of(node, name)
     assert record["status"] == "ended"
     assert (record["seconds"], paid(node, name)) == (seconds, seconds * J.unit)
-    # Before both are known to be connected it is free.
-    assert 0 < seconds <= flowed + BEGUN_S + held_s
+    # Before both are known to be connected it is free. What has flowed is known by samples, of
+    # which a machine that is busy takes fewer.
+    assert 0 < seconds <= flowed * 1.03 + BEGUN_S + held_s
     node.command("ledger", "verify")
 
 
