@@ -34,6 +34,9 @@ export class Meeting extends EventTarget {
     this.people = new Map();
     this.tracks = { microphone: null, camera: null, screen: null };
     this.silence = null;
+    this.turns = {
+      microphone: Promise.resolve(), camera: Promise.resolve(), screen: Promise.resolve(),
+    };
     this.devices = { microphone: null, camera: null };
     this.rosters = new Map();
     this.has_answered = false;
@@ -123,34 +126,47 @@ export class Meeting extends EventTarget {
   }
 
   /** Be heard or not. The microphone stays open meanwhile, so that it is back at once. */
-  async setMicrophone(on) {
-    if (on && !this.tracks.microphone) await this.open("microphone");
-    if (this.tracks.microphone) this.tracks.microphone.enabled = on;
-    this.showLocal();
-    for (const person of this.people.values()) person.sayMuted();
+  setMicrophone(on) {
+    return this.inTurn("microphone", async () => {
+      if (on && !this.tracks.microphone) await this.open("microphone");
+      if (this.tracks.microphone) this.tracks.microphone.enabled = on;
+      this.showLocal();
+      for (const person of this.people.values()) person.sayMuted();
+    });
   }
 
-  async setCamera(on) {
-    if (on === Boolean(this.tracks.camera)) return;
-    if (on) await this.open("camera");
-    else await this.use("camera", null);
+  setCamera(on) {
+    return this.inTurn("camera", () => this.turn("camera", on));
   }
 
-  async shareScreen(on) {
-    if (on === Boolean(this.tracks.screen)) return;
-    if (on) await this.open("screen");
-    else await this.use("screen", null);
+  shareScreen(on) {
+    return this.inTurn("screen", () => this.turn("screen", on));
+  }
+
+  async turn(name, on) {
+    if (on === Boolean(this.tracks[name])) return;
+    if (on) await this.open(name);
+    else await this.use(name, null);
+  }
+
+  /** What is wanted of a device while its user is still asked about it comes after the answer. */
+  inTurn(name, act) {
+    const done = this.turns[name].catch(() => {}).then(act);
+    this.turns[name] = done;
+    return done;
   }
 
   /** Use another microphone ("audioinput") or camera ("videoinput"), now or when it is next on. */
-  async switchDevice(kind, deviceId) {
+  switchDevice(kind, deviceId) {
     const name = kind === "audioinput" ? "microphone" : "camera";
     this.devices[name] = deviceId;
-    if (!this.tracks[name]) return;
-    const is_muted = name === "microphone" && !this.tracks.microphone.enabled;
-    const track = await OPENERS[name](deviceId);
-    track.enabled = !is_muted;
-    await this.use(name, track);
+    return this.inTurn(name, async () => {
+      if (!this.tracks[name]) return;
+      const is_muted = name === "microphone" && !this.tracks.microphone.enabled;
+      const track = await OPENERS[name](deviceId);
+      track.enabled = !is_muted;
+      await this.use(name, track);
+    });
   }
 
   // ---------------------------------------------------------------- chat and files
