@@ -83,7 +83,7 @@ class HttpConfig:
     """The ``[http]`` table: where pages are served, over TLS where a certificate is named.
 
     `public_url` is how people write it, behind a reverse proxy or by a name; empty for the
-    address itself.
+    address itself. Where it is set, a proxy on this machine is believed who its clients are.
     """
 
     listen: tuple[Address, ...] = (Address(b"\x7f\x00\x00\x01", HTTP_PORT),)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 
 from core.api.messages import CheckLinkReply, CredentialsReply
 from core.clock import Clock
-from core.config import HttpConfig, NodeConfig
+from core.config import NodeConfig
 from core.identity import Identity
 from core.stun.address import Address
 from relay.credential_issuer import CredentialIssuer
@@ -31,7 +30,7 @@ from relay.web.http_message import (
 )
 from relay.web.server import HttpServer
 from relay.web.tls import CertificateFiles
-from relay.web.websocket import WebSocketLimits, WebSocketRoute
+from relay.web.websocket import WebSocketRoute
 
 CHECK_ACCOUNT = "check"
 CHECK_TTL_S = 600
@@ -85,8 +84,8 @@ class Pages:
             clock=clock,
             certificate=files,
             websockets=websockets,
-            websocket_limits=_websocket_limits(http),
             strict_transport=not config.development,
+            behind_proxy=bool(http.public_url),
         )
         routes = _metrics_routes(
             Metrics(figures.read).render,
@@ -148,14 +147,6 @@ class Pages:
 
     def _make_credentials(self) -> CredentialsReply:
         return self._issuer.issue(CHECK_ACCOUNT, CHECK_TTL_S)
-
-
-def _websocket_limits(http: HttpConfig) -> WebSocketLimits:
-    limits = WebSocketLimits()
-    if not http.public_url:
-        return limits
-    # Behind a reverse proxy all of them come from one address.
-    return replace(limits, connections_per_client=limits.connections)
 
 
 def _fingerprint(files: CertificateFiles) -> str:

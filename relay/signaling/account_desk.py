@@ -49,8 +49,8 @@ from relay.signaling.messages import (
 from relay.signaling.proof import address_of_untrusted
 from relay.signaling.room import new_secret
 from relay.signaling.sessions import Handler, Session
+from relay.web.client_address import client_network
 from relay.web.rate_limit import RateLimiter
-from relay.web.server import client_network
 
 NEW_ACCOUNTS_AN_HOUR: Final = 20
 """From one network."""

@@ -20,6 +20,7 @@ import msgspec
 
 from core.clock import Clock
 from core.errors import OperationError
+from relay.web.client_address import client_network
 from relay.web.http_message import (
     Handler,
     Request,
@@ -30,7 +31,6 @@ from relay.web.http_message import (
 )
 from relay.web.page_routes import page_routes
 from relay.web.rate_limit import RateLimiter
-from relay.web.server import client_network
 
 KEY_LABEL = "check-link"
 """What the node's identity derives the key from: `identity.derive_secret(KEY_LABEL)`."""

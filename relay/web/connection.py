@@ -19,6 +19,7 @@ import trio
 
 from core.clock import Clock
 from core.units import KIB
+from relay.web.client_address import client_network, client_of_untrusted
 from relay.web.http_message import (
     SECURITY_HEADERS,
     RefusedError,
@@ -74,12 +75,14 @@ class Site:
         scheme: ``http`` or ``https``, as requests come.
         websockets: by path; a path of both is a WebSocket's.
         headers: of every response, beside the security headers.
+        behind_proxy: see `HttpServer`.
     """
 
     scheme: str
     routes: Routes
     websockets: Mapping[str, WebSocketRoute] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    behind_proxy: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,35 +90,37 @@ class Upgrade:
     """A WebSocket takes the connection over; `received` has come already."""
 
     route: WebSocketRoute
+    client: str
     origin: str
     received: bytes
 
 
 async def serve_connection(
     stream: trio.abc.Stream,
-    client: str,
+    peer: str,
     site: Site,
     limits: HttpLimits,
     clock: Clock,
-    reserve: Callable[[], bool],
+    reserve: Callable[[str], bool],
 ) -> Upgrade | None:
     """Answer requests until the client leaves, errs, takes too long or upgrades; leaves `stream`
-    open. `reserve` takes a place for a WebSocket, which is kept where one is returned."""
-    return await _Connection(stream, client, site, limits, clock, reserve).serve()
+    open. `peer` is the IP address that it comes from. `reserve` takes a place for a WebSocket of a
+    client's network, which is kept where one is returned."""
+    return await _Connection(stream, peer, site, limits, clock, reserve).serve()
 
 
 class _Connection:
     def __init__(
         self,
         stream: trio.abc.Stream,
-        client: str,
+        peer: str,
         site: Site,
         limits: HttpLimits,
         clock: Clock,
-        reserve: Callable[[], bool],
+        reserve: Callable[[str], bool],
     ) -> None:
         self._stream = stream
-        self._client = client
+        self._peer = peer
         self._site = site
         self._limits = limits
         self._clock = clock
@@ -209,13 +214,23 @@ class _Connection:
         end = await self._next_event()
         if head.http_version != b"1.1" or not isinstance(end, h11.EndOfMessage):
             raise RefusedError(400)
-        if not self._reserve():
+        client = self._client_untrusted(headers)
+        if not self._reserve(client_network(client)):
             raise RefusedError(503)
         await self._write(h11.InformationalResponse(status_code=101, headers=list(answer.items())))
         self._upgrade = Upgrade(
-            route=route, origin=headers.get("origin", ""), received=self._protocol.trailing_data[0]
+            route=route,
+            client=client,
+            origin=headers.get("origin", ""),
+            received=self._protocol.trailing_data[0],
         )
         return True
+
+    def _client_untrusted(self, headers: Mapping[str, str]) -> str:
+        """The IP address of who has sent a request with these headers."""
+        if not self._site.behind_proxy:
+            return self._peer
+        return client_of_untrusted(self._peer, headers.get("x-forwarded-for"))
 
     async def _read_request_untrusted(self, head: h11.Request) -> Request:
         """Validate the head, then read the body.
@@ -251,7 +266,7 @@ class _Connection:
             query=query,
             headers=headers,
             body=bytes(body),
-            client=self._client,
+            client=self._client_untrusted(headers),
         )
 
     async def _handle(self, request: Request) -> Response:

@@ -49,7 +49,7 @@ class Request:
         query: what follows ``?``, or the empty string.
         headers: names in lower case; of several of one name the values joined by ``, ``.
         body: whole, no longer than the server's limit.
-        client: the IP address that the request came from, as text.
+        client: the IP address of who has sent the request, as text.
     """
 
     method: str

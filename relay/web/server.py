@@ -13,13 +13,13 @@ import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from ipaddress import IPv6Address, ip_address, ip_network
 
 import trio
 
 from core.clock import Clock
 from core.errors import OperationError
 from core.stun.address import Address
+from relay.web.client_address import client_network, is_this_machine
 from relay.web.connection import HttpLimits, Site, serve_connection
 from relay.web.http_message import (
     STRICT_TRANSPORT,
@@ -52,6 +52,8 @@ class HttpServer:
         what: what is served, for a person who reads that it can't be.
         websockets: by path. They count against `websocket_limits` instead of `limits`.
         strict_transport: whether browsers that came over TLS are to come over nothing else (HSTS).
+        behind_proxy: whether connections from this machine are a reverse proxy's, whose
+            X-Forwarded-For says who the client is.
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -69,6 +71,7 @@ class HttpServer:
         websockets: Mapping[str, WebSocketRoute] | None = None,
         websocket_limits: WebSocketLimits | None = None,
         strict_transport: bool = False,
+        behind_proxy: bool = False,
     ) -> None:
         assert listen
         self._listen = tuple(listen)
@@ -78,6 +81,7 @@ class HttpServer:
             routes=routes,
             websockets=websockets or {},
             headers=STRICT_TRANSPORT if strict_transport and scheme == "https" else {},
+            behind_proxy=behind_proxy,
         )
         self._redirecting = Site(scheme="http", routes=dict.fromkeys(routes, _redirect_to_https))
         self._websockets = WebSockets(clock, websocket_limits)
@@ -159,9 +163,10 @@ class HttpServer:
         except OSError:
             return
         network = client_network(client)
-        if (
-            self._by_client.total() >= self._limits.connections
-            or self._by_client[network] >= self._limits.connections_per_client
+        # What a proxy holds open is nobody's in particular.
+        is_shared = self._site.behind_proxy and is_this_machine(client)
+        if self._by_client.total() >= self._limits.connections or (
+            self._by_client[network] >= self._limits.connections_per_client and not is_shared
         ):
             return
         self._by_client[network] += 1
@@ -199,7 +204,7 @@ class HttpServer:
     async def _serve_site(
         self, stream: trio.SocketStream | TlsStream, client: str, site: Site
     ) -> None:
-        place = self._websockets.place(client_network(client))
+        place = self._websockets.place()
         upgrade = None
         try:
             upgrade = await serve_connection(
@@ -213,7 +218,7 @@ class HttpServer:
                 stream.detach() if isinstance(stream, TlsStream) else _detach(stream),
                 upgrade.route,
                 place,
-                client=client,
+                client=upgrade.client,
                 origin=upgrade.origin,
                 received=upgrade.received,
             )
@@ -246,11 +251,3 @@ async def _open_listener(address: Address) -> trio.SocketListener:
         new.close()
         raise
     return trio.SocketListener(new)
-
-
-def client_network(client: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    address = ip_address(client.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        return str(ip_network((address, 64), strict=False))
-    return str(address)

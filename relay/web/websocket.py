@@ -120,7 +120,7 @@ class WebSocket:
     """One connection, as its app sees it.
 
     Attributes:
-        client: the peer's IP address as text.
+        client: whose it is, an IP address as text.
         origin: of the page, as its browser says.
         is_closed: nothing can be sent any more.
     """
@@ -196,15 +196,16 @@ class Place:
 
     __slots__ = ("_all", "_is_taken", "_network")
 
-    def __init__(self, owner: WebSockets, network: str) -> None:
+    def __init__(self, owner: WebSockets) -> None:
         self._all = owner
-        self._network = network
+        self._network = ""
         self._is_taken = False
 
-    def take(self) -> bool:
-        """Take it; whether it is free."""
+    def take(self, network: str) -> bool:
+        """Take it for a connection of a client's `network`; whether there is one."""
         assert not self._is_taken
-        self._is_taken = self._all._reserve(self._network)
+        self._network = network
+        self._is_taken = self._all._reserve(network)
         return self._is_taken
 
     def release(self) -> None:
@@ -240,9 +241,9 @@ class WebSockets:
     def __len__(self) -> int:
         return len(self._open)
 
-    def place(self, network: str) -> Place:
-        """A place for a connection of a client's `network`, which is still to be taken."""
-        return Place(self, network)
+    def place(self) -> Place:
+        """A place for a connection, which is still to be taken."""
+        return Place(self)
 
     def adopt(
         self,

@@ -348,8 +348,8 @@ class Line:
         route = WebSocketRoute(
             open_app=open_app, is_allowed=lambda *_: True, message_maximum_bytes=MAXIMUM
         )
-        place = websockets.place("192.0.2.1")
-        assert place.take()
+        place = websockets.place()
+        assert place.take("192.0.2.1")
         websockets.adopt(
             kept, route, place, client="192.0.2.1", origin="http://a.example", received=b""
         )
