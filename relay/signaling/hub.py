@@ -34,7 +34,14 @@ from relay.signaling.messages import (
     encode,
 )
 from relay.signaling.room import RESUME_S, digest_of
-from relay.signaling.sessions import QUEUE_MAXIMUM, Channel, Desk, Session
+from relay.signaling.sessions import (
+    QUEUE_MAXIMUM,
+    Channel,
+    Desk,
+    SequenceError,
+    Session,
+    assert_newer_untrusted,
+)
 from relay.signaling.token_bucket import TokenBucket
 
 ENTER_S: Final = 15
@@ -130,10 +137,7 @@ class _Connection:
 
     def refuse(self, re: int | None, error: SignalingError) -> None:
         """Say why a message was not carried out."""
-        session = self.session
-        last = None
-        if error.code in ("replayed", "out-of-order") and session is not None:
-            last = session.last_seq
+        last = error.last_seq if isinstance(error, SequenceError) else None
         self.channel.send(encode(Error(re, error.code, str(error), error.values, last)))
         self.errors += 1
         if self.errors >= ERRORS_MAXIMUM:
@@ -151,7 +155,7 @@ class Hub:
         config: limits and who may make rooms.
         entering: who takes each kind of first message but `Resume`.
         restored: enters, by their secret, somebody who was in a room before the node was started
-            anew; None where nobody was.
+            anew; raises SignalingError where nobody was, or the message was said before.
     """
 
     def __init__(
@@ -159,7 +163,7 @@ class Hub:
         config: SignalingConfig,
         clock: Clock,
         entering: Mapping[type[PageMessage], Entering],
-        restored: Callable[[Guest, str], Session | None],
+        restored: Callable[[Guest, Resume], Session],
     ) -> None:
         self.config = config
         self.clock = clock
@@ -278,22 +282,9 @@ class Hub:
         secret_hash = digest_of(message.session)
         session = self._sessions.get(secret_hash)
         if session is None:
-            session = self._restored(Guest(self, connection, message.seq), message.session)
-            if session is None:
-                raise SignalingError("not-resumable", "the session is over; enter again")
-        elif message.seq <= session.last_seq:
-            connection.channel.send(
-                encode(
-                    Error(
-                        message.seq,
-                        "replayed",
-                        "this message was said before",
-                        last=session.last_seq,
-                    )
-                )
-            )
-            return
+            session = self._restored(Guest(self, connection, message.seq), message)
         else:
+            assert_newer_untrusted(message.seq, session.last_seq)
             self._attach(session, connection)
         session.last_seq = message.seq
         session.desk.back(session, message)

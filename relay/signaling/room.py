@@ -140,6 +140,7 @@ class _StoredPeer(msgspec.Struct, frozen=True, array_like=True):
     session: bytes
     relay_only: bool
     invitation: bytes | None
+    last_seq: int = 0
 
 
 class _StoredInvitation(msgspec.Struct, frozen=True, array_like=True):
@@ -177,6 +178,8 @@ class _Peer:
     Attributes:
         session: SHA-256 of the secret that resumes.
         invitation: SHA-256 of what they have come by; None for who has made the room.
+        last_seq: of what they have done to the room or their seat. It is stored with what came of
+            that, so that after a start of the node it can't be done again by what was recorded.
         secret: kept while they knock alone, since being let in tells it once more.
     """
 
@@ -185,6 +188,7 @@ class _Peer:
     session: bytes
     relay_only: bool
     invitation: bytes | None
+    last_seq: int
     is_away: bool = False
     secret: str | None = field(default=None, repr=False)
 
@@ -194,7 +198,9 @@ class _Peer:
 
     @property
     def stored(self) -> _StoredPeer:
-        return _StoredPeer(self.seat.peer, self.session, self.relay_only, self.invitation)
+        return _StoredPeer(
+            self.seat.peer, self.session, self.relay_only, self.invitation, self.last_seq
+        )
 
 
 @dataclass(slots=True)
@@ -266,7 +272,7 @@ class Room:
         self._check_quota(self._index.people, now_ns)
         expires_ns = now_ns + INVITATION_TTL_S * NS_PER_S
         invitation = self._new_invitation(None, expires_ns)
-        peer, secret = self._new_peer(message.name, relay_only, None)
+        peer, secret = self._new_peer(message, relay_only, None)
         self.host = peer.seat.peer
         self._add(peer)
         return [self._entrance(peer, message.seq, secret, invitation), Changed(self.id)]
@@ -297,7 +303,7 @@ class Room:
             raise SignalingError("full", "the room has seen as many people as it can")
         if invitation.uses is not None:
             invitation.uses -= 1
-        peer, secret = self._new_peer(message.name, relay_only, digest)
+        peer, secret = self._new_peer(message, relay_only, digest)
         if not knocks:
             entering = self._let_in(peer, message.seq, secret, is_host=invitation.is_host)
             return peer.seat, [*entering, Changed(self.id)]
@@ -311,7 +317,8 @@ class Room:
 
     def resume(self, seat: Seat, message: Resume) -> list[Effect]:
         """Have somebody back on their seat."""
-        peer = self._people.get(seat.peer) or self._knocking[seat.peer]
+        peer = self._peer(seat)
+        peer.last_seq = message.seq
         was_away, peer.is_away = peer.is_away, False
         self._index.away.pop(seat, None)
         was_named, peer.name = peer.name, peer.name if message.name is None else message.name
@@ -333,6 +340,7 @@ class Room:
 
     def act(self, seat: Seat, message: Act, now_ns: int) -> list[Effect]:
         """Carry out what somebody asks for."""
+        self._peer(seat).last_seq = message.seq
         if isinstance(message, HangUp):
             return self.remove(seat.peer, "left")
         if seat.peer != self.host:
@@ -385,7 +393,7 @@ class Room:
 
     def lose(self, seat: Seat, now_ns: int) -> list[Effect]:
         """The connection of whoever sits there is lost."""
-        peer = self._people.get(seat.peer) or self._knocking[seat.peer]
+        peer = self._peer(seat)
         if peer.is_away:
             return []
         peer.is_away = True
@@ -485,7 +493,9 @@ class Room:
         ):
             for one in those:
                 seat = Seat(self.id, one.id)
-                there[one.id] = _Peer(seat, "", one.session, one.relay_only, one.invitation, True)
+                there[one.id] = _Peer(
+                    seat, "", one.session, one.relay_only, one.invitation, one.last_seq, True
+                )
                 self._index.sessions[one.session] = seat
                 self._index.away[seat] = now_ns
         self._index.people += len(self._people)
@@ -505,6 +515,10 @@ class Room:
     def people(self) -> int:
         """How many are in."""
         return len(self._people)
+
+    def last_seq(self, seat: Seat) -> int:
+        """See `_Peer`."""
+        return self._peer(seat).last_seq
 
     def has(self, peer_id: str) -> bool:
         """Whether somebody is in or knocks."""
@@ -578,7 +592,9 @@ class Room:
         self._people[peer.seat.peer] = peer
         self._index.people += 1
 
-    def _new_peer(self, name: str, relay_only: bool, invitation: bytes | None) -> tuple[_Peer, str]:
+    def _new_peer(
+        self, message: CreateRoom | JoinRoom, relay_only: bool, invitation: bytes | None
+    ) -> tuple[_Peer, str]:
         """Somebody with the next id, and their secret."""
         number, digits = self._ids_given, ""
         for _ in range(_ID_DIGITS):
@@ -589,7 +605,10 @@ class Room:
         seat = Seat(self.id, digits)
         digest = digest_of(secret)
         self._index.sessions[digest] = seat
-        return _Peer(seat, name, digest, relay_only, invitation), secret
+        return _Peer(seat, message.name, digest, relay_only, invitation, message.seq), secret
+
+    def _peer(self, seat: Seat) -> _Peer:
+        return self._people.get(seat.peer) or self._knocking[seat.peer]
 
     def _forget(self, peer: _Peer) -> None:
         self._index.sessions.pop(peer.session, None)

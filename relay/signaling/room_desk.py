@@ -216,12 +216,16 @@ class RoomDesk:
         seat, effects = self._rooms.join_untrusted(message, self._now_ns())
         self._seat(guest, seat, effects)
 
-    def restored(self, guest: Guest, secret: str) -> Session | None:
-        """The session of somebody who was in a room before the node was started anew."""
-        seat = self._rooms.find_untrusted(secret)
-        if seat is None or seat in self._sessions:
-            return None
-        session = guest.enter(self, secret)
+    def restored(self, guest: Guest, message: Resume) -> Session:
+        """The session of somebody who was in a room before the node was started anew.
+
+        Raises:
+            SignalingError: ``not-resumable``, ``replayed``.
+        """
+        seat = self._rooms.resumable_untrusted(message, self._now_ns())
+        if seat in self._sessions:
+            raise SignalingError("not-resumable", "the session is over; enter again")
+        session = guest.enter(self, message.session)
         session.place = seat
         session.peer = seat.peer
         self._sessions[seat] = session

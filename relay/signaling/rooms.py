@@ -32,6 +32,7 @@ from relay.signaling.room import (
     digest_of,
 )
 from relay.signaling.room_billing import Payment
+from relay.signaling.sessions import assert_newer_untrusted
 
 ROOMS_MAXIMUM: Final = 10_000
 
@@ -125,19 +126,29 @@ class Rooms:
         return self._rooms[room].join(digest, message, relay_only, now_ns)
 
     def find_untrusted(self, secret: str) -> Seat | None:
-        """The seat that a session's secret resumes."""
+        """The seat that a session's secret belongs to."""
         return self._index.sessions.get(digest_of(secret))
+
+    def resumable_untrusted(self, message: Resume, now_ns: int) -> Seat:
+        """The seat that a session's secret resumes.
+
+        Raises:
+            SignalingError: ``not-resumable``; ``replayed``: before the node was started anew.
+        """
+        seat = self.find_untrusted(message.session)
+        if seat is None or now_ns >= self._index.away.get(seat, now_ns) + _RESUME_NS:
+            raise SignalingError("not-resumable", "the session is over; enter again")
+        assert_newer_untrusted(message.seq, self._rooms[seat.room].last_seq(seat))
+        return seat
 
     def resume_untrusted(self, message: Resume, now_ns: int) -> tuple[Seat, list[Effect]]:
         """Have somebody back on their seat. If another connection of theirs still stands, that one
         is to be ended as ``replaced`` before the effects are carried out.
 
         Raises:
-            SignalingError: ``not-resumable``.
+            SignalingError: see `resumable_untrusted`.
         """
-        seat = self.find_untrusted(message.session)
-        if seat is None or now_ns >= self._index.away.get(seat, now_ns) + _RESUME_NS:
-            raise SignalingError("not-resumable", "this session is over")
+        seat = self.resumable_untrusted(message, now_ns)
         return seat, self._rooms[seat.room].resume(seat, message)
 
     def act_untrusted(self, seat: Seat, message: Act, now_ns: int) -> list[Effect]:

@@ -17,6 +17,29 @@ from relay.signaling.token_bucket import TokenBucket
 QUEUE_MAXIMUM: Final = 256
 """Messages of one page that wait for an earlier one to be carried out."""
 
+
+class SequenceError(SignalingError):
+    """A message that is not the session's next one.
+
+    Attributes:
+        last_seq: of the session, from which its page goes on.
+    """
+
+    def __init__(self, code: str, message: str, last_seq: int) -> None:
+        super().__init__(code, message)
+        self.last_seq = last_seq
+
+
+def assert_newer_untrusted(seq: int, last_seq: int) -> None:
+    """Refuse a message that was said before.
+
+    Raises:
+        SequenceError: ``replayed``.
+    """
+    if seq <= last_seq:
+        raise SequenceError("replayed", "this message was said before", last_seq)
+
+
 Handler = Callable[["Session", Any], Awaitable[None] | None]
 """Carries out one kind of message; what waits for something is a coroutine function."""
 
@@ -106,11 +129,11 @@ class Session:
         """Count a message.
 
         Raises:
-            SignalingError: ``replayed``, ``out-of-order``.
+            SequenceError: ``replayed``, ``out-of-order``.
         """
-        if seq == self.last_seq + 1:
-            self.last_seq = seq
-            return
-        if seq <= self.last_seq:
-            raise SignalingError("replayed", "this message was said before")
-        raise SignalingError("out-of-order", "a message before this one is missing")
+        assert_newer_untrusted(seq, self.last_seq)
+        if seq > self.last_seq + 1:
+            raise SequenceError(
+                "out-of-order", "a message before this one is missing", self.last_seq
+            )
+        self.last_seq = seq

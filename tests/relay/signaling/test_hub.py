@@ -21,9 +21,11 @@ import trio.testing
 from hypothesis import given, settings
 
 from billing.ledger import open_ledger
+from billing.tables import ROOMS
 from core.clock import VirtualClock
 from core.config import SignalingConfig
 from core.stun.address import Address
+from core.tables import Writing
 from relay.credential_issuer import CredentialIssuer
 from relay.signaling.hub import ENTER_S, ERRORS_MAXIMUM, KEEP_S, Hub
 from relay.signaling.messages import (
@@ -429,6 +431,82 @@ def test_rooms_outlive_the_node(tmp_path: Path) -> None:
 
     found = trio.run(before)
     trio.run(partial(after, *found))
+
+
+def test_what_was_recorded_before_a_kill_is_not_done_again(tmp_path: Path) -> None:
+    clock = VirtualClock()
+
+    async def before() -> tuple[dict[str, Any], dict[str, Any]]:
+        async with running(tmp_path, clock=clock) as node:
+            host, guest, knocker = node.connect(), node.connect(), node.connect()
+            entered = await host.ask("create", name="Ann")
+            other = await guest.ask("join", invitation=entered["invitation"])
+            host.say("ping")
+            host.say("set_room", locked=False, lobby=True)
+            assert (await knocker.ask("join", invitation=entered["invitation"]))["type"] == (
+                "waiting"
+            )
+            host.say("deny", peer="0002")
+            assert (await knocker.take(type="ended"))["reason"] == "denied"
+            assert host.seq == 4
+            await node.pass_s(1)
+            return entered, other
+
+    async def after(entered: dict[str, Any], other: dict[str, Any]) -> None:
+        async with running(tmp_path, clock=clock) as node:
+            for seq in range(1, 5):
+                stolen = node.connect(seq=seq - 1)
+                refused = await stolen.ask("resume", session=entered["session"])
+                assert (refused["code"], refused["last"]) == ("replayed", 4)
+                # It is in no room by that.
+                assert (await stolen.ask("kick", peer=other["you"]))["code"] == "wrong-state"
+            assert len(node.hub) == 0
+            guest = node.connect(seq=1)
+            assert (await guest.ask("resume", session=other["session"]))["you"] == other["you"]
+            host = node.connect(seq=4)
+            assert (await host.ask("resume", session=entered["session"]))["type"] == "entered"
+            # What it has done since counts as well.
+            host.say("set_room", locked=True, lobby=True)
+            await node.pass_s(1)
+
+    async def once_more(entered: dict[str, Any], _other: dict[str, Any]) -> None:
+        async with running(tmp_path, clock=clock) as node:
+            stolen = node.connect(seq=4)
+            assert (await stolen.ask("resume", session=entered["session"]))["last"] == 6
+            host = node.connect(seq=6)
+            assert (await host.ask("resume", session=entered["session"]))["room"]["locked"]
+
+    found = trio.run(before)
+    trio.run(partial(after, *found))
+    trio.run(partial(once_more, *found))
+
+
+def test_a_room_that_was_stored_without_what_its_people_have_said_is_taken_up(
+    tmp_path: Path,
+) -> None:
+    clock = VirtualClock()
+
+    async def before() -> dict[str, Any]:
+        async with running(tmp_path, clock=clock) as node:
+            entered = await node.connect().ask("create")
+            await node.pass_s(1)
+
+            def shorten(writing: Writing) -> None:
+                ((key, record),) = writing.items(ROOMS, b"room ", b"room!", limit=2)
+                room = msgspec.msgpack.decode(record)
+                (host,) = room[6]
+                assert host.pop() == 1
+                writing.put(ROOMS, key, msgspec.msgpack.encode(room))
+
+            await node.desk._ledger.store.write(shorten)
+            return entered
+
+    async def after(entered: dict[str, Any]) -> None:
+        async with running(tmp_path, clock=clock) as node:
+            again = await node.connect().ask("resume", session=entered["session"])
+            assert again["type"] == "entered"
+
+    trio.run(after, trio.run(before))
 
 
 def test_a_prepared_room_waits_for_its_host(tmp_path: Path) -> None:
