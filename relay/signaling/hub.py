@@ -363,7 +363,7 @@ class Hub:
                     seq = message.seq
                     try:
                         following = self._act(session, message)
-                    except SignalingError as error:
+                    except (SignalingError, OperationError) as error:
                         self._refuse(session, seq, error)
                         continue
                     break

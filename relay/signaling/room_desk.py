@@ -154,9 +154,13 @@ class RoomDesk:
         except OperationError as error:
             log_event(_log, logging.ERROR, "rooms can't be stored", reason=error)
             self._changed = changed | self._changed
-        closed, self._closed = self._closed, {}
-        for room, reason in closed.items():
-            await self._metered.close_call(_session_of(room), reason)
+        for room, reason in list(self._closed.items()):
+            try:
+                await self._metered.close_call(_session_of(room), reason)
+            except OperationError as error:
+                log_event(_log, logging.ERROR, "a room is not closed yet", reason=error)
+            else:
+                del self._closed[room]
 
     def _now_ns(self) -> int:
         return self._ledger.clock.now_ns()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,18 +24,23 @@ from billing.ledger import open_ledger
 from billing.tables import ROOMS
 from core.clock import VirtualClock
 from core.config import SignalingConfig
+from core.errors import OperationError, SignalingError
 from core.stun.address import Address
 from core.tables import Writing
 from relay.credential_issuer import CredentialIssuer
-from relay.signaling.hub import ENTER_S, ERRORS_MAXIMUM, KEEP_S, Hub
+from relay.signaling.hub import ENTER_S, ERRORS_MAXIMUM, KEEP_S, Guest, Hub
 from relay.signaling.messages import (
     MESSAGE_MAXIMUM_BYTES,
+    AskAccount,
+    AskCalls,
     CreateRoom,
     Error,
     JoinRoom,
     PageMessage,
+    Resume,
 )
 from relay.signaling.room_desk import RoomDesk
+from relay.signaling.sessions import Handler, Session
 from tests.support.signaling_channel import FakeChannel
 
 FREE = SignalingConfig(rooms="free", room_token="")
@@ -53,6 +58,7 @@ class Metered:
 
     def __init__(self) -> None:
         self.open: dict[str, int] = {}
+        self.is_full = False
 
     async def open_call(self, name: str, *, rate_bytes_s: int = 0) -> bool:
         await trio.sleep(0)
@@ -61,6 +67,8 @@ class Metered:
 
     async def close_call(self, name: str, reason: str) -> None:
         assert reason
+        if self.is_full:
+            raise OperationError("the disk is full")
         del self.open[name]
 
 
@@ -304,6 +312,79 @@ def test_a_connection_whose_session_is_over_is_not_kept(tmp_path: Path) -> None:
         await node.pass_s(2 * ENTER_S + 2)
         assert page.closed is not None
         assert node.hub.connections == 0
+
+    in_hub(test, tmp_path)
+
+
+def nobody_restored(_guest: Guest, _message: Resume) -> Session:
+    raise SignalingError("not-resumable", "nobody was here")
+
+
+class SlowDesk:
+    """A desk with one message that takes its time, and one that the node can't answer."""
+
+    def __init__(self) -> None:
+        self.hub: Hub
+        self.may_go_on = trio.Event()
+        self.handlers: Mapping[type[PageMessage], Handler] = {
+            AskAccount: self._wait,
+            AskCalls: self._fail,
+        }
+
+    async def enter(self, guest: Guest, message: PageMessage) -> None:
+        assert message.seq == 1
+        guest.enter(self, "a secret of a session")
+
+    async def _wait(self, _session: Session, _message: PageMessage) -> None:
+        await self.may_go_on.wait()
+
+    def _fail(self, _session: Session, _message: PageMessage) -> None:
+        raise OperationError("the storage can't be read")
+
+    def lost(self, session: Session) -> None:
+        """Nobody else is here to hear of it."""
+
+    def back(self, session: Session, message: Resume) -> None:
+        """Nobody comes back."""
+
+    def over(self, session: Session) -> None:
+        """Nothing is kept of anybody."""
+
+
+def test_what_waits_behind_something_that_fails_is_carried_out() -> None:
+    async def main() -> None:
+        desk = SlowDesk()
+        hub = Hub(FREE, VirtualClock(), {CreateRoom: desk.enter}, nobody_restored)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
+            await trio.testing.wait_all_tasks_blocked()
+            page = FakeChannel(hub)
+            page.say("create")
+            await trio.testing.wait_all_tasks_blocked()
+            page.say("account")
+            failing = page.say("calls")
+            behind = page.say("ping")
+            desk.may_go_on.set()
+            assert (await page.take(re=failing))["code"] == "unavailable"
+            assert (await page.take(re=behind))["type"] == "pong"
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_room_that_cannot_be_closed_now_is_closed_later(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        pages = [node.connect(), node.connect()]
+        for page in pages:
+            await page.ask("create")
+            page.say("hang_up")
+            await page.take(type="ended")
+        node.metered.is_full = True
+        await node.pass_s(2)
+        assert len(node.metered.open) == 2
+        node.metered.is_full = False
+        await node.pass_s(1)
+        assert node.metered.open == {}
 
     in_hub(test, tmp_path)
 
