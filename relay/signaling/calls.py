@@ -20,29 +20,22 @@ from __future__ import annotations
 import hmac
 import logging
 from base64 import b32encode, urlsafe_b64encode
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import msgspec
 import trio
 
-from billing.accounts import (
-    FIRST_USER_ACCOUNT,
-    SYSTEM_ACCOUNTS,
-    AddressError,
-    account_number_untrusted,
-    normalise_address_untrusted,
-)
 from billing.ledger import HISTORY_LINES, LmdbLedger
-from billing.money import J, format_amount
+from billing.money import J
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError, SignalingError
-from core.units import DAY_S, MINUTE_S, NS_PER_S
+from core.units import DAY_S, NS_PER_S
 from relay.call_activity import HOLDING_S
 from relay.log import log_event
 from relay.metering import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY, Metering
+from relay.signaling.call_admission import CallAdmission
 from relay.signaling.call_blocks import CallBlocks
 from relay.signaling.call_heartbeats import Heartbeats, Side
 from relay.signaling.call_records import LIVING_MAXIMUM, CallInfo, CallRecords, Page
@@ -55,6 +48,7 @@ from relay.signaling.descriptions import (
     relayed_candidate_untrusted,
     relayed_description_untrusted,
 )
+from relay.signaling.living_call import LivingCall
 
 PENDING_S: Final = DAY_S
 """For how long a link waits for its callee."""
@@ -68,8 +62,6 @@ UNSTARTED_MEDIA_S: Final = 5
 """For so long media may flow both ways though nobody says that it does."""
 LIVING_OF_A_CALLER: Final = 32
 """Else one account could wait for so many callees that nobody else's call found room."""
-MINIMUM_S: Final = MINUTE_S
-"""What the caller has to be able to pay for when calling."""
 WARNED_AT_S: Final = (60, 10)
 CALL_ID_BYTES: Final = 5
 _CUTS: Final = {
@@ -106,75 +98,6 @@ class CallReceipt(NamedTuple):
 CallEvent = CallUpdated | MoneyLow | CallReceipt
 
 
-class _Call:
-    """A call that lives, or has ended and is to be charged and stored.
-
-    Attributes:
-        present: the sides whose pages are there, or will be soon.
-        connected: those whose media connection stands.
-        relay_only: those who give away no address but their relays', whatever the other one does.
-        offering: the sides whose offer has passed and is not answered yet.
-        is_billed: the metering has it open.
-        opening: held by whoever opens, changes or closes it there.
-        counted_since_s: since when it is charged, of the monotonic clock's seconds.
-        heartbeats: of a call that isn't relayed, while it is charged.
-        connect_by_ns: when an answered call that isn't charged yet has failed.
-        earlier_seconds, earlier_cost: what it had come to before the metering opened it.
-        is_closing: the metering was asked to close it.
-        warned_at_s: the lowest that was told of this depletion; None for none.
-        has_failed: closing or storing it has failed before.
-        unstarted_media_s, last_media_s: see `UNSTARTED_MEDIA_S`.
-    """
-
-    __slots__ = (
-        "connect_by_ns",
-        "connected",
-        "counted_since_s",
-        "earlier_cost",
-        "earlier_seconds",
-        "has_failed",
-        "heartbeats",
-        "info",
-        "is_billed",
-        "is_closing",
-        "is_finishing",
-        "last_media_s",
-        "offering",
-        "opening",
-        "present",
-        "relay_only",
-        "unstarted_media_s",
-        "warned_at_s",
-    )
-
-    def __init__(self, info: CallInfo) -> None:
-        self.info = info
-        self.present: set[Side] = set()
-        self.connected: set[Side] = set()
-        self.relay_only: set[Side] = set()
-        self.offering: set[Side] = set()
-        self.is_billed = False
-        self.is_closing = False
-        self.opening = trio.Lock()
-        self.counted_since_s: float | None = None
-        self.heartbeats: Heartbeats | None = None
-        self.connect_by_ns = 0
-        self.earlier_seconds = self.earlier_cost = 0
-        self.warned_at_s: int | None = None
-        self.unstarted_media_s = 0
-        self.last_media_s: float | None = None
-        self.is_finishing = False
-        self.has_failed = False
-
-    def is_stripped(self, side: Side) -> bool:
-        """Whether what a side sends may name no address but a relay's."""
-        return self.info.relayed or side in self.relay_only
-
-    def change(self, **changes: object) -> None:
-        """Have other values in its record."""
-        self.info = msgspec.structs.replace(self.info, **changes)
-
-
 class CallManager:
     """All calls of a node.
 
@@ -209,21 +132,20 @@ class CallManager:
         self._is_own = is_own
         self._tell = tell
         self._secret = secret
-        self._region = region
         self._direct_calls = direct_calls
-        self.calls_per_minute = calls_per_minute
         self._records = CallRecords(ledger.store)
         self.blocks = CallBlocks(ledger, region)
-        self._calls: dict[str, _Call] = {}
-        self._ending: dict[str, _Call] = {}
-        self._unstored: dict[str, _Call] = {}
+        self.admission = CallAdmission(
+            ledger, clock, self.blocks, region=region, calls_per_minute=calls_per_minute
+        )
+        self._calls: dict[str, LivingCall] = {}
+        self._ending: dict[str, LivingCall] = {}
+        self._unstored: dict[str, LivingCall] = {}
         """Those whose record is another than what is stored."""
         self._occupied: dict[int, str] = {}
         """By account, the call that makes it busy."""
         self._made: Counter[int] = Counter()
         """By account, how many calls of its making live."""
-        self._begun_ns: dict[int, deque[int]] = {}
-        """By account, when it has called in the last minute."""
 
     # ------------------------------------------------------------ making a call
 
@@ -250,13 +172,13 @@ class CallManager:
             SignalingError: ``no-account``, ``no-money``, ``busy``, ``blocked`` (the callee can't be
                 reached, for whatever reason), ``too-many``, ``full``, ``unavailable``.
         """
-        from_address, caller = self._caller_untrusted(from_address)
-        self._count_untrusted(caller)
+        from_address, caller = self.admission.caller_untrusted(from_address)
+        self.admission.count_untrusted(caller)
         callee = None
         if to_address is not None:
-            to_address, callee = self._callee_untrusted(to_address, caller)
+            to_address, callee = self.admission.callee_untrusted(to_address, caller)
         line = self._line_of(kind)
-        self._assert_can_pay(caller, line)
+        self.admission.assert_can_pay(caller, line)
         if not self._is_free(caller) or not self._is_free(callee):
             raise SignalingError("busy", "one of the two is in another call")
         if self._made[caller] >= LIVING_OF_A_CALLER:
@@ -271,7 +193,7 @@ class CallManager:
             number = b32encode(self._clock.random_bytes(CALL_ID_BYTES)).decode()
             if f"CALL-{number}" in self._calls:
                 continue
-            call = _Call(
+            call = LivingCall(
                 CallInfo(
                     id=f"CALL-{number}",
                     caller=caller,
@@ -322,65 +244,10 @@ class CallManager:
         digest = hmac.digest(self._secret, f"{call_id} {side}".encode(), "sha256")
         return urlsafe_b64encode(digest).decode().rstrip("=")
 
-    def _caller_untrusted(self, address: str) -> tuple[str, int]:
-        try:
-            if account_number_untrusted(address) is None:
-                address = normalise_address_untrusted(address, self._region)
-        except AddressError as error:
-            raise SignalingError("no-account", str(error), **error.values) from error
-        number = self._ledger.find(address)
-        account = None if number is None else self._ledger.heir(number)
-        if account is None or account < FIRST_USER_ACCOUNT:
-            raise SignalingError("no-account", f"there is no account {address}", account=address)
-        return address, account
-
-    def _callee_untrusted(self, address: str, caller: int) -> tuple[str, int | None]:
-        """Who answers to an address, and its one spelling. What keeps them from being reached is
-        not told: that would tell who blocks whom."""
-        try:
-            address = normalise_address_untrusted(address, self._region)
-        except AddressError as error:
-            raise SignalingError("no-account", str(error), **error.values) from error
-        callee = self._ledger.find(address)
-        # A key is nobody's but a page's; whoever has another address may be reached over a bridge.
-        is_there = callee is not None or not address.startswith("key:")
-        if (
-            address in SYSTEM_ACCOUNTS
-            or not is_there
-            or callee == caller
-            or (callee is not None and self.blocks.has_blocked(callee, caller))
-        ):
-            raise SignalingError("blocked", "who is called can't be reached")
-        return address, callee
-
-    def _count_untrusted(self, account: int) -> None:
-        now_ns = self._clock.monotonic_ns()
-        begun = self._begun_ns.setdefault(account, deque())
-        _forget(begun, now_ns)
-        if len(begun) >= self.calls_per_minute:
-            raise SignalingError(
-                "too-many",
-                f"{self.calls_per_minute} calls a minute can be begun",
-                maximum=self.calls_per_minute,
-            )
-        begun.append(now_ns)
-
     def _forget_made(self, caller: int) -> None:
         self._made[caller] -= 1
         if not self._made[caller]:
             del self._made[caller]
-
-    def _assert_can_pay(self, account: int, line: Line) -> None:
-        info = self._ledger.account(account)
-        if info.frozen or info.closed or account == line.into:
-            raise SignalingError("no-money", "this account can't pay for calls")
-        needed = MINIMUM_S * line.price_second
-        if self._ledger.balance(account, J).available < needed:
-            raise SignalingError(
-                "no-money",
-                f"a call takes {format_amount(needed)} Ɉ on the account, for its first minute",
-                needed=format_amount(needed),
-            )
 
     def _is_free(self, account: int | None, for_call: str = "") -> bool:
         return account is None or self._occupied.get(account, for_call) == for_call
@@ -420,7 +287,7 @@ class CallManager:
             call.present.discard(side)
             raise
 
-    async def _meet(self, call: _Call) -> None:
+    async def _meet(self, call: LivingCall) -> None:
         """Ring, and hold the money, when both sides are there."""
         if len(call.present) < len(Side):
             return
@@ -489,7 +356,7 @@ class CallManager:
             raise
         return passed
 
-    async def _accept(self, call: _Call, kind: Kind) -> None:
+    async def _accept(self, call: LivingCall, kind: Kind) -> None:
         """The first answer.
 
         Raises:
@@ -603,7 +470,7 @@ class CallManager:
             raise SignalingError("no-call", "there is no such call")
         return info
 
-    def _living_untrusted(self, call_id: str) -> _Call:
+    def _living_untrusted(self, call_id: str) -> LivingCall:
         call = self._calls.get(call_id)
         if call is None:
             self._found_untrusted(call_id)
@@ -640,14 +507,10 @@ class CallManager:
             self._look(call, now_ns)
         for call in list(self._ending.values()):
             nursery.start_soon(self._finish, call)
-        monotonic_ns = self._clock.monotonic_ns()
-        for account, begun in list(self._begun_ns.items()):
-            _forget(begun, monotonic_ns)
-            if not begun:
-                del self._begun_ns[account]
+        self.admission.forget_old()
         await self._store_changes()
 
-    async def _meet_again(self, call: _Call) -> None:
+    async def _meet_again(self, call: LivingCall) -> None:
         try:
             await self._meet(call)
         except SignalingError as error:
@@ -655,7 +518,7 @@ class CallManager:
                 _log, logging.ERROR, "a call can't be charged", call=call.info.id, reason=error
             )
 
-    def _look(self, call: _Call, now_ns: int) -> None:
+    def _look(self, call: LivingCall, now_ns: int) -> None:
         """What a second has brought."""
         info = call.info
         if info.status is Status.PENDING:
@@ -674,7 +537,7 @@ class CallManager:
         elif self._media_flows_unstarted(call):
             self._start(call)
 
-    def _look_at_charges(self, call: _Call, now_ns: int) -> None:
+    def _look_at_charges(self, call: LivingCall, now_ns: int) -> None:
         if call.heartbeats is not None:
             self._metering.count_direct(call.info.id, call.heartbeats.seconds(now_ns))
         left = self._read_figures(call)
@@ -684,7 +547,7 @@ class CallManager:
         if self._silent_s(call, now_ns) > (SILENT_S if are_both_there else HOLDING_S):
             self._apply(call, Event.SILENCE)
 
-    def _read_figures(self, call: _Call) -> int:
+    def _read_figures(self, call: LivingCall) -> int:
         """Take over what was charged; returns what is left."""
         figures = self._metering.call_figures(call.info.id)
         call.change(
@@ -692,7 +555,7 @@ class CallManager:
         )
         return figures.left
 
-    def _warn(self, call: _Call, left: int) -> None:
+    def _warn(self, call: LivingCall, left: int) -> None:
         price = call.info.price_second
         reached = [one for one in WARNED_AT_S if price and left <= one * price]
         warn_at_s = min(reached, default=None)
@@ -701,7 +564,7 @@ class CallManager:
         # More than before was paid in: it is told again when that is used up.
         call.warned_at_s = warn_at_s
 
-    def _silent_s(self, call: _Call, now_ns: int) -> float:
+    def _silent_s(self, call: LivingCall, now_ns: int) -> float:
         """Since when media has not flowed both ways."""
         if call.heartbeats is not None:
             return (now_ns - call.heartbeats.last_both_ns) / NS_PER_S
@@ -709,7 +572,7 @@ class CallManager:
         last_s = self._metering.last_both_active_s(call.info.id) or 0
         return self._clock.monotonic_ns() / NS_PER_S - max(call.counted_since_s, last_s)
 
-    def _media_flows_unstarted(self, call: _Call) -> bool:
+    def _media_flows_unstarted(self, call: LivingCall) -> bool:
         """Whether the relays carry more than two sides need who are about to be connected: a page
         that never says that it is connected would else talk for nothing."""
         if not call.is_billed or not call.info.relayed:
@@ -729,7 +592,7 @@ class CallManager:
         if call is not None:
             self._apply(call, _CUTS[reason])
 
-    def _apply(self, call: _Call, event: Event) -> bool:
+    def _apply(self, call: LivingCall, event: Event) -> bool:
         """Have an event change a call; whether it has.
 
         Raises:
@@ -760,17 +623,17 @@ class CallManager:
         self._changed(call)
         return True
 
-    def _occupy(self, call: _Call) -> None:
+    def _occupy(self, call: LivingCall) -> None:
         for account in (call.info.caller, call.info.callee):
             if account is not None:
                 self._occupied[account] = call.info.id
 
-    def _changed(self, call: _Call, left: int | None = None) -> None:
+    def _changed(self, call: LivingCall, left: int | None = None) -> None:
         """Tell of a call that lives and is another now, and have it stored."""
         self._unstored[call.info.id] = call
         self._tell(CallUpdated(call.info, left))
 
-    def _start(self, call: _Call) -> None:
+    def _start(self, call: LivingCall) -> None:
         now_ns = self._ledger.clock.now_ns()
         self._metering.start_call(call.info.id)
         call.counted_since_s = self._clock.monotonic_ns() / NS_PER_S
@@ -780,7 +643,7 @@ class CallManager:
             call.change(started_ns=now_ns)
         self._changed(call, self._read_figures(call))
 
-    async def _open_billing(self, call: _Call) -> None:
+    async def _open_billing(self, call: LivingCall) -> None:
         """Have the metering hold the first seconds, once; the call ends where it can't.
 
         Raises:
@@ -805,7 +668,7 @@ class CallManager:
                 # Both are back after a start of the node, and have to connect anew.
                 call.connect_by_ns = self._ledger.clock.now_ns() + CONNECTING_S * NS_PER_S
 
-    async def _set_kind(self, call: _Call, kind: Kind) -> None:
+    async def _set_kind(self, call: LivingCall, kind: Kind) -> None:
         """Charge for what flows now.
 
         Raises:
@@ -825,7 +688,7 @@ class CallManager:
                 is_charged = call.counted_since_s is not None
                 self._changed(call, self._read_figures(call) if is_charged else None)
 
-    async def _finish(self, call: _Call) -> None:
+    async def _finish(self, call: LivingCall) -> None:
         """Charge what has ended to its last second, store it, and tell of its receipt. Where that
         fails, the next second tries again."""
         if call.is_finishing or call.info.id not in self._ending:
@@ -848,7 +711,7 @@ class CallManager:
             balance = self._ledger.balance(self._ledger.heir(call.info.caller), J)
             self._tell(CallReceipt(call.info, balance.posted))
 
-    async def _close_billing(self, call: _Call) -> None:
+    async def _close_billing(self, call: LivingCall) -> None:
         async with call.opening:
             if not call.is_billed:
                 return
@@ -887,7 +750,7 @@ class CallManager:
         assert not self._calls, "nothing has begun yet"
         now_ns = self._ledger.clock.now_ns()
         for info in self._records.living():
-            call = self._calls[info.id] = _Call(info)
+            call = self._calls[info.id] = LivingCall(info)
             self._made[info.caller] += 1
             if info.status is Status.PENDING:
                 continue
@@ -917,7 +780,7 @@ class CallManager:
             account = self._ledger.account(account).merged_into
         return seconds, cost
 
-    def _passed_untrusted(self, call: _Call, side: Side, description: str) -> str:
+    def _passed_untrusted(self, call: LivingCall, side: Side, description: str) -> str:
         if call.is_stripped(side):
             return relayed_description_untrusted(description, self._is_own)
         # What is no description raises here as well.
@@ -927,12 +790,6 @@ class CallManager:
 
 def _side(is_from: bool) -> Side:
     return Side.CALLER if is_from else Side.CALLEE
-
-
-def _forget(begun: deque[int], now_ns: int) -> None:
-    """Drop what is older than a minute."""
-    while begun and begun[0] <= now_ns - MINUTE_S * NS_PER_S:
-        begun.popleft()
 
 
 def _tell_failure(event: str, error: Exception, is_repeated: bool) -> None:

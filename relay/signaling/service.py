@@ -133,7 +133,7 @@ class Signaling:
         """Take over what may change while the node runs."""
         self.hub.config = config
         self.rooms.room_token = config.room_token
-        self.calls.calls_per_minute = config.calls_per_minute
+        self.calls.admission.calls_per_minute = config.calls_per_minute
 
     async def prepare_room(self) -> RoomLinkReply:
         """A room that waits for its first visitor, and the links to it.
