@@ -17,7 +17,6 @@ from core.api.messages import (
     CallLinkRequest,
     CallListReply,
     CallListRequest,
-    PageLimit,
     RoomLinkReply,
     RoomLinkRequest,
 )
@@ -26,10 +25,13 @@ from relay.cli_shared import (
     ask,
     checked,
     json_option,
+    limit_option,
     locate,
     name_purpose,
+    page_limit,
     print_columns,
     print_json,
+    print_more,
     print_table,
     printable,
     show_number,
@@ -114,7 +116,7 @@ def call_link(
 )
 @click.option("--account", metavar="ACCOUNT", help=text("help_call_account"))
 @click.option("--before", metavar="...", help=text("help_call_before"))
-@click.option("--limit", default="100", metavar="N", help=text("help_limit"))
+@limit_option
 @json_option
 @socket_options
 def list_calls(
@@ -129,7 +131,7 @@ def list_calls(
     request = CallListRequest(
         checked("--account", account, AccountName | None, text("bad_account")),
         before,
-        checked("--limit", limit, PageLimit, text("bad_limit")),
+        page_limit(limit),
     )
     reply = ask(locate(config, socket), request, CallListReply)
     if as_json:
@@ -151,8 +153,7 @@ def list_calls(
         for item in reply.calls
     ]
     print_columns(heads, rows, right={6, 7})
-    if reply.next is not None:
-        click.echo(text("more", option=f"--before {reply.next}"), err=True)
+    print_more("--before", reply.next)
 
 
 @call_group.command(

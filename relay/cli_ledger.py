@@ -51,10 +51,13 @@ from relay.cli_shared import (
     checked,
     expect,
     json_option,
+    limit_option,
     locate,
     name_purpose,
+    page_limit,
     print_columns,
     print_json,
+    print_more,
     print_table,
     show_size,
     socket_options,
@@ -146,7 +149,7 @@ def show(account: str, as_json: bool, config: Path | None, socket: Path | None) 
     examples=("montana account list", "montana account list --from 100 --limit 50 --json"),
 )
 @click.option("--from", "first", default="0", metavar="N", help=text("help_from"))
-@click.option("--limit", default="100", metavar="N", help=text("help_limit"))
+@limit_option
 @json_option
 @socket_options
 def list_accounts(
@@ -154,7 +157,7 @@ def list_accounts(
 ) -> None:
     """List accounts."""
     number = checked("--from", first, int, text("bad_number"))
-    request = AccountListRequest(max(0, number), _page_limit(limit))
+    request = AccountListRequest(max(0, number), page_limit(limit))
     reply = answer(request, AccountListReply, config, socket)
     if as_json:
         print_json(reply)
@@ -171,8 +174,7 @@ def list_accounts(
         for one in reply.accounts
     ]
     print_columns(heads, rows, right={1, 2})
-    if reply.next is not None:
-        click.echo(text("more", option=f"--from {reply.next}"), err=True)
+    print_more("--from", reply.next)
 
 
 @account_group.command(
@@ -351,7 +353,7 @@ def close(
 )
 @click.argument("account")
 @click.option("--before", metavar="N", help=text("help_before"))
-@click.option("--limit", default="100", metavar="N", help=text("help_limit"))
+@limit_option
 @json_option
 @socket_options
 def history(
@@ -364,7 +366,7 @@ def history(
 ) -> None:
     """Show what has happened on an account."""
     place = checked("--before", before, int | None, text("bad_number"))
-    request = AccountHistoryRequest(account, place, _page_limit(limit))
+    request = AccountHistoryRequest(account, place, page_limit(limit))
     reply = answer(request, HistoryReply, config, socket)
     if as_json:
         print_json(reply)
@@ -381,8 +383,7 @@ def history(
         for item in reply.lines
     ]
     print_columns(heads, rows, right={1})
-    if reply.next is not None:
-        click.echo(text("more", option=f"--before {reply.next}"), err=True)
+    print_more("--before", reply.next)
 
 
 @voucher_group.command(
@@ -484,11 +485,6 @@ def _effect_id(written: str | None) -> str:
         return new_id(SystemClock()).hex()
     identity: str = checked("--id", written.lower(), EffectId, text("bad_id"))
     return identity
-
-
-def _page_limit(written: str) -> int:
-    limit: int = checked("--limit", written, PageLimit, text("bad_limit"))
-    return limit
 
 
 def _print_account(reply: AccountReply, as_json: bool) -> None:

@@ -23,6 +23,7 @@ import trio
 from core.api.client import NoNode, connect
 from core.api.messages import (
     JobResult,
+    PageLimit,
     ReplyBody,
     Request,
     RequestBody,
@@ -73,6 +74,21 @@ def checked(name: str, value: object, kind: Any, sentence: str) -> Any:
         raise click.UsageError(
             text("bad_value", name=name, message=sentence), click.get_current_context()
         ) from None
+
+
+def limit_option(command: _Command) -> _Command:
+    """The option of every command that shows a list page by page; `page_limit` reads it."""
+    return click.option("--limit", default="100", metavar="N", help=text("help_limit"))(command)
+
+
+def page_limit(written: str) -> int:
+    """How many entries a page is to have.
+
+    Raises:
+        click.UsageError: the node gives no such page.
+    """
+    limit: int = checked("--limit", written, PageLimit, text("bad_limit"))
+    return limit
 
 
 @contextmanager
@@ -248,6 +264,12 @@ def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]], right: se
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         click.echo("  ".join(cells).rstrip())
+
+
+def print_more(option: str, following: object | None) -> None:
+    """Say by which option the next page comes; nothing behind the last one."""
+    if following is not None:
+        click.echo(text("more", option=f"{option} {following}"), err=True)
 
 
 def show_number(value: int) -> str:
