@@ -9,7 +9,7 @@ live alone. Beside them stands each account's list of its calls, by time. What i
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -30,7 +30,7 @@ _PRUNED_AT_A_TIME: Final = 4
 """More than one new call brings, so that none is kept for ever."""
 _ALL: Final = 0
 """No account has this number: its list is that of all calls."""
-_BEFORE = re.compile(r"([0-9a-f]{16})-([A-Z2-7]{8})")
+_PLACE = re.compile(r"([0-9a-f]{16})-([A-Z2-7]{8})")
 
 
 class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -164,10 +164,7 @@ class CallRecords:
         start = account.to_bytes(4, "big")
         end = (account + 1).to_bytes(4, "big")
         if before is not None:
-            match = _BEFORE.fullmatch(before)
-            if match is None:
-                raise SignalingError("malformed", "there is no such place in the list of calls")
-            end = start + bytes.fromhex(match[1]) + match[2].encode()
+            end = start + _place_untrusted(before)
         calls: list[CallInfo] = []
         with self._store.read() as tables:
             keys = [key for key, _ in tables.items_back(CALL_LISTS, end, limit)]
@@ -178,7 +175,24 @@ class CallRecords:
                 calls.append(info)
         if len(keys) < limit:
             return Page(calls, None)
-        return Page(calls, f"{keys[-1][4:12].hex()}-{keys[-1][12:].decode()}")
+        return Page(calls, _name_place(keys[-1][4:]))
+
+
+def page_of_untrusted(infos: Iterable[CallInfo], before: str | None, limit: int) -> Page:
+    """Calls, the newest first.
+
+    Args:
+        before: the `next` of the page before.
+
+    Raises:
+        SignalingError: `before` is nothing that a page had.
+    """
+    places = {_place(info): info for info in infos}
+    end = None if before is None else _place_untrusted(before)
+    keys = sorted((one for one in places if end is None or one < end), reverse=True)
+    shown = keys[:limit]
+    following = _name_place(shown[-1]) if len(keys) > limit else None
+    return Page([places[one] for one in shown], following)
 
 
 def _find(tables: Tables, call_id: str) -> CallInfo | None:
@@ -197,8 +211,23 @@ def _listed_by(info: CallInfo) -> list[int]:
 
 
 def _list_key(account: int, info: CallInfo) -> bytes:
-    head = account.to_bytes(4, "big") + info.created_ns.to_bytes(8, "big")
-    return head + info.id.removeprefix("CALL-").encode()
+    return account.to_bytes(4, "big") + _place(info)
+
+
+def _place(info: CallInfo) -> bytes:
+    """Where a call stands among others: older ones come before it."""
+    return info.created_ns.to_bytes(8, "big") + info.id.removeprefix("CALL-").encode()
+
+
+def _name_place(place: bytes) -> str:
+    return f"{place[:8].hex()}-{place[8:].decode()}"
+
+
+def _place_untrusted(name: str) -> bytes:
+    match = _PLACE.fullmatch(name)
+    if match is None:
+        raise SignalingError("malformed", "there is no such place in the list of calls")
+    return bytes.fromhex(match[1]) + match[2].encode()
 
 
 def _prune(writing: Writing, before_ns: int) -> None:

@@ -38,7 +38,13 @@ from relay.metering import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY, Metering
 from relay.signaling.call_admission import CallAdmission
 from relay.signaling.call_blocks import CallBlocks
 from relay.signaling.call_heartbeats import Heartbeats, Side
-from relay.signaling.call_records import LIVING_MAXIMUM, CallInfo, CallRecords, Page
+from relay.signaling.call_records import (
+    LIVING_MAXIMUM,
+    CallInfo,
+    CallRecords,
+    Page,
+    page_of_untrusted,
+)
 from relay.signaling.call_states import Event, Status, outcome_of
 from relay.signaling.descriptions import (
     CANDIDATE_MAXIMUM_BYTES,
@@ -459,6 +465,10 @@ class CallManager:
         """An account's calls, the newest first; see `CallRecords.page_untrusted`."""
         page = self._records.page_untrusted(account, before, limit)
         return page._replace(calls=[self._latest(info) for info in page.calls])
+
+    def living_page_untrusted(self, before: str | None, limit: int) -> Page:
+        """All calls that are not over, as `page_untrusted` has an account's."""
+        return page_of_untrusted(self.living(), before, limit)
 
     def _latest(self, info: CallInfo) -> CallInfo:
         call = self._calls.get(info.id) or self._ending.get(info.id)

@@ -167,9 +167,10 @@ class Signaling:
 
     def _list(self, request: CallListRequest) -> CallListReply:
         if request.account is None:
-            return CallListReply([_item(info) for info in self.calls.living()], None)
-        account = self._desk.find_account_untrusted(request.account)
-        page = self.calls.page_untrusted(account, request.before, request.limit)
+            page = self.calls.living_page_untrusted(request.before, request.limit)
+        else:
+            account = self._desk.find_account_untrusted(request.account)
+            page = self.calls.page_untrusted(account, request.before, request.limit)
         return CallListReply([_item(info) for info in page.calls], page.next)
 
 

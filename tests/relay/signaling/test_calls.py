@@ -407,6 +407,33 @@ async def test_one_account_does_not_take_the_room_of_all_calls(tmp_path: Path) -
         await world.calls.create("user:alice", None)
 
 
+async def test_calls_that_live_are_listed_page_by_page(tmp_path: Path) -> None:
+    async with open_world(tmp_path) as world:
+        await alice_and_bob(world)
+        made = []
+        for _ in range(3):
+            # Two at the same moment: pages end between them as well.
+            made += [(await world.calls.create("user:alice", None)).id for _ in range(2)]
+            world.clock.advance_s(1)
+        over = made.pop(1)
+        await world.calls.end_call(over)
+        for limit in range(1, len(made) + 2):
+            listed = []
+            page = world.calls.living_page_untrusted(None, limit)
+            while True:
+                assert len(page.calls) <= limit
+                listed += page.calls
+                if page.next is None:
+                    break
+                page = world.calls.living_page_untrusted(page.next, limit)
+            assert sorted(info.id for info in listed) == sorted(made)
+            created = [info.created_ns for info in listed]
+            assert created == sorted(created, reverse=True)
+        with pytest.raises(SignalingError) as caught:
+            world.calls.living_page_untrusted("no place", 10)
+        assert refusal(caught) == "malformed"
+
+
 async def test_calls_of_a_minute_are_counted_for_each_account(tmp_path: Path) -> None:
     async with open_world(tmp_path, calls_per_minute=3) as world:
         await alice_and_bob(world)

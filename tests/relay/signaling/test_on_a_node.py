@@ -235,6 +235,23 @@ def test_a_secret_opens_no_other_call(node: RunningNode, stack: ExitStack) -> No
     page.expect("ended")
 
 
+def test_an_operator_reads_what_has_not_ended_page_by_page(node: RunningNode) -> None:
+    made = {make_link(node, "carol", "alice").id for _ in range(3)}
+    listed: list[str] = []
+    options: tuple[str, ...] = ()
+    while True:
+        shown = json.loads(node.command("call", "list", "--limit", "2", "--json", *options))
+        assert len(shown["calls"]) <= 2
+        listed += [call["id"] for call in shown["calls"]]
+        if shown["next"] is None:
+            break
+        options = ("--before", shown["next"])
+    assert len(listed) == len(set(listed))
+    assert made <= set(listed)
+    for call in made:
+        node.command("call", "end", call)
+
+
 def test_what_does_not_fit_the_state_of_a_call(node: RunningNode, stack: ExitStack) -> None:
     link = make_link(node)
     caller, callee = open_call(node, stack, link)
