@@ -623,9 +623,10 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     ``out-of-order``, ``too-many``, ``wrong-state``, ``no-peer``, ``not-host``, ``bad-description``,
     ``bad-secret``, ``expired``, ``used-up``, ``full``, ``locked``, ``not-resumable``,
     ``token-needed``, ``proof-needed``, ``bad-proof``, ``no-money``, ``quota``, ``busy``,
-    ``blocked``, ``no-account``, ``no-voucher``, ``unavailable``. `message` is a sentence in
-    English; `values` are what stands in its places in other languages. `last` is the session's
-    last `seq`, with ``replayed`` and ``out-of-order``.
+    ``blocked``, ``no-account``, ``no-call``, ``no-line``, ``no-voucher``, ``bad-voucher``,
+    ``voucher-redeemed``, ``unavailable``. `message` is a sentence in English; `values` are what
+    stands in its places in other languages. `last` is the session's last `seq`, with ``replayed``
+    and ``out-of-order``.
     """
 
     re: int | None

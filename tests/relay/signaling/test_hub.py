@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import hypothesis.strategies as st
 import msgspec
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
 
 from billing.ledger import open_ledger
 from billing.tables import ROOMS
@@ -34,7 +30,6 @@ from relay.signaling.messages import (
     AskAccount,
     AskCalls,
     CreateRoom,
-    Error,
     JoinRoom,
     PageMessage,
     Resume,
@@ -639,72 +634,3 @@ def test_nothing_that_passes_is_kept_or_logged(
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert b"6b1f0c3d" not in path.read_bytes()
-
-
-_TEXTS = st.sampled_from(["", "0000", "0001", "one", "x" * 43, "y" * 200, "\ud800", SDP, HOST])
-_VALUES = st.one_of(
-    _TEXTS,
-    st.booleans(),
-    st.none(),
-    st.integers(-1, 2**53),
-    st.just([{"candidate": HOST}]),
-    st.sampled_from(["offer", "answer"]).map(lambda kind: {"type": kind, "sdp": SDP}),
-)
-
-
-def _shaped(kind: type[msgspec.Struct]) -> st.SearchStrategy[dict[str, Any]]:
-    """JSON of a message's shape, with or without what it may go without."""
-    fields = {one.encode_name for one in msgspec.structs.fields(kind)} - {"seq"}
-    values = st.fixed_dictionaries({}, optional=dict.fromkeys(sorted(fields), _VALUES))
-    return values.map(lambda chosen: {**chosen, "type": kind.__struct_config__.tag})
-
-
-_ANYTHING = st.one_of(st.binary(max_size=64), *(_shaped(kind) for kind in get_args(PageMessage)))
-
-
-@settings(max_examples=25, deadline=None)
-@given(said=st.lists(st.tuples(st.integers(0, 2), _ANYTHING), max_size=60))
-def test_whatever_is_said_is_answered_or_refused(
-    said: list[tuple[int, bytes | dict[str, Any]]],
-) -> None:
-    async def test(node: Node) -> None:
-        pages = await node.room("guest", "other")
-        for number, data in said:
-            page = pages[number]
-            if isinstance(data, bytes):
-                page.say_raw(data)
-                continue
-            page.seq += 1
-            page.say_raw(json.dumps({**data, "seq": page.seq}).encode())
-            await trio.testing.wait_all_tasks_blocked()
-            if any("last" in one and one["last"] is not None for one in page.heard[-1:]):
-                page.seq = page.heard[-1]["last"]
-        assert len(node.hub) <= len(pages)
-        # A fault of ours would be no answer: what is told of a message is of a code that there is.
-        codes = {one["code"] for page in pages for one in page.heard if one["type"] == "error"}
-        assert all(f"``{code}``" in str(Error.__doc__) for code in codes), codes
-        for page in pages:
-            if page.closed is None:
-                page.cut()
-        await node.pass_s(KEEP_S + 2)
-        assert (len(node.hub), node.hub.connections, len(node.desk)) == (0, 0, 0)
-
-    mistakes = _Mistakes()
-    logging.getLogger("montana").addHandler(mistakes)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            in_hub(test, Path(folder))
-    finally:
-        logging.getLogger("montana").removeHandler(mistakes)
-    assert not mistakes.told
-
-
-class _Mistakes(logging.Handler):
-    """What is logged of exceptions that nobody has foreseen."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.told: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(record.getMessage())
