@@ -32,6 +32,7 @@ from relay.signaling.messages import (
     Error,
     HangUp,
     Ice,
+    IceServer,
     Invitation,
     Invite,
     JoinRoom,
@@ -96,6 +97,9 @@ class SignalingServer:
         remembers: whether a lost session can be resumed.
         is_open: whether pages get a connection.
         relayed: what a call says of its media.
+        ice_ttl_s: for how long credentials are said to hold.
+        make_ice: makes what `RTCPeerConnection` is to ask for relays; none when None.
+        relay_only: whether media flows through these alone.
     """
 
     url: str = ""
@@ -107,6 +111,8 @@ class SignalingServer:
     is_open: bool = True
     relayed: bool = True
     ice_ttl_s: int = 600
+    make_ice: Callable[[], list[IceServer]] | None = None
+    relay_only: bool = False
     forge: Callable[[str, Signal | Answer], Awaitable[bool]] | None = None
     _guests: dict[str, _Guest] = field(default_factory=dict)
     _lobby: bool = False
@@ -242,13 +248,16 @@ class SignalingServer:
             session=guest.secret,
             you=guest.id,
             peers=others,
-            ice=[],
+            ice=self._ice(),
             ice_ttl_s=self.ice_ttl_s,
-            relay_only=False,
+            relay_only=self.relay_only,
             room=None if is_call else RoomView("room", "1", False, self._lobby, 12, "node"),
             call=self._call_of(guest.id) if is_call else None,
             invitation=invitation,
         )
+
+    def _ice(self) -> list[IceServer]:
+        return [] if self.make_ice is None else self.make_ice()
 
     def _call_of(self, peer: str) -> CallView:
         return CallView(
@@ -270,7 +279,7 @@ class SignalingServer:
             case Ping():
                 await self.tell(guest.id, Pong(message.seq))
             case RefreshIce():
-                await self.tell(guest.id, Ice(message.seq, [], self.ice_ttl_s))
+                await self.tell(guest.id, Ice(message.seq, self._ice(), self.ice_ttl_s))
             case Invite():
                 invitation = Invitation(message.seq, INVITATION, message.uses, message.ttl_s)
                 await self.tell(guest.id, invitation)

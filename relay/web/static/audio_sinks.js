@@ -3,6 +3,9 @@
 import { make, syncList } from "./dom.js";
 
 export class AudioSinks {
+  #refused = new Set();
+  #is_blocked = false;
+
   /** `blocked(is_blocked)`: browsers may refuse to play before somebody clicks. */
   constructor(blocked) {
     this.blocked = blocked;
@@ -18,11 +21,13 @@ export class AudioSinks {
       ({ id }) => id,
       () => this.#create(),
       (audio, { audioStream }) => {
-        if (audio.srcObject === audioStream) return;
-        audio.srcObject = audioStream;
-        this.#play(audio);
+        const is_new = audio.srcObject !== audioStream;
+        if (is_new) audio.srcObject = audioStream;
+        // What a browser has paused, since its sound broke down, it doesn't go on with by itself.
+        if (is_new || (audio.paused && !this.#refused.has(audio))) this.#play(audio);
       },
     );
+    for (const audio of [...this.#refused]) this.#note(audio, true);
   }
 
   setSpeaker(device_id) {
@@ -33,7 +38,6 @@ export class AudioSinks {
   /** To be called from a click. */
   unblock() {
     for (const audio of this.element.children) this.#play(audio);
-    this.blocked(false);
   }
 
   #create() {
@@ -42,9 +46,22 @@ export class AudioSinks {
     return audio;
   }
 
-  #play(audio) {
-    audio.play().catch((error) => {
-      if (error.name === "NotAllowedError") this.blocked(true);
-    });
+  async #play(audio) {
+    let is_refused = false;
+    try {
+      await audio.play();
+    } catch (error) {
+      is_refused = error.name === "NotAllowedError";
+    }
+    this.#note(audio, is_refused);
+  }
+
+  #note(audio, is_refused) {
+    if (is_refused && this.element.contains(audio)) this.#refused.add(audio);
+    else this.#refused.delete(audio);
+    const is_blocked = this.#refused.size > 0;
+    if (is_blocked === this.#is_blocked) return;
+    this.#is_blocked = is_blocked;
+    this.blocked(is_blocked);
   }
 }

@@ -7,12 +7,12 @@ import { text } from "./text.js";
 import { alarmOf, alarmText } from "./verification_panel.js";
 
 const TOLD_MS = 8000;
+const TOLD_MAXIMUM = 3; // A camera and a microphone may go together.
 const SLOW_MS = 8000;
 
 export class Banners {
   #waiting_since_ms = new Map();
-  #told = null;
-  #timer = null;
+  #told = new Map(); // What is said -> the timer that takes it away.
 
   /** `acts`: what the buttons do: verify(peer_id), unblock(), admit(peer_id), deny(peer_id). */
   constructor(acts) {
@@ -24,12 +24,17 @@ export class Banners {
 
   /** Say something once; it goes away by itself. */
   tell(said) {
-    this.#told = said;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#told = null;
+    clearTimeout(this.#told.get(said));
+    const forget = () => {
+      this.#told.delete(said);
       if (this.state) this.render(this.state);
-    }, TOLD_MS);
+    };
+    this.#told.set(said, setTimeout(forget, TOLD_MS));
+    if (this.#told.size > TOLD_MAXIMUM) {
+      const [[oldest, timer]] = this.#told;
+      clearTimeout(timer);
+      this.#told.delete(oldest);
+    }
     if (this.state) this.render(this.state);
   }
 
@@ -68,6 +73,16 @@ export class Banners {
         buttons: [{ key: "sound_hear", act: this.acts.unblock }],
       });
     }
+    // What waits for a click is no fault of anybody's.
+    for (const peer of this.is_blocked ? [] : state.peers) {
+      if (!peer.audio_stalled) continue;
+      banners.push({
+        key: `stalled-${peer.id}`,
+        look: "uneasy",
+        said: text("sound_stalled", { name: nameOf(peer) }),
+        buttons: [],
+      });
+    }
     if (!state.online)
       banners.push({ key: "offline", look: "uneasy", said: text("node_away"), buttons: [] });
     for (const peer of this.#unreached(state.peers)) {
@@ -98,7 +113,8 @@ export class Banners {
         ],
       });
     }
-    if (this.#told) banners.push({ key: "told", look: "uneasy", said: this.#told, buttons: [] });
+    for (const said of this.#told.keys())
+      banners.push({ key: `told-${said}`, look: "uneasy", said, buttons: [] });
     return banners;
   }
 

@@ -54,6 +54,8 @@ const MEDIA = new Set(["refused", "missing", "busy", "insecure", "unsupported"])
 export function explainFailure(failure) {
   if (MEDIA.has(failure.reason)) return ofKey(`media_${failure.reason}`);
   if (failure.code === "device-lost") return ofKey(`lost_${failure.values.device}`);
+  if (failure.code === "device-replaced")
+    return ofKey(`replaced_${failure.values.device}`, failure.values);
   if (CODES.has(failure.code)) return ofKey(`code_${underscored(failure.code)}`, failure.values);
   if (failure.code) return { title: text("code_other"), advice: failure.message ?? failure.code };
   return { title: text("code_internal"), advice: String(failure.message ?? failure) };

@@ -20,7 +20,8 @@ const QUIET_REFUSALS = ["no-peer", "wrong-state"]; // They have gone meanwhile, 
 const OPENERS = { microphone: openMicrophone, camera: openCamera, screen: openScreen };
 
 /**
- * Events: `change`, after `state` has changed, once for all that changed in a frame.
+ * Events: `change`, after `state` has changed, once for all that changed in a frame; `failure`
+ * (detail: the failure), of each that doesn't end the meeting.
  *
  * Methods that open a device raise MediaFailure, those that the node answers SignalingFailure.
  */
@@ -249,7 +250,7 @@ export class Meeting extends EventTarget {
     });
     signaling.addEventListener("gone", ({ detail }) => this.finish(detail.code, failureOf(detail)));
     signaling.addEventListener("refused", ({ detail }) => {
-      if (!QUIET_REFUSALS.includes(detail.code)) this.set({ failure: failureOf(detail) });
+      if (!QUIET_REFUSALS.includes(detail.code)) this.fail(failureOf(detail));
     });
   }
 
@@ -564,12 +565,19 @@ export class Meeting extends EventTarget {
     try {
       const other = await OPENERS[name]();
       other.enabled = track.enabled;
-      if (this.state.phase === "over" || this.tracks[name]) other.stop();
-      else await this.use(name, other);
+      if (this.state.phase === "over" || this.tracks[name]) {
+        other.stop();
+        return;
+      }
+      await this.use(name, other);
+      // Another one may show or hear what its owner had not thought of.
+      const values = { device: name, label: other.label };
+      const message = `another ${name} is used`;
+      this.fail({ code: "device-replaced", message, values });
     } catch (error) {
       if (!(error instanceof MediaFailure)) throw error;
       const values = { device: name, reason: error.reason };
-      this.set({ failure: { code: "device-lost", message: `the ${name} is gone`, values } });
+      this.fail({ code: "device-lost", message: `the ${name} is gone`, values });
     }
   }
 
@@ -603,6 +611,11 @@ export class Meeting extends EventTarget {
 
   setRoom({ locked = this.state.room.locked, lobby = this.state.room.lobby }) {
     this.signaling.act({ type: "set_room", locked, lobby });
+  }
+
+  fail(failure) {
+    this.set({ failure });
+    this.dispatchEvent(new CustomEvent("failure", { detail: failure }));
   }
 
   set(fields) {

@@ -231,7 +231,7 @@ export class Participant extends EventTarget {
   showConnection() {
     const { view, peer } = this;
     view.connection = peer.connection;
-    if (view.connection !== "connected") view.stats = null;
+    if (view.connection !== "connected") Object.assign(view, { stats: null, audio_stalled: false });
     this.heard_ms = performance.now();
     this.tell("connection");
     this.tell("change");
@@ -285,24 +285,26 @@ export class Participant extends EventTarget {
     const { view } = this;
     view.stats = figuresBetween(before, reading);
     view.stats_history = [...view.stats_history, view.stats].slice(-HISTORY);
-    this.watchAudio(reading.audio_bytes > before.audio_bytes);
+    this.watchAudio(before, reading);
     this.tell("change");
     return reading.media_bytes > before.media_bytes;
   }
 
-  /** Who isn't muted sends packets without a pause. Where none come, play anew; then look for
-   * another way. */
-  watchAudio(grows) {
+  /** Who isn't muted sends packets without a pause. Where none come, or nothing of them is played,
+   * play anew; then, if none come, look for another way. */
+  watchAudio(before, after) {
     const { view } = this;
     const now_ms = performance.now();
-    if (grows || !view.microphone || !view.audioStream) {
+    const comes = after.audio_bytes > before.audio_bytes;
+    const plays = after.audio_played_s === null || after.audio_played_s > before.audio_played_s;
+    if ((comes && plays) || !view.microphone || !view.audioStream) {
       this.heard_ms = now_ms;
       view.audio_stalled = false;
       return;
     }
     if (now_ms - (this.heard_ms ?? now_ms) < STALLED_MS) return;
     this.heard_ms = now_ms;
-    if (view.audio_stalled) this.peer.restart(true);
+    if (view.audio_stalled && !comes) this.peer.restart(true);
     view.audio_stalled = true;
     view.audioStream = new MediaStream(view.audioStream.getTracks());
   }

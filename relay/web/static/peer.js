@@ -123,7 +123,11 @@ export class Peer extends EventTarget {
   async restart(now = false) {
     if (this.closed || this.holds_answer) return;
     const { pc } = this;
-    if (!now && pc.connectionState === "connected") return;
+    if (!now && pc.connectionState === "connected") {
+      // It was so all along, and nothing has said so; the next interruption is a new one.
+      this.restarts = 0;
+      return;
+    }
     clearTimeout(this.restarting);
     const delay_ms = RESTART_MS[Math.min(this.restarts, RESTART_MS.length - 1)];
     this.restarting = setTimeout(() => this.restart(), delay_ms);

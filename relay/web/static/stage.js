@@ -19,7 +19,6 @@ import { WakeLock } from "./wake_lock.js";
 const LITTLE_LEFT_S = 60;
 
 export class Stage {
-  #told_failure = null;
   #panel = null;
   #opener = null;
   #seen = { chat: 0, files: 0 };
@@ -55,6 +54,7 @@ export class Stage {
     this.help = new HelpDialog();
     this.wake_lock = new WakeLock();
     this.#build();
+    meeting.addEventListener("failure", ({ detail }) => this.tell(detail));
     document.addEventListener("keydown", (event) => this.#key(event));
     onLanguage(() => this.root.contains(this.element) && this.render());
   }
@@ -106,10 +106,6 @@ export class Stage {
     this.tiles.render(state);
     this.alone.hidden = peers.length > 0;
     this.sinks.render(peers);
-    if (state.failure !== this.#told_failure) {
-      this.#told_failure = state.failure;
-      if (state.failure) this.tell(state.failure);
-    }
     this.banners.render(state);
     this.#showTools(local, state);
     if (this.#panel) this.panels[this.#panel].render(state);

@@ -5,7 +5,7 @@
 export function readReport(report) {
   const reading = {
     at_ms: performance.now(), in_bytes: 0, out_bytes: 0, received: 0, lost: 0, audio_bytes: 0,
-    media_bytes: 0, jitter_ms: null, rtt_ms: null, path: null, codec: null,
+    audio_played_s: null, media_bytes: 0, jitter_ms: null, rtt_ms: null, path: null, codec: null,
   };
   const entries = [...report.values()];
   const transport = entries.find(({ type }) => type === "transport");
@@ -27,6 +27,10 @@ export function readReport(report) {
     reading.media_bytes += entry.bytesReceived ?? 0;
     if (entry.kind === "audio") {
       reading.audio_bytes += entry.bytesReceived ?? 0;
+      // Not every browser says it.
+      if (entry.totalSamplesDuration !== undefined) {
+        reading.audio_played_s = (reading.audio_played_s ?? 0) + entry.totalSamplesDuration;
+      }
       if (entry.jitter !== undefined) reading.jitter_ms = entry.jitter * 1000;
     }
     const codec = report.get(entry.codecId)?.mimeType;
