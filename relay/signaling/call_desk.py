@@ -121,7 +121,7 @@ class CallDesk:
         self._sessions[seat] = session
         # Before anybody is told that both are there: their relays are theirs from then on.
         try:
-            await self.calls.set_present(seat.call, side, True, relay_only=session.relay_only)
+            await self.calls.set_present(seat.call, side, relay_only=session.relay_only)
         except BaseException:
             if self._sessions.get(seat) is session:
                 del self._sessions[seat]
@@ -159,7 +159,7 @@ class CallDesk:
         if self._sessions.get(seat) is session:
             del self._sessions[seat]
             self._tell_other(seat, PeerLeft(session.peer, "lost"))
-            self.hub.start(self.calls.set_present, seat.call, seat.side, False)
+            self.calls.set_absent(seat.call, seat.side)
 
     def _tell_entered(self, session: Session, info: CallInfo, re: int, secret: str) -> None:
         seat: CallSeat = session.place

@@ -1,7 +1,7 @@
 """The calls of a node: who may call whom, what becomes of a call, what it costs.
 
     info = await calls.create("user:alice", "user:bob", Kind.VOICE)
-    await calls.set_present(info.id, Side.CALLER, True)      # and the callee: it rings
+    await calls.set_present(info.id, Side.CALLER)            # and the callee: it rings
     offer = calls.set_offer(info.id, offer)                  # as it may pass on
     answer = await calls.answer_call(info.id, answer)        # active
     calls.start_call(info.id, is_from=True)                  # and the callee: charging begins
@@ -260,12 +260,8 @@ class CallManager:
 
     # ------------------------------------------------------------ what the two sides do
 
-    async def set_present(
-        self, call_id: str, side: Side, is_present: bool, *, relay_only: bool = False
-    ) -> None:
-        """A side has opened the call, or its signaling is gone for good: hung up, or lost for
-        longer than it may be resumed. It rings when both are there, and a caller who goes while it
-        rings takes it back.
+    async def set_present(self, call_id: str, side: Side, *, relay_only: bool = False) -> None:
+        """A side has opened the call. It rings when both are there.
 
         Args:
             relay_only: this side wants its media to flow through relays alone.
@@ -275,11 +271,6 @@ class CallManager:
         """
         call = self._calls.get(call_id)
         if call is None:
-            return
-        if not is_present:
-            call.present.discard(side)
-            if side is Side.CALLER and call.info.status is Status.RINGING:
-                self._apply(call, Event.HANG_UP_BY_CALLER)
             return
         call.present.add(side)
         if relay_only:
@@ -292,6 +283,16 @@ class CallManager:
         except BaseException:
             call.present.discard(side)
             raise
+
+    def set_absent(self, call_id: str, side: Side) -> None:
+        """A side's signaling is lost for longer than it may be resumed. A caller who goes while it
+        rings takes the call back."""
+        call = self._calls.get(call_id)
+        if call is None:
+            return
+        call.present.discard(side)
+        if side is Side.CALLER and call.info.status is Status.RINGING:
+            self._apply(call, Event.HANG_UP_BY_CALLER)
 
     async def _meet(self, call: LivingCall) -> None:
         """Ring, and hold the money, when both sides are there."""

@@ -133,7 +133,7 @@ class World:
         """A call whose two sides are there."""
         info = await self.calls.create(caller, callee, kind)
         for side in Side:
-            await self.calls.set_present(info.id, side, True, **options)
+            await self.calls.set_present(info.id, side, **options)
         return info.id
 
     async def active(

@@ -73,9 +73,9 @@ async def test_a_call_is_charged_from_both_connected_to_the_end(tmp_path: Path) 
         info = await world.calls.create("user:alice", "user:bob")
         assert (info.status, info.caller, info.callee) == (Status.PENDING, alice, bob)
         call = info.id
-        await world.calls.set_present(call, Side.CALLER, True)
+        await world.calls.set_present(call, Side.CALLER)
         assert world.call(call).status is Status.PENDING
-        await world.calls.set_present(call, Side.CALLEE, True)
+        await world.calls.set_present(call, Side.CALLEE)
         assert world.call(call).status is Status.RINGING
         await world.seconds(5)
         world.calls.set_offer(call, description())
@@ -150,10 +150,10 @@ async def test_a_caller_who_goes_while_it_rings_takes_it_back(tmp_path: Path) ->
         call = await world.ringing()
         assert world.ledger.balance(alice, J).held
         # The callee may come back within the time of a ring.
-        await world.calls.set_present(call, Side.CALLEE, False)
+        world.calls.set_absent(call, Side.CALLEE)
         await world.seconds(1)
         assert world.call(call).status is Status.RINGING
-        await world.calls.set_present(call, Side.CALLER, False)
+        world.calls.set_absent(call, Side.CALLER)
         assert (world.call(call).status, world.call(call).reason) == (Status.MISSED, "missed")
         await world.seconds(1)
         assert balance(world, alice) == 1_000 * J.unit
@@ -221,8 +221,8 @@ async def test_a_link_waits_for_a_day(tmp_path: Path) -> None:
         await alice_and_bob(world)
         info = await world.calls.create("user:alice", None)
         assert (info.callee, info.to_address) == (None, None)
-        await world.calls.set_present(info.id, Side.CALLER, True)
-        await world.calls.set_present(info.id, Side.CALLER, False)
+        await world.calls.set_present(info.id, Side.CALLER)
+        world.calls.set_absent(info.id, Side.CALLER)
         world.clock.advance_s(PENDING_S - 1)
         await world.ticking(world.calls.tick)
         assert world.call(info.id).status is Status.PENDING
@@ -367,7 +367,7 @@ async def test_who_is_in_a_call_is_busy(tmp_path: Path) -> None:
             # Nor does what was made before ring meanwhile.
             assert not world.calls.ring(again.id)
             for side in Side:
-                await world.calls.set_present(link.id, side, True)
+                await world.calls.set_present(link.id, side)
             await world.seconds(1)
             assert world.call(link.id).status is Status.PENDING
             if status is Status.RINGING:
@@ -531,7 +531,7 @@ async def test_a_direct_call_hides_the_side_that_wants_it(tmp_path: Path) -> Non
             world.calls.add_ice_candidate(call, "x" * 2_000, True)
         assert refusal(caught) == "too-large"
         # The money is held for a direct one already: what this side says is stripped all the same.
-        await world.calls.set_present(call, Side.CALLEE, True, relay_only=True)
+        await world.calls.set_present(call, Side.CALLEE, relay_only=True)
         assert world.calls.add_ice_candidate(call, host, False) is None
         assert world.calls.add_ice_candidate(call, host, True) == host
         world.calls.set_offer(call, description())
@@ -666,7 +666,7 @@ async def test_who_can_not_pay_any_more_when_it_rings_has_failed(tmp_path: Path)
         info = await world.calls.create("user:alice", "user:bob")
         await world.ledger.freeze(alice, True)
         for side in Side:
-            await world.calls.set_present(info.id, side, True)
+            await world.calls.set_present(info.id, side)
         failed = world.call(info.id)
         assert (failed.status, failed.reason) == (Status.FAILED, "no-money")
         # The same where the callee answers before anything was held.
@@ -702,7 +702,7 @@ async def test_the_caller_pays_though_the_account_is_merged_meanwhile(tmp_path: 
         info = await world.calls.create("user:alice", "user:bob")
         await world.ledger.link(heir, "user:alice")
         for side in Side:
-            await world.calls.set_present(info.id, side, True)
+            await world.calls.set_present(info.id, side)
         world.calls.set_offer(info.id, description())
         await world.calls.answer_call(info.id, description())
         world.connect(info.id)
@@ -722,7 +722,7 @@ async def test_a_call_whose_page_and_media_are_gone_ends(tmp_path: Path, gone: S
         await alice_and_bob(world)
         call = await world.talking()
         await world.seconds(5, call)
-        await world.calls.set_present(call, gone, False)
+        world.calls.set_absent(call, gone)
         await world.seconds(40, call)
         assert world.call(call).status is Status.ACTIVE, "media flows on"
         await world.seconds(HOLDING_S)
@@ -738,7 +738,7 @@ async def test_a_silent_call_goes_on_while_both_pages_are_there(tmp_path: Path) 
         call = await world.talking()
         await world.seconds(5, call)
         await world.seconds(SILENT_S - 2)
-        await world.calls.set_present(call, Side.CALLEE, True)
+        await world.calls.set_present(call, Side.CALLEE)
         await world.seconds(5, call)
         info = world.call(call)
         assert (info.status, info.seconds) == (Status.ACTIVE, 10)
@@ -761,7 +761,7 @@ async def test_a_direct_call_is_charged_by_what_its_pages_say(tmp_path: Path) ->
         await seconds(5, *Side)
         await seconds(30, Side.CALLER)
         await seconds(5, *Side)
-        await world.calls.set_present(call, Side.CALLEE, False)
+        world.calls.set_absent(call, Side.CALLEE)
         await seconds(HOLDING_S + 1, Side.CALLER)
         info = world.call(call)
         assert (info.status, info.reason) == (Status.ENDED, "silence")
@@ -829,10 +829,10 @@ async def test_a_call_goes_on_after_the_node_was_killed(tmp_path: Path) -> None:
         with pytest.raises(SignalingError) as caught:
             await world.calls.create("user:carol", "user:bob")
         assert refusal(caught) == "busy"
-        await world.calls.set_present(call, Side.CALLEE, True)
+        await world.calls.set_present(call, Side.CALLEE)
         await world.seconds(CONNECTING_S - 1)
         assert not await world.takes_allocations(call)
-        await world.calls.set_present(call, Side.CALLER, True)
+        await world.calls.set_present(call, Side.CALLER)
         assert await world.takes_allocations(call)
         with pytest.raises(SignalingError) as caught:
             await world.calls.reject_call(call)
@@ -864,7 +864,7 @@ async def test_a_call_that_does_not_come_back_ends_by_what_was_charged(
         after = killed(tmp_path / "before", tmp_path / "after")
     async with open_world(after, clock) as world:
         for side in back:
-            await world.calls.set_present(call, side, True)
+            await world.calls.set_present(call, side)
         await world.seconds(CONNECTING_S)
         info = world.call(call)
         assert (info.status, info.reason) == (Status.ENDED, "silence")
@@ -886,7 +886,7 @@ async def test_calls_that_were_not_answered_outlive_a_kill_within_their_time(
     async with open_world(after, clock) as world:
         assert world.call(ringing).status is Status.RINGING
         for side in Side:
-            await world.calls.set_present(ringing, side, True)
+            await world.calls.set_present(ringing, side)
         world.calls.set_offer(ringing, description())
         await world.calls.answer_call(ringing, description())
         assert world.call(ringing).status is Status.ACTIVE
