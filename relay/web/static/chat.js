@@ -3,7 +3,7 @@
 
 import { randomName, utf8 } from "./bytes.js";
 
-export const TEXT_MAXIMUM_BYTES = 16 * 1024;
+const TEXT_MAXIMUM_BYTES = 16 * 1024;
 const MESSAGES_MAXIMUM = 500;
 const ID = /^[a-z2-7]{16}$/;
 

@@ -15,7 +15,7 @@ const COUNTER_BYTES = 8;
 const TAG_BYTES = 16;
 
 /** By how many bytes a message grows. */
-export const OVERHEAD_BYTES = COUNTER_BYTES + TAG_BYTES;
+const OVERHEAD_BYTES = COUNTER_BYTES + TAG_BYTES;
 
 /** What was received is no message of the other's, or not the next one. */
 export class CipherFailure extends Error {

@@ -229,6 +229,6 @@ export class PeoplePanel {
   }
 }
 
-export function invitationUrl(invitation) {
+function invitationUrl(invitation) {
   return `${location.origin}/#${invitation}`;
 }
