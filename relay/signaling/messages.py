@@ -521,8 +521,8 @@ class Receipt(msgspec.Struct, frozen=True, tag="receipt"):
 
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """One's session is over. `reason`: ``left``, ``kicked``, ``denied``, ``locked``, ``replaced``,
-    ``room-closed``, ``no-money``, ``quota``, ``hung-up``, ``rejected``, ``missed``, ``busy``,
-    ``failed``, ``silence``, ``account-frozen``, ``account-closed``, ``node-stops``."""
+    ``room-closed``, ``no-money``, ``quota``, ``hung-up``, ``rejected``, ``missed``, ``failed``,
+    ``silence``, ``account-frozen``, ``account-closed``."""
 
     reason: str
 
@@ -619,11 +619,11 @@ class Blocked(msgspec.Struct, frozen=True, tag="blocked"):
 class Error(msgspec.Struct, frozen=True, tag="error"):
     """A message was refused and has had no effect.
 
-    `code`: ``malformed``, ``too-large``, ``unknown-type``, ``version``, ``replayed``,
-    ``out-of-order``, ``too-many``, ``wrong-state``, ``no-peer``, ``not-host``, ``bad-description``,
+    `code`: ``malformed``, ``too-large``, ``unknown-type``, ``replayed``, ``out-of-order``,
+    ``too-many``, ``wrong-state``, ``no-peer``, ``no-call``, ``not-host``, ``bad-description``,
     ``bad-secret``, ``expired``, ``used-up``, ``full``, ``locked``, ``not-resumable``,
     ``token-needed``, ``proof-needed``, ``bad-proof``, ``no-money``, ``quota``, ``busy``,
-    ``blocked``, ``no-account``, ``no-call``, ``no-line``, ``no-voucher``, ``bad-voucher``,
+    ``blocked``, ``no-account``, ``no-line``, ``no-voucher``, ``bad-voucher``,
     ``voucher-redeemed``, ``unavailable``. `message` is a sentence in English; `values` are what
     stands in its places in other languages. `last` is the session's last `seq`, with ``replayed``
     and ``out-of-order``.

@@ -182,7 +182,7 @@ function show() {
     });
     const home = make("a", { class: "button plain", href: "/", text: "to_start" });
     const can_come_back =
-      ["left", "lost", "node-stops", "not-resumable"].includes(state.over) &&
+      ["left", "lost", "not-resumable"].includes(state.over) &&
       sessionStorage.getItem(INVITATION);
     showOver(byId("over"), state, can_come_back ? [back, home] : [home]);
   }
