@@ -1,12 +1,14 @@
 """Random lives of pages: rooms, calls and accounts together, any message in any state, over a
-ledger and a metering that are real. Each is answered or refused by a code that there is; nothing is
-left of anybody in the end, and no money has come from nowhere, gone, or stayed held."""
+ledger and a metering that are real, and over kills of the node. Each is answered or refused by a
+code that there is; nothing is left of anybody in the end, and no money has come from nowhere, gone,
+or stayed held."""
 
 from __future__ import annotations
 
 import base64
 import json
 import logging
+import shutil
 import tempfile
 from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ from relay.credential_issuer import CredentialIssuer
 from relay.signaling.account_desk import REDEEM_A_MINUTE
 from relay.signaling.calls import PENDING_S, RINGING_S, SILENT_S
 from relay.signaling.descriptions import Kind
-from relay.signaling.hub import KEEP_S
+from relay.signaling.hub import KEEP_S, Hub
 from relay.signaling.messages import Error, PageMessage
 from relay.signaling.proof import signed_text
 from relay.signaling.service import Signaling
@@ -109,30 +111,11 @@ class Guest:
 
 
 class Lives:
-    """A node's signaling, and its pages."""
+    """A node's signaling, which may be killed and started again, and its pages."""
 
-    def __init__(self, ledger: LmdbLedger, clock: VirtualClock, config: SignalingConfig) -> None:
-        self.ledger = ledger
+    def __init__(self, clock: VirtualClock, config: SignalingConfig) -> None:
         self.clock = clock
         self.config = config
-        self.bench = Bench(ledger, FakeDataPlane(clock), clock, None)
-        self.desk = Desk(ledger, clock, BillingConfig())
-        relay = ip_address(RELAY).packed
-        self.signaling = Signaling(
-            NodeConfig(
-                data_dir=Path(),
-                turn=TurnConfig(listen=(), relay_addresses=(relay,)),
-                signaling=config,
-            ),
-            Identity(bytes(32)),
-            clock,
-            ledger,
-            self.desk,
-            self.bench.metering,
-            CredentialIssuer(["a secret of the tests"], [Address(relay, 3478)], clock),
-            lambda: "https://node.example",
-        )
-        self.hub = self.signaling.hub
         self.keys = [SigningKey(bytes([number]) * 32) for number in range(ACCOUNTS)]
         self.addresses = [f"key:{text_of(key)}" for key in self.keys]
         self.guests = [Guest(number) for number in range(PAGES)]
@@ -144,10 +127,47 @@ class Lives:
         self.redeemed_ns: list[int] = []
         self.paid = 0
         self.heard: Counter[str] = Counter()
+        self.ledger: LmdbLedger
+        self.bench: Bench
+        self.desk: Desk
+        self.signaling: Signaling
+        self.hub: Hub
 
-    async def begin(self) -> None:
-        await Charging(self.ledger).recover()
+    async def start(self, ledger: LmdbLedger) -> None:
+        """As a node starts."""
+        clock = self.clock
+        self.ledger = ledger
+        self.bench = Bench(ledger, FakeDataPlane(clock), clock, None)
+        self.desk = Desk(ledger, clock, BillingConfig())
+        relay = ip_address(RELAY).packed
+        self.signaling = Signaling(
+            NodeConfig(
+                data_dir=Path(),
+                turn=TurnConfig(listen=(), relay_addresses=(relay,)),
+                signaling=self.config,
+            ),
+            Identity(bytes(32)),
+            clock,
+            ledger,
+            self.desk,
+            self.bench.metering,
+            CredentialIssuer(["a secret of the tests"], [Address(relay, 3478)], clock),
+            lambda: "https://node.example",
+        )
+        self.hub = self.signaling.hub
+        await Charging(ledger).recover()
         await self.signaling.recover()
+
+    def killed(self) -> None:
+        """What pages and limits know no more."""
+        for guest in self.guests:
+            self.listen(guest)
+            guest.channel = None
+            guest.place = ""
+        self.begun_ns.clear()
+        self.redeemed_ns.clear()
+
+    async def open_accounts(self) -> None:
         for address, amount in zip(self.addresses, AMOUNTS, strict=True):
             number = await self.ledger.open_account([address])
             if amount:
@@ -321,8 +341,8 @@ class Lives:
 
     # ------------------------------------------------------------ time
 
-    async def seconds(self, count: int, *, beating: bool = False) -> None:
-        for _ in range(count):
+    async def seconds(self, duration_s: int, *, beating: bool = False) -> None:
+        for _ in range(duration_s):
             self.clock.advance_s(1)
             if beating:
                 for guest in self.guests:
@@ -502,26 +522,40 @@ def no_mistakes() -> Iterator[None]:
 async def live(
     folder: Path, config: SignalingConfig, steps: Sequence[tuple[int, str, list[int]]]
 ) -> Lives:
-    """A life from its beginning to its end."""
+    """A life from its beginning to its end, over the node's kills."""
     clock = VirtualClock()
     # As a tick comes just before a second's end.
     clock.advance_ns(NS_PER_S * 9 // 10)
-    with open_small(folder, clock) as ledger:
-        lives = Lives(ledger, clock, config)
-        await lives.begin()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lives.hub.run)
-            await trio.testing.wait_all_tasks_blocked()
-            for number, act, numbers in steps:
-                await lives.carry_out(number, act, Picks(numbers))
-            await lives.settle()
-            await lives.end()
-            nursery.cancel_scope.cancel()
-        return lives
+    lives = Lives(clock, config)
+    runs: list[list[tuple[int, str, list[int]]]] = [[]]
+    for step in steps:
+        if step[1] == "kill":
+            runs.append([])
+        else:
+            runs[-1].append(step)
+    for number, run in enumerate(runs):
+        with open_small(folder / str(number), clock) as ledger:
+            await lives.start(ledger)
+            if not number:
+                await lives.open_accounts()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lives.hub.run)
+                await trio.testing.wait_all_tasks_blocked()
+                for page, act, numbers in run:
+                    await lives.carry_out(page, act, Picks(numbers))
+                await lives.settle()
+                if run is runs[-1]:
+                    await lives.end()
+                else:
+                    # What a kill leaves: nothing of it is closed.
+                    shutil.copytree(folder / str(number), folder / str(number + 1))
+                nursery.cancel_scope.cancel()
+        lives.killed()
+    return lives
 
 
 _ACTS = st.one_of(
-    st.sampled_from(["talk", "meet", "sign in", "pass", "pass long", "cut"]),
+    st.sampled_from(["talk", "meet", "sign in", "pass", "pass long", "cut", "kill"]),
     st.sampled_from(["flood", "replay", "skip", "raw", *FITTING[""]]),
     st.sampled_from(sorted(SHAPES)),
     *[st.just("fitting")] * 3,
@@ -544,7 +578,7 @@ _CONFIGS = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(config=_CONFIGS, steps=_STEPS)
 def test_whatever_is_said_is_answered_or_refused(
     config: SignalingConfig, steps: list[tuple[int, str, list[int]]]
