@@ -1,6 +1,7 @@
 // What others say, played: one audio element a peer, all by the speaker that was chosen.
 
 import { make, syncList } from "./dom.js";
+import { chosenSpeaker } from "./speaker.js";
 
 export class AudioSinks {
   #refused = new Set();
@@ -10,7 +11,6 @@ export class AudioSinks {
   constructor(blocked) {
     this.blocked = blocked;
     this.element = make("div", { hidden: true });
-    this.speaker_id = "";
   }
 
   render(peers) {
@@ -30,9 +30,9 @@ export class AudioSinks {
     for (const audio of [...this.#refused]) this.#note(audio, true);
   }
 
-  setSpeaker(device_id) {
-    this.speaker_id = device_id;
-    for (const audio of this.element.children) audio.setSinkId?.(device_id).catch(() => {});
+  /** Another speaker was chosen. */
+  moveToSpeaker() {
+    for (const audio of this.element.children) this.#route(audio);
   }
 
   /** To be called from a click. */
@@ -42,8 +42,16 @@ export class AudioSinks {
 
   #create() {
     const audio = make("audio", { autoplay: true });
-    if (this.speaker_id) audio.setSinkId?.(this.speaker_id).catch(() => {});
+    this.#route(audio);
     return audio;
+  }
+
+  #route(audio) {
+    const device_id = chosenSpeaker();
+    if (!device_id) return;
+    audio.setSinkId?.(device_id).catch(() => {
+      // It may be unplugged today; the browser's own choice does.
+    });
   }
 
   async #play(audio) {

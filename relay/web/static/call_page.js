@@ -110,10 +110,7 @@ function show() {
         : "ring",
   );
   if (phase === "in") {
-    if (!stage.is_shown) {
-      stage.setSpeaker(pre_join.speaker_id);
-      pre_join.stop();
-    }
+    if (!stage.is_shown) pre_join.stop();
     sessionStorage.setItem(
       DEVICES,
       JSON.stringify({ microphone: state.local.microphone, camera: state.local.camera }),

@@ -2,24 +2,22 @@
 
 import { make, syncList } from "./dom.js";
 import { listDevices, onDevices } from "./media.js";
+import { canChooseSpeaker, chooseSpeaker, chosenSpeaker } from "./speaker.js";
 import { text } from "./text.js";
 
 // As the browser calls them, and as they are listed.
 const LISTS = { audioinput: "microphones", videoinput: "cameras", audiooutput: "speakers" };
 const KINDS = Object.keys(LISTS);
 
-/** Whether this browser lets people choose where sound is played. */
-export const canChooseSpeaker = () => "setSinkId" in HTMLMediaElement.prototype;
-
 export class DevicePicker {
-  /** `choose(kind, device_id)` is called when somebody has chosen. */
+  /** `choose(kind, device_id)` is called when somebody has chosen; a speaker is remembered. */
   constructor(choose) {
     this.selects = {};
     this.element = make("div", { class: "pickers" });
     for (const kind of KINDS) {
       const select = make("select", {
         "data-kind": kind,
-        on: { change: () => choose(kind, select.value) },
+        on: { change: () => this.#chosen(kind, select.value, choose) },
       });
       this.selects[kind] = select;
       this.element.append(make("label", {}, make("span", { text: `device_${kind}` }), select));
@@ -35,7 +33,7 @@ export class DevicePicker {
       const is_offered = kind !== "audiooutput" || canChooseSpeaker();
       const found = is_offered ? listed[LISTS[kind]].filter(({ id }) => id) : [];
       const select = this.selects[kind];
-      const before = used[kind] ?? select.value;
+      const before = kind === "audiooutput" ? chosenSpeaker() : (used[kind] ?? select.value);
       select.parentElement.hidden = !found.length;
       syncList(
         select,
@@ -49,5 +47,10 @@ export class DevicePicker {
       );
       if (found.some(({ id }) => id === before)) select.value = before;
     }
+  }
+
+  #chosen(kind, device_id, choose) {
+    if (kind === "audiooutput") chooseSpeaker(device_id);
+    choose(kind, device_id);
   }
 }

@@ -10,6 +10,7 @@ import { icon } from "./icons.js";
 import { Account } from "./identity.js";
 import { hidesAddress, setUpPage, showView } from "./page.js";
 import { drawQr } from "./qr.js";
+import { RingNotices } from "./ring_notices.js";
 import { Signaling } from "./signaling.js";
 import { Ringer } from "./sounds.js";
 import { DAYS, drawSpending, spentByDay } from "./spending.js";
@@ -35,6 +36,7 @@ const state = {
 };
 window.montana = { state };
 const ringer = new Ringer();
+const ring_notices = new RingNotices();
 let signaling = null;
 
 listen();
@@ -147,10 +149,8 @@ async function readSpent() {
 
 function receive(message) {
   if (message.type === "account") state.money = message;
-  if (message.type === "ringing") {
+  if (message.type === "ringing")
     state.ringing = [...state.ringing.filter(({ call }) => call !== message.call), message];
-    notify(message);
-  }
   if (message.type === "ring_over")
     state.ringing = state.ringing.filter(({ call }) => call !== message.call);
   if (message.type === "ended")
@@ -326,18 +326,6 @@ async function exported(form) {
   return value ? sealAccount(line, value) : line;
 }
 
-async function notify({ other, kind }) {
-  if (document.visibilityState === "visible" || window.Notification?.permission !== "granted")
-    return;
-  const registration = await navigator.serviceWorker?.ready;
-  // Who has the screen may see it, so it holds nothing that opens the call.
-  await registration?.showNotification(text("rings", { name: shortAddress(other) }), {
-    body: text(`kind_${kind}`),
-    icon: "/static/icon-192.png",
-    tag: "montana-ringing",
-  });
-}
-
 // ---------------------------------------------------------------- what is shown
 
 function show() {
@@ -366,6 +354,7 @@ function show() {
 
 function showRinging() {
   ringer.play(state.ringing.length ? "ring" : null);
+  ring_notices.render(state.ringing);
   syncList(
     byId("rings"),
     state.ringing,

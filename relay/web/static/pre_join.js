@@ -16,7 +16,6 @@ export class PreJoin {
   /** `changed()` is called when a device was switched on or off. */
   constructor(changed = () => {}) {
     this.changed = changed;
-    this.speaker_id = null;
     this.video = make("video", {
       playsinline: true,
       muted: true,
@@ -127,8 +126,7 @@ export class PreJoin {
   }
 
   #choose(kind, device_id) {
-    if (kind === "audiooutput") this.speaker_id = device_id;
-    else this.#open(kind, device_id);
+    if (kind !== "audiooutput") this.#open(kind, device_id);
   }
 
   #show() {

@@ -166,7 +166,6 @@ function show() {
     showView("stage");
     if (stage === null) {
       stage = new Stage(meeting, byId("stage"), () => meeting.leave());
-      stage.setSpeaker(pre_join.speaker_id);
       pre_join.stop();
     }
     stage.show();

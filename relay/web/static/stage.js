@@ -3,7 +3,7 @@
 import { AudioSinks } from "./audio_sinks.js";
 import { Banners } from "./banners.js";
 import { ChatPanel } from "./chat_panel.js";
-import { canChooseSpeaker, DevicePicker } from "./device_picker.js";
+import { DevicePicker } from "./device_picker.js";
 import { make, say, setAttribute, setLabel, setText, setTip } from "./dom.js";
 import { explainFailure } from "./explain.js";
 import { clock, money, nameOf, shortAddress } from "./format.js";
@@ -82,10 +82,6 @@ export class Stage {
     this.wake_lock.release();
     this.sinks.render([]);
     this.element.remove();
-  }
-
-  setSpeaker(device_id) {
-    if (device_id) this.sinks.setSpeaker(device_id);
   }
 
   tell(failure) {
@@ -345,15 +341,13 @@ export class Stage {
   }
 
   #chooseDevice(kind, id) {
-    if (kind === "audiooutput") this.sinks.setSpeaker(id);
+    if (kind === "audiooutput") this.sinks.moveToSpeaker();
     else this.#try(() => this.meeting.switchDevice(kind, id));
   }
 
   #usedDevices() {
     const { cameraStream } = this.meeting.state.local;
-    const used = { videoinput: cameraStream?.getVideoTracks()[0]?.getSettings().deviceId };
-    if (canChooseSpeaker() && this.sinks.speaker_id) used.audiooutput = this.sinks.speaker_id;
-    return used;
+    return { videoinput: cameraStream?.getVideoTracks()[0]?.getSettings().deviceId };
   }
 
   #key(event) {

@@ -14,7 +14,9 @@ export class WakeLock {
     if (document.visibilityState !== "visible") return;
     try {
       const lock = await navigator.wakeLock?.request("screen");
-      if (this.#is_wanted) this.#lock = lock ?? null;
+      // Another request may have been answered meanwhile; one lock is kept and let go of.
+      const is_held = this.#lock !== null && !this.#lock.released;
+      if (this.#is_wanted && !is_held) this.#lock = lock ?? null;
       else lock?.release();
     } catch {
       // A battery that is low forbids it; the call goes on.
