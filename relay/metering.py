@@ -666,6 +666,8 @@ class Metering:
         if call is None or call.ended or call.slot < 0:
             return
         assert not call.relayed
+        # As the workers do: who can't pay for a second whole doesn't have it.
+        seconds = min(seconds, int(self._ledger.meter.columns["granted"][call.slot]))
         self._told_s[call.slot] = max(seconds, self._told_s[call.slot])
 
     def last_both_active_s(self, name: str) -> float | None:

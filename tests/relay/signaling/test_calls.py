@@ -771,6 +771,18 @@ async def test_a_direct_call_is_charged_by_what_its_pages_say(tmp_path: Path) ->
         assert balance(world, alice) == (1_000 - info.seconds) * J.unit
 
 
+async def test_a_direct_call_has_no_second_that_is_paid_in_part(tmp_path: Path) -> None:
+    async with open_world(tmp_path, direct_calls=True) as world:
+        alice, _ = await alice_and_bob(world, 185)
+        world.prices = dict.fromkeys(Kind, 3 * J.unit)
+        call = await world.talking()
+        await world.seconds(65, call, beating=tuple(Side))
+        info = world.call(call)
+        assert (info.status, info.reason) == (Status.ENDED, "no-money")
+        assert (info.seconds, info.cost) == (61, 183 * J.unit)
+        assert balance(world, alice) == 2 * J.unit
+
+
 async def test_beats_of_a_relayed_call_count_for_nothing(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
