@@ -24,7 +24,8 @@ up: build
 
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji || true
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+	  --no-loadscope-reorder
 
 bench: build
 	@.ci/packages coturn postgresql || true
