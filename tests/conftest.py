@@ -1,7 +1,7 @@
 """What a run says, and does, about tests that it could not run.
 
-Tests that need coturn or Chromium skip where those are not installed. That has to be seen: the
-summary names every reason, and with CI=true a run in which anything was skipped has failed.
+Tests that need coturn, Chromium or gammu skip where those are not installed. That has to be seen:
+the summary names every reason, and with CI=true a run in which anything was skipped has failed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def pytest_terminal_summary(
     for reason, count in reasons.most_common():
         terminalreporter.line(f"{count} skipped: {reason}")
     terminalreporter.line(
-        "What the tests need of the distribution: sudo apt install coturn chromium"
+        "What the tests need of the distribution: sudo apt install coturn chromium gammu gammu-smsd"
     )
     if skip_is_failure():
         terminalreporter.line("CI=true: a skipped test is a failure.", red=True)

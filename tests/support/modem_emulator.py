@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tty
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -54,6 +54,12 @@ class _Pty:
         if len(self.output) + len(data) <= OUTPUT_MAXIMUM:
             self.output += data
             self.has_output.set()
+
+    async def ready(self, wait: Callable[[int], Awaitable[None]]) -> None:
+        """Wait for the emulator's end; cancelled, and never on another file, when it is closed."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await wait(self.master)
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def close(self) -> None:
         """Whoever has the other end open reads its end, and can't write."""
@@ -119,9 +125,14 @@ class ModemEmulator(AtModem):
 
     def reset(self) -> None:
         """What +CFUN=1,1 does: start anew, perhaps as a new device."""
-        if not self.faults.vanish_on_reset:
+        if self.faults.vanish_on_reset:
+            # Its answer gets out before the device is gone.
+            self.power_off()
+            self.later(self.boot_s, self._vanish)
+        else:
             self.reboot()
-            return
+
+    def _vanish(self) -> None:
         self.unplug()
         self.later(self.boot_s, self.plug_in)
 
@@ -147,18 +158,18 @@ class ModemEmulator(AtModem):
                 nursery.start_soon(self._write, pty)
 
     async def _read(self, pty: _Pty) -> None:
-        pace = _Pace(self._octets_a_second)
+        pace = Pace(self._octets_a_second)
         while True:
-            await trio.lowlevel.wait_readable(pty.master)
+            await pty.ready(trio.lowlevel.wait_readable)
             data = os.read(pty.master, pace.octets)
             await pace.passed(len(data))
             self.receive(data)
 
     async def _write(self, pty: _Pty) -> None:
-        pace = _Pace(self._octets_a_second)
+        pace = Pace(self._octets_a_second)
         while True:
             await pty.has_output.wait()
-            await trio.lowlevel.wait_writable(pty.master)
+            await pty.ready(trio.lowlevel.wait_writable)
             written = os.write(pty.master, pty.output[: pace.octets])
             del pty.output[:written]
             if not pty.output:
@@ -166,7 +177,7 @@ class ModemEmulator(AtModem):
             await pace.passed(written)
 
 
-class _Pace:
+class Pace:
     """How fast octets go one way; None: at once."""
 
     def __init__(self, octets_a_second: float | None) -> None:

@@ -98,16 +98,17 @@ class MessageCommands:
     def _routing(self, command: Command) -> Reply:
         settings = self._modem.settings
         if command.form == "=?":
-            return ["+CNMI: (0-2),(0-3),(0),(0-2),(0,1)"]
+            return ["+CNMI: (0-2),(0-3),(0,2),(0-2),(0,1)"]
         if command.form == "?":
             return ["+CNMI: " + ",".join(map(str, settings.message_routing))]
-        limits = (2, 3, 0, 2, 1)
-        values = [command.number(place, 0) for place in range(len(command.arguments))]
-        if len(values) > len(limits) or any(
-            value > limit for value, limit in zip(values, limits, strict=False)
-        ):
+        limits = (2, 3, 2, 2, 1)
+        if len(command.arguments) > len(limits):
+            raise AtError(cms=CMS_INVALID_PARAMETER)
+        # What is left out stays as it is.
+        values = [command.number(place, now) for place, now in enumerate(settings.message_routing)]
+        if any(value > limit for value, limit in zip(values, limits, strict=True)):
             raise AtError(cms=CMS_NOT_SUPPORTED)
-        settings.message_routing = values + [0] * (len(limits) - len(values))
+        settings.message_routing = values
         self._ask_network()
         return []
 
