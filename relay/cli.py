@@ -20,17 +20,14 @@ import click
 import msgspec
 import trio
 
+from core.api.fields import CREDENTIALS_TTL_MAXIMUM_S, AccountName, CallName, Seconds
 from core.api.messages import (
-    CREDENTIALS_TTL_MAXIMUM_S,
-    AccountName,
-    CallName,
     CheckLinkReply,
     CheckLinkRequest,
     CredentialsReply,
     CredentialsRequest,
     EndReply,
     EndRequest,
-    Seconds,
     StatusReply,
     StatusRequest,
 )

@@ -19,13 +19,12 @@ import click
 import trio
 
 from core.api.client import ApiClient, NoNode, connect
+from core.api.fields import ChainLink, FilePath
 from core.api.messages import (
     BackupJob,
     BackupResult,
-    ChainLink,
     ExportJob,
     ExportResult,
-    FilePath,
     Job,
     JobAskRequest,
     JobReply,

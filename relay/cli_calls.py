@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 
+from core.api.fields import AccountName, CallId, CallKind, PageLimit
 from core.api.messages import (
-    AccountName,
     CallEndReply,
     CallEndRequest,
-    CallId,
     CallItem,
-    CallKind,
     CallLinkReply,
     CallLinkRequest,
     CallListReply,

@@ -15,6 +15,7 @@ import click
 from billing.money import find_currency
 from billing.transfers import new_id
 from core.api.connection import Refused
+from core.api.fields import EffectId, PageLimit
 from core.api.messages import (
     AccountCloseRequest,
     AccountCreateRequest,
@@ -29,12 +30,10 @@ from core.api.messages import (
     AccountShowRequest,
     AccountTransferRequest,
     AccountUnlinkRequest,
-    EffectId,
     HistoryItem,
     HistoryReply,
     LedgerReply,
     LedgerRequest,
-    PageLimit,
     TransferReply,
     VoucherCreateRequest,
     VoucherRedeemRequest,

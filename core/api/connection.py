@@ -12,6 +12,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from core.api.framing import REPLY_BYTES_MAX, REQUEST_BYTES_MAX, FrameReader, encode_frame
+from core.api.bridge_messages import Event, SubscribeRequest
 from core.api.messages import (
     API_VERSION,
     Failure,
@@ -31,7 +32,7 @@ TOO_LONG = "the answer is too long; ask for fewer: --limit"
 
 
 class Refused(ApiError):
-    """The node has refused what came to it unread: nothing that it was asked has been done."""
+    """The node has refused what came to it unread: what waits for its reply has not been done."""
 
 
 class _State(Enum):
@@ -86,6 +87,11 @@ class NodeConnection:
             payload = encode_message(Reply(request_id, Failure(TOO_LONG)))
         self._outgoing += encode_frame(payload)
 
+    def send_event(self, event: Event) -> None:
+        """Queue what a client is told that has subscribed to it."""
+        assert self._state is _State.OPEN
+        self._queue(event)
+
     def data_to_send(self) -> bytes:
         """Bytes for the client, each once."""
         data = bytes(self._outgoing)
@@ -103,7 +109,7 @@ class NodeConnection:
         self._queue(Hello(API_VERSION, self._software))
         self._state = _State.OPEN
 
-    def _queue(self, message: Hello | Reply) -> None:
+    def _queue(self, message: Hello | Reply | Event) -> None:
         self._outgoing += encode_frame(encode_message(message))
 
 
@@ -115,6 +121,8 @@ class ClientConnection:
         self._reader = FrameReader(REPLY_BYTES_MAX)
         self._outgoing = bytearray(encode_frame(encode_message(Hello(API_VERSION, software))))
         self._next_id = 1
+        self._unanswered: set[int] = set()
+        self._has_subscribed = False
 
     @property
     def greeted(self) -> bool:
@@ -136,40 +144,56 @@ class ClientConnection:
                 "ask for less at a time"
             )
         self._next_id += 1
+        self._unanswered.add(request_id)
+        self._has_subscribed = self._has_subscribed or isinstance(body, SubscribeRequest)
         self._outgoing += encode_frame(payload)
         return request_id
 
-    def receive_untrusted(self, data: bytes) -> list[Reply]:
-        """Take received bytes, return the replies in them.
+    def receive_untrusted(self, data: bytes) -> list[Reply | Event]:
+        """Take received bytes, return the replies and events in them, in order.
 
         Raises:
             ApiError: the node refuses the connection (`Refused`, with its reason) or breaks the
                 protocol.
         """
         assert self._state is not _State.CLOSED
-        replies: list[Reply] = []
+        received: list[Reply | Event] = []
         try:
             for payload in self._reader.feed_untrusted(data):
                 message = decode_node_message_untrusted(payload)
                 if isinstance(message, Hello):
                     self._greet(message)
-                elif message.id == 0:
-                    reason = message.body.message if isinstance(message.body, Failure) else ""
-                    raise Refused(f"the node refused: {reason}")
-                elif self._state is _State.OPEN and message.id < self._next_id:
-                    replies.append(message)
+                    continue
+                if isinstance(message, Event):
+                    self._check_event(message)
                 else:
-                    raise ApiError("a reply to nothing that was asked")
+                    self._check_reply(message)
+                received.append(message)
         except ApiError:
             self._state = _State.CLOSED
             raise
-        return replies
+        return received
 
     def data_to_send(self) -> bytes:
         """Bytes for the node, each once."""
         data = bytes(self._outgoing)
         self._outgoing.clear()
         return data
+
+    def _check_event(self, event: Event) -> None:
+        if self._state is not _State.OPEN or not self._has_subscribed:
+            raise ApiError(f"an event that nobody has subscribed to: {event.id}")
+
+    def _check_reply(self, reply: Reply) -> None:
+        if reply.id == 0:
+            reason = reply.body.message if isinstance(reply.body, Failure) else ""
+            # Of several that wait, those before the one that it couldn't read may be under way.
+            if self._state is _State.GREETING or len(self._unanswered) <= 1:
+                raise Refused(f"the node refused: {reason}")
+            raise ApiError(f"the node ended the connection: {reason}")
+        if self._state is not _State.OPEN or reply.id not in self._unanswered:
+            raise ApiError("a reply to nothing that was asked")
+        self._unanswered.remove(reply.id)
 
     def _greet(self, message: Hello) -> None:
         if self._state is _State.OPEN:

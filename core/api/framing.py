@@ -10,6 +10,9 @@ REQUEST_BYTES_MAX = 64 * 1024
 """The longest message that the node takes from a client."""
 REPLY_BYTES_MAX = 4 * 1024 * 1024
 """The longest message that a client takes from the node."""
+IN_FLIGHT_MAX = 128
+"""How many requests of one connection the node carries out beside each other. It reads no further
+while there are so many, and a client sends no more."""
 
 _LENGTH = struct.Struct("!I")
 

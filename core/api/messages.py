@@ -1,38 +1,35 @@
 """What the two ends of the node's socket say to each other: JSON objects with a `type`.
 
-A client greets first (`Hello`), the node answers with its own; then the client sends `Request`s
-and gets one `Reply` with the same `id` for each, in order. Fields that an end doesn't know are
-ignored, so that new ones may be added without a new version.
+A client greets first (`Hello`), the node answers with its own; then the client sends `Request`s,
+without waiting if it likes, and gets one `Reply` with the same `id` for each, in whatever order
+they are ready. Between them stand `Event`s once it has subscribed to them; `bridge_messages` has
+what bridges ask and are told. Fields that an end doesn't know are ignored, so that new ones may be
+added without a new version.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from core.api.bridge_messages import BridgeAskRequest, BridgeReply, BridgeRequest, Event
+from core.api.fields import (
+    AccountName,
+    CallId,
+    CallKind,
+    CallName,
+    ChainLink,
+    EffectId,
+    FilePath,
+    PageLimit,
+    Seconds,
+    ShortText,
+)
 from core.errors import ApiError
 
-API_VERSION = 1
+API_VERSION = 2
 """Raised when an older client or node could not understand a newer one."""
-
-ShortText = Annotated[str, msgspec.Meta(max_length=128)]
-AccountName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x20\x7f#]+\Z")
-]
-"""An account, such as `user:alice`: no blanks, and no ``#``, which begins the call in a TURN
-username."""
-CallName = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Za-z0-9._-]{1,59}\Z")]
-CallId = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Z2-7]{8}\Z")]
-"""A call that the node serves, as `CallLinkReply` names it."""
-CallKind = Literal["voice", "video", "screen"]
-CREDENTIALS_TTL_MAXIMUM_S = 30 * 24 * 3600
-ChainLink = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
-EffectId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-FilePath = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"^/[^\x00]*\Z")]
-"""A file of the machine that the node runs on, from its root on."""
-PageLimit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
-Seconds = Annotated[int, msgspec.Meta(ge=1, le=CREDENTIALS_TTL_MAXIMUM_S)]
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello", tag_field="type"):
@@ -241,6 +238,7 @@ class CallLinkRequest(msgspec.Struct, frozen=True, tag="call_link", tag_field="t
     caller: AccountName
     callee: AccountName | None = None
     kind: CallKind = "voice"
+    id: EffectId | None = None
 
 
 class CallListRequest(msgspec.Struct, frozen=True, tag="call_list", tag_field="type"):
@@ -272,7 +270,22 @@ RequestBody = (
     | LedgerRequest
     | AuditRequest
     | SignalingRequest
+    | BridgeRequest
+    | BridgeAskRequest
 )
+
+
+BRIDGE_REQUESTS: frozenset[type[RequestBody]] = frozenset(
+    (
+        *get_args(BridgeRequest),
+        StatusRequest,
+        AccountShowRequest,
+        AccountHistoryRequest,
+        VoucherRedeemRequest,
+        CallListRequest,
+    )
+)
+"""All that a process may ask which is neither of the node's own user nor root's."""
 
 
 class Request(msgspec.Struct, frozen=True, tag="request", tag_field="type"):
@@ -619,6 +632,7 @@ ReplyBody = (
     | LedgerReply
     | AuditReply
     | SignalingReply
+    | BridgeReply
     | Failure
 )
 
@@ -631,7 +645,7 @@ class Reply(msgspec.Struct, frozen=True, tag="reply", tag_field="type"):
 
 
 ClientMessage = Hello | Request
-NodeMessage = Hello | Reply
+NodeMessage = Hello | Reply | Event
 
 _encoder = msgspec.json.Encoder()
 _client_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
