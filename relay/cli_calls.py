@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from core.api.fields import AccountName, CallId, CallKind, PageLimit
+from core.api.fields import AccountName, CallId, CallKind
 from core.api.messages import (
     CallEndReply,
     CallEndRequest,

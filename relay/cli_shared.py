@@ -21,9 +21,9 @@ import msgspec
 import trio
 
 from core.api.client import NoNode, connect
+from core.api.fields import PageLimit
 from core.api.messages import (
     JobResult,
-    PageLimit,
     ReplyBody,
     Request,
     RequestBody,

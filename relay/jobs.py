@@ -45,7 +45,7 @@ from core.api.messages import (
     VerifyJob,
     VerifyResult,
 )
-from core.api.server import INTERNAL_ERROR
+from core.api.serving import INTERNAL_ERROR
 from core.errors import OperationError
 from core.identity import Identity
 from core.new_file import new_file, sync_file

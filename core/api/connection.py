@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from core.api.framing import REPLY_BYTES_MAX, REQUEST_BYTES_MAX, FrameReader, encode_frame
 from core.api.bridge_messages import Event, SubscribeRequest
+from core.api.framing import REPLY_BYTES_MAX, REQUEST_BYTES_MAX, FrameReader, encode_frame
 from core.api.messages import (
     API_VERSION,
     Failure,
@@ -52,7 +52,7 @@ class NodeConnection:
 
     @property
     def greeted(self) -> bool:
-        """The client has said hello in a version that we speak."""
+        """The client has said hello in a version that we speak, and broken nothing since."""
         return self._state is _State.OPEN
 
     def receive_untrusted(self, data: bytes) -> list[Request]:
@@ -91,6 +91,11 @@ class NodeConnection:
         """Queue what a client is told that has subscribed to it."""
         assert self._state is _State.OPEN
         self._queue(event)
+
+    @property
+    def outgoing_bytes(self) -> int:
+        """How much `data_to_send` has."""
+        return len(self._outgoing)
 
     def data_to_send(self) -> bytes:
         """Bytes for the client, each once."""

@@ -1,69 +1,60 @@
-"""The node's end of its Unix socket, on trio.
+"""The node's Unix socket: who holds it, and who is let in.
 
-Only processes of the node's own user, or root's, are let in: the socket's mode is 0600 and the
-kernel's word on the peer (`SO_PEERCRED`) is checked besides.
+Processes of the node's own user, and root's, may ask for everything; those of a group that the
+configuration names may ask what bridges ask. The socket's mode says so, and the kernel's word on
+each peer is checked besides. `serving` has what is answered.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import socket
-import struct
-from collections.abc import Awaitable, Callable
+import stat
 from pathlib import Path
 from types import TracebackType
 
 import trio
 
-from core.api.connection import NodeConnection
-from core.api.messages import Failure, ReplyBody, RequestBody
-from core.errors import ApiError, OperationError, SignalingError
+from core.api.admission import Admission
+from core.api.serving import Conversations, EventSource, Handler
+from core.errors import OperationError
 from core.lock_file import LockFile
 
-CONNECTIONS_MAX = 64
-HELLO_TIMEOUT_S = 5.0
-SEND_TIMEOUT_S = 10.0
 PATH_BYTES_MAX = 107
 """What fits into `sockaddr_un` with its closing zero."""
-INTERNAL_ERROR = "the node could not do it, by a mistake of its own; its log says more"
-"""What a client is told of an exception that nobody has foreseen."""
-_BACKLOG = 16
-_RECEIVE_BYTES = 16 * 1024
-_PEER_CREDENTIALS = struct.Struct("3i")
-
-Handler = Callable[[RequestBody], Awaitable[ReplyBody]]
-
-_log = logging.getLogger("montana.api")
+_ACCEPT_AGAIN_S = 0.1
+_BACKLOG = 64
 
 
 class ApiServer:
     """Holds a Unix socket from `async with` on, and answers on it in `serve`.
 
-    Requests of one connection are carried out one after the other, connections beside each other.
+    Args:
+        group: the Unix group whose members are let in, too; None for nobody else.
     """
 
-    def __init__(self, path: Path, *, software: str) -> None:
+    def __init__(self, path: Path, *, software: str, group: str | None = None) -> None:
         self.path = path
         self._software = software
-        self._allowed_uids = {0, os.geteuid()}
-        self._connections = 0
+        self._group = group
         self._lock: LockFile | None = None
-        self._socket: trio.socket.SocketType | None = None
+        self._socket: socket.socket | None = None
+        self._admission: Admission | None = None
 
     async def __aenter__(self) -> ApiServer:
         """Bind the socket.
 
         Raises:
-            OperationError: another node holds it, or the path can't be used.
+            OperationError: another node holds it, or the path or the group can't be used.
         """
         if len(os.fsencode(self.path)) > PATH_BYTES_MAX:
             raise OperationError(
                 f"the socket's path is longer than {PATH_BYTES_MAX} bytes: {self.path}; "
                 "choose a shorter data_dir"
             )
+        self._admission = Admission(self._group)
         with contextlib.ExitStack() as cleanup:
             try:
                 lock = LockFile(
@@ -82,12 +73,15 @@ class ApiServer:
                 # the file the mode of the socket's inode).
                 os.fchmod(unix_socket.fileno(), 0o600)
                 unix_socket.bind(str(self.path))
+                if self._admission.group_id is not None:
+                    _open_to_group(self.path, self._admission.group_id)
                 unix_socket.listen(_BACKLOG)
+                unix_socket.setblocking(False)
             except OSError as error:
                 raise OperationError(
                     f"the node's socket {self.path} can't be made: {error.strerror}"
                 ) from error
-            self._socket = trio.socket.from_stdlib_socket(unix_socket)
+            self._socket = unix_socket
             self._lock = lock
             cleanup.pop_all()
         return self
@@ -104,75 +98,53 @@ class ApiServer:
         self.path.unlink(missing_ok=True)
         self._lock.release()
 
-    async def serve(self, handler: Handler) -> None:
-        """Answer until cancelled. `handler` returns a reply's body for a request's; an
-        `OperationError` or a `SignalingError` of its becomes a `Failure`."""
+    async def serve(self, handler: Handler, source: EventSource | None = None) -> None:
+        """Answer until cancelled.
+
+        Args:
+            handler: carries out requests, but for subscriptions;
+            source: is who takes these.
+        """
         assert self._socket is not None
+        assert self._admission is not None
+        conversations = Conversations(self._software, handler, source)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(conversations.run)
             while True:
+                await trio.lowlevel.wait_readable(self._socket)
                 try:
-                    connection, _ = await self._socket.accept()
+                    connection, _ = self._socket.accept()
+                except BlockingIOError:
+                    continue
                 except OSError as error:
                     if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
                         raise
-                    await trio.sleep(0.1)
+                    await trio.sleep(_ACCEPT_AGAIN_S)
                     continue
-                if self._connections >= CONNECTIONS_MAX or not self._is_allowed(connection):
+                connection.setblocking(False)
+                rank = self._admission.rank(connection)
+                if rank is None:
                     connection.close()
-                    continue
-                self._connections += 1
-                nursery.start_soon(self._converse, connection, handler)
-
-    def _is_allowed(self, connection: trio.socket.SocketType) -> bool:
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        _, uid, _ = _PEER_CREDENTIALS.unpack(raw)
-        if uid not in self._allowed_uids:
-            _log.warning("a process of uid %d was turned away from the socket", uid)
-            return False
-        return True
-
-    async def _converse(self, connection: trio.socket.SocketType, handler: Handler) -> None:
-        try:
-            with connection:
-                await self._exchange(connection, handler)
-        except (OSError, trio.TooSlowError) as error:
-            _log.debug("a connection to the socket ended: %s", error)
-        finally:
-            self._connections -= 1
-
-    async def _exchange(self, connection: trio.socket.SocketType, handler: Handler) -> None:
-        protocol = NodeConnection(self._software)
-        hello_deadline = trio.current_time() + HELLO_TIMEOUT_S
-        while True:
-            with trio.fail_at(float("inf") if protocol.greeted else hello_deadline):
-                data = await connection.recv(_RECEIVE_BYTES)
-            if not data:
-                return
-            try:
-                requests = protocol.receive_untrusted(data)
-            except ApiError as error:
-                _log.debug("a client of the socket broke its protocol: %s", error)
-                await _send_all(connection, protocol.data_to_send())
-                return
-            for request in requests:
-                protocol.reply(request.id, await _carry_out(handler, request.body))
-                await _send_all(connection, protocol.data_to_send())
-            await _send_all(connection, protocol.data_to_send())
+                else:
+                    conversations.adopt(connection, rank)
 
 
-async def _carry_out(handler: Handler, body: RequestBody) -> ReplyBody:
+def _open_to_group(path: Path, group_id: int) -> None:
+    """Let a group's members connect to the socket at `path`, and pass through its folder: what else
+    is there has modes of its own.
+
+    Raises:
+        OperationError: this user isn't in the group.
+    """
     try:
-        return await handler(body)
-    except (OperationError, SignalingError) as error:
-        return Failure(str(error), error.code, error.values)
-    except Exception:
-        # Our mistake; it must not take the others' calls with it.
-        _log.exception("a request through the socket failed")
-        return Failure(INTERNAL_ERROR)
-
-
-async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:
-    view = memoryview(data)
-    with trio.fail_after(SEND_TIMEOUT_S):
-        while view:
-            view = view[await connection.send(view) :]
+        folder = path.parent.stat()
+        if not folder.st_mode & stat.S_IXOTH:
+            os.chown(path.parent, -1, group_id)
+            path.parent.chmod(stat.S_IMODE(folder.st_mode) | stat.S_IXGRP)
+        os.chown(path, -1, group_id)
+        path.chmod(0o660)
+    except PermissionError:
+        raise OperationError(
+            f"the group of api.group can't be given {path}: the node's user has to be one of its "
+            "members, and the folder its own"
+        ) from None

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from core.api.server import ApiServer, Handler
+from core.api.server import ApiServer
+from core.api.serving import Handler
 from relay import cli
 
 

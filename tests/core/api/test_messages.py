@@ -160,7 +160,7 @@ def test_what_is_left_out_has_its_default(body: dict[str, Any], request_is: Ledg
         {"type": "voucher_create", "amount": "5", "count": 0},
         {"type": "voucher_create", "amount": "5", "count": 1001},
         {"type": "voucher_create", "amount": "5", "count": True},
-        {"type": "user_transfer", "debit": "17", "credit": "18", "amount": "1"},
+        {"type": "account_withdraw", "account": "17", "amount": "1"},
     ],
 )
 def test_what_is_out_of_bounds_is_no_request(body: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from core.api import server as api_server
+from core.api import serving as api_serving
 from core.api.client import connect
 from core.api.messages import (
     CredentialsReply,
@@ -101,7 +101,7 @@ async def test_no_node_is_a_sentence(tmp_path: Path) -> None:
 async def test_connections_are_bounded_and_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_server, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(api_serving, "CONNECTIONS_MAX", 2)
     path = tmp_path / "s"
     async with serving(path):
         async with connect(path, software="1") as first, connect(path, software="2") as second:
@@ -131,7 +131,7 @@ async def test_garbage_closes_its_own_connection_alone(tmp_path: Path) -> None:
 async def test_a_client_that_never_greets_is_hung_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_server, "HELLO_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(api_serving, "HELLO_TIMEOUT_S", 0.01)
     path = tmp_path / "s"
     async with serving(path), await trio.open_unix_socket(str(path)) as stream:
         with trio.fail_after(5):
