@@ -196,6 +196,17 @@ class SignalingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApiConfig:
+    """The ``[api]`` table: who may speak to the node's socket beside its own user and root.
+
+    Attributes:
+        group: the Unix group whose members may ask what bridges ask; None for nobody else.
+    """
+
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     """The whole file.
 
@@ -212,5 +223,6 @@ class NodeConfig:
     log: LogConfig = LogConfig()
     billing: BillingConfig = BillingConfig()
     signaling: SignalingConfig = SignalingConfig()
+    api: ApiConfig = ApiConfig()
     development: bool = False
     environment: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from core import limits
 from core.config import (
     TARIFF,
     TURN_PORT,
+    ApiConfig,
     BillingConfig,
     Endpoint,
     HttpConfig,
@@ -97,6 +98,9 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
 
     billing = _billing(root.table("billing"))
     signaling = _signaling(root.table("signaling"))
+    api_table = root.table("api")
+    api = ApiConfig(group=api_table.value("group", read.text, None))
+    api_table.finish()
 
     root.finish()
     if problems:
@@ -109,6 +113,7 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
         log=log,
         billing=billing,
         signaling=signaling,
+        api=api,
     )
 
 

@@ -47,6 +47,7 @@ def describe(config: NodeConfig) -> str:
         if config.signaling.discovery
         else "",
         "pages": ", ".join(f"{scheme}://{address}" for address in config.http.listen),
+        "socket": f"also for the group {config.api.group}" if config.api.group else "",
         "metrics": f"http://{config.metrics.listen}",
         "environment": " and ".join(config.environment),
     }

@@ -24,6 +24,7 @@ from billing.ledger import LmdbLedger, open_ledger
 from billing.receipts import origin_of
 from billing.tariff import tariff_line
 from core import identity
+from core.api.bridge_messages import DoneReply, PingRequest
 from core.api.messages import (
     AuditRequest,
     CheckLinkRequest,
@@ -31,12 +32,13 @@ from core.api.messages import (
     EndReply,
     EndRequest,
     LedgerRequest,
-    ReplyBody,
     RequestBody,
     SignalingRequest,
     StatusReply,
+    StatusRequest,
 )
 from core.api.server import ApiServer
+from core.api.serving import Answer
 from core.clock import Clock, SystemClock
 from core.config import Endpoint, NodeConfig, TurnConfig
 from core.errors import ConfigError, OperationError
@@ -292,8 +294,10 @@ class Node:
             await trio.sleep(COLLECT_INTERVAL_S)
             self._figures.collect_ended()
 
-    async def _answer(self, request: RequestBody) -> ReplyBody:
+    def _answer(self, request: RequestBody) -> Answer:
         """Carry out a request that came through the socket."""
+        if isinstance(request, PingRequest):
+            return DoneReply()
         if isinstance(request, CredentialsRequest):
             return self._issuer.issue(request.account, request.ttl_s, request.call)
         if isinstance(request, CheckLinkRequest):
@@ -303,12 +307,14 @@ class Node:
             self._listener.carry_out(self._server.close_account(request.account, "operator"))
             return EndReply(before - self._listener.allocation_count)
         if isinstance(request, LedgerRequest):
-            return await self._desk.answer(request)
+            return self._desk.answer(request)
         if isinstance(request, AuditRequest):
-            return await self._jobs.answer(request)
+            return self._jobs.answer(request)
         if isinstance(request, SignalingRequest):
-            return await self._signaling.answer(request)
-        return self._status()
+            return self._signaling.answer(request)
+        if isinstance(request, StatusRequest):
+            return self._status()
+        raise OperationError("this node has no bridges", "no_bridges")
 
     def _status(self) -> StatusReply:
         figures = self._figures.read()
@@ -435,7 +441,9 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
         check_relay_address(ip)
     clock = SystemClock()
     node_key = identity.load_or_create(config.data_dir, clock.random_bytes)
-    async with ApiServer(socket_path(config.data_dir), software=f"montana {VERSION}") as api:
+    async with ApiServer(
+        socket_path(config.data_dir), software=f"montana {VERSION}", group=config.api.group
+    ) as api:
         with open_ledger(ledger_folder(config.data_dir), clock) as ledger:
             charging = Charging(ledger)
             if lost := await charging.recover():

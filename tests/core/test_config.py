@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from core import limits
 from core.config import (
+    ApiConfig,
     BillingConfig,
     HttpConfig,
     LogConfig,
@@ -126,6 +127,7 @@ def test_the_sample_explains_every_key() -> None:
         (document["billing"], BillingConfig),
         (document["signaling"], SignalingConfig),
         (document["log"], LogConfig),
+        (document["api"], ApiConfig),
     ):
         # Who pays stands beside a secret or a user.
         assert set(table) == {item.name for item in fields(owner)} - {"payers"}
@@ -306,6 +308,8 @@ def test_the_sample_shows_the_defaults() -> None:
         ("billing.tariff.sms.second", "1", "billing.tariff.sms.second", "is unknown"),
         ("billing.tariff.fax.second", "1", "billing.tariff.fax", "is unknown"),
         ("log.level", "loud", "log.level", "one of debug, info, warning, error"),
+        ("api.group", 1000, "api.group", "text in quotes, not a number"),
+        ("api.group", "", "api.group", "is empty"),
         ("log.format", 3, "log.format", "is text in quotes"),
     ],
 )
@@ -508,7 +512,7 @@ toml_values = st.recursive(
     max_leaves=4,
 )
 KEYS = [item.name for owner in (TurnConfig, TurnLimits, PeerRules) for item in fields(owner)]
-TABLES = ["node", "turn", "http", "metrics", "log", "signaling", "other"]
+TABLES = ["node", "turn", "http", "metrics", "log", "signaling", "api", "other"]
 
 
 SIGNALING_KEYS = [item.name for item in fields(SignalingConfig)]

@@ -62,16 +62,6 @@ async def test_only_the_owner_may_open_the_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.trio
-async def test_another_users_process_is_turned_away(tmp_path: Path) -> None:
-    path = tmp_path / "s"
-    async with serving(path) as server:
-        server._allowed_uids = {os.geteuid() + 1}
-        async with connect(path, software="test") as client:
-            with pytest.raises(ApiError):
-                await client.request(StatusRequest())
-
-
-@pytest.mark.trio
 async def test_a_second_node_is_refused_and_a_dead_ones_socket_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     async with serving(path):
