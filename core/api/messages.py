@@ -233,7 +233,8 @@ class SigningKeyRequest(msgspec.Struct, frozen=True, tag="signing-key", tag_fiel
 
 
 class CallLinkRequest(msgspec.Struct, frozen=True, tag="call_link", tag_field="type"):
-    """Make a call of two links, whose caller pays. `callee` None: whoever has the second link."""
+    """Make a call of two links, whose caller pays. `callee` None: whoever has the second link.
+    Asked again under its `id` it gives the links of the call that was made."""
 
     caller: AccountName
     callee: AccountName | None = None

@@ -46,6 +46,7 @@ class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         created_ns, rung_ns, answered_ns, started_ns, ended_ns: on the ledger's clock, 0 for never.
             `started_ns`: both sides were connected.
         seconds, cost: what was charged until now; micro-J.
+        effect: the id under which it was asked for, see `CallManager.create_once`; empty for none.
     """
 
     id: str
@@ -65,6 +66,7 @@ class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     ended_ns: int = 0
     seconds: int = 0
     cost: int = 0
+    effect: str = ""
 
     @property
     def duration_seconds(self) -> int:

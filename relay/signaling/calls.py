@@ -21,7 +21,8 @@ import hmac
 import logging
 from base64 import b32encode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Final, NamedTuple
 
 import trio
@@ -152,6 +153,8 @@ class CallManager:
         """By account, the call that makes it busy."""
         self._made: Counter[int] = Counter()
         """By account, how many calls of its making live."""
+        self._making: dict[str, trio.Event] = {}
+        """By the id under which a call is being made, what is set when that is over."""
 
     # ------------------------------------------------------------ making a call
 
@@ -165,14 +168,43 @@ class CallManager:
             return False, str(error), None
         return True, f"{info.id} waits for its callee", info.id
 
+    async def create_once(
+        self, effect: str, from_address: str, to_address: str | None, kind: Kind = Kind.VOICE
+    ) -> CallInfo:
+        """`create`, or what it has made under the same id (`core.api.fields.EffectId`) before.
+
+        Raises:
+            SignalingError: as `create`.
+        """
+        while (made := self._making.get(effect)) is not None:
+            await made.wait()
+        for call_id in self._ids_of(effect):
+            info = self.find(call_id)
+            if info is None:
+                break
+            if info.effect == effect:
+                return info
+        made = self._making[effect] = trio.Event()
+        try:
+            return await self.create(from_address, to_address, kind, effect=effect)
+        finally:
+            del self._making[effect]
+            made.set()
+
     async def create(
-        self, from_address: str, to_address: str | None, kind: Kind = Kind.VOICE
+        self,
+        from_address: str,
+        to_address: str | None,
+        kind: Kind = Kind.VOICE,
+        *,
+        effect: str = "",
     ) -> CallInfo:
         """Make a call that waits for its callee. The addresses may be anybody's text.
 
         Args:
             from_address: the caller's, who has proved it; may be ``#17``.
             to_address: None for whoever has the callee's link.
+            effect: under which it is kept; nothing is made under it yet.
 
         Raises:
             SignalingError: ``no-account``, ``no-money``, ``busy``, ``blocked`` (the callee can't be
@@ -195,13 +227,12 @@ class CallManager:
             )
         if len(self._calls) + len(self._ending) >= LIVING_MAXIMUM:
             raise SignalingError("full", "the node has as many calls as it takes")
-        while True:
-            number = b32encode(self._clock.random_bytes(CALL_ID_BYTES)).decode()
-            if f"CALL-{number}" in self._calls:
+        for call_id in self._ids_of(effect):
+            if call_id in self._calls:
                 continue
             call = LivingCall(
                 CallInfo(
-                    id=f"CALL-{number}",
+                    id=call_id,
                     caller=caller,
                     callee=callee,
                     from_address=from_address,
@@ -210,6 +241,7 @@ class CallManager:
                     relayed=not self._direct_calls,
                     price_second=line.price_second,
                     created_ns=self._ledger.clock.now_ns(),
+                    effect=effect,
                 )
             )
             # Before it is stored, or many that come at once would be too many.
@@ -226,6 +258,18 @@ class CallManager:
                     self._forget_made(caller)
             if is_made:
                 return call.info
+        raise AssertionError("there is always another id")
+
+    def _ids_of(self, effect: str) -> Iterator[str]:
+        """Ids for a call, one after the other, each for when those before it are taken; the same
+        ones for the same effect."""
+        for number in count():
+            drawn = (
+                hmac.digest(self._secret, f"{effect} {number}".encode(), "sha256")
+                if effect
+                else self._clock.random_bytes(CALL_ID_BYTES)
+            )
+            yield f"CALL-{b32encode(drawn[:CALL_ID_BYTES]).decode()}"
 
     def secrets_of(self, call_id: str) -> tuple[str, str]:
         """The secrets of its caller and of its callee, which stand in their links."""

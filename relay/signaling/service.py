@@ -153,7 +153,11 @@ class Signaling:
         """
         match request:
             case CallLinkRequest():
-                info = await self.calls.create(request.caller, request.callee, Kind(request.kind))
+                asked = request.caller, request.callee, Kind(request.kind)
+                if request.id is None:
+                    info = await self.calls.create(*asked)
+                else:
+                    info = await self.calls.create_once(request.id, *asked)
                 page = f"{self._url()}/call?id={quote(info.id)}"
                 caller, callee = self.calls.secrets_of(info.id)
                 return CallLinkReply(info.id, f"{page}#{caller}", f"{page}#{callee}")
