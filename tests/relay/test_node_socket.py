@@ -1,0 +1,85 @@
+"""A running node's socket: who is let in, what is asked of it at once, and what twice."""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from core.api.bridge_messages import DoneReply, PingRequest, effect_id
+from core.api.client import ApiClient, connect
+from core.api.messages import (
+    AccountShowRequest,
+    AccountTransferRequest,
+    CallLinkReply,
+    CallLinkRequest,
+    CallListReply,
+    CallListRequest,
+    StatusReply,
+    StatusRequest,
+)
+from tests.support.node import RunningNode, running_node
+
+GROUP = grp.getgrgid(os.getegid()).gr_name
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[RunningNode]:
+    with running_node(more=f'[api]\ngroup = "{GROUP}"\n') as running:
+        for name in ("alice", "bob"):
+            running.command("account", "create", f"user:{name}")
+        running.command("account", "credit", "user:alice", "1000")
+        yield running
+
+
+def test_the_socket_is_the_groups_where_one_is_configured(node: RunningNode) -> None:
+    status = node.socket.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_gid) == (0o660, os.getegid())
+
+
+@pytest.mark.trio
+async def test_a_call_link_that_is_asked_for_again_is_the_same(node: RunningNode) -> None:
+    request = CallLinkRequest("user:alice", "user:bob", id=effect_id("test", "link"))
+    made = []
+    for _ in range(2):
+        async with connect(node.socket, software="test") as client:
+            made.append(await client.request(request))
+    assert isinstance(made[0], CallLinkReply)
+    assert made[0] == made[1]
+    async with connect(node.socket, software="test") as client:
+        calls = await client.request(CallListRequest())
+    assert isinstance(calls, CallListReply)
+    assert [call.id for call in calls.calls] == [made[0].call_id]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_transfers_at_once_over_one_connection_each_happen_once(
+    node: RunningNode, backend: str
+) -> None:
+    async def available(client: ApiClient, account: str) -> float:
+        reply = await client.request(AccountShowRequest(account))
+        return float(reply.available)  # type: ignore[union-attr]
+
+    async def ask() -> None:
+        async with connect(node.socket, software="test") as client:
+            before = await available(client, "user:bob")
+
+            async def send(number: int) -> None:
+                identity = effect_id("test", backend, str(number))
+                await client.request(
+                    AccountTransferRequest("user:alice", "user:bob", "0.5", id=identity)
+                )
+
+            async with anyio.create_task_group() as group:
+                for number in range(200):
+                    # Each of them twice.
+                    group.start_soon(send, number % 100)
+                assert isinstance(await client.request(StatusRequest()), StatusReply)
+                assert await client.request(PingRequest()) == DoneReply()
+            assert await available(client, "user:bob") == before + 50
+
+    anyio.run(ask, backend=backend)
