@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from bench import api as local_socket
 from bench import report as reports
 from bench import signaling as calls
 from bench import suites
@@ -38,6 +39,7 @@ Examples:
   python -m bench matrix --server coturn
   python -m bench ledger --quick       the ledger, beside PostgreSQL
   python -m bench signaling --quick    rooms and calls, beside aiohttp
+  python -m bench api --quick          requests over the node's socket
   python -m bench soak --minutes 10
   python -m bench report               the last full run as Markdown
 """
@@ -85,6 +87,7 @@ def main(context: click.Context, /, **options: Any) -> None:
             costs=True,
             ledger=True,
             signaling=True,
+            api=True,
             **options,
         )
     elif any(options.values()):
@@ -132,6 +135,13 @@ def signaling(**options: Any) -> None:
     """Rooms and calls: messages and memory beside aiohttp, answers in Chromium, set-ups, calls
     while the ledger ticks."""
     _measure([], costs=False, signaling=True, servers=(MONTANA,), **options)
+
+
+@main.command()
+@recording
+def api(**options: Any) -> None:
+    """Requests over the node's socket: those that it answers at once, and durable transfers."""
+    _measure([], costs=False, api=True, servers=(MONTANA,), **options)
 
 
 @main.command()
@@ -188,6 +198,7 @@ def _measure(
     costs: bool,
     ledger: bool = False,
     signaling: bool = False,
+    api: bool = False,
     quick: bool,
     servers: tuple[str, ...],
     as_json: bool,
@@ -199,7 +210,7 @@ def _measure(
             raise click.ClickException("turnserver is missing; run: sudo apt install coturn")
         _say("turnserver is missing, so montana is measured alone; sudo apt install coturn")
         names.remove(COTURN)
-    if (ledger or signaling) and MONTANA in names:
+    if (ledger or signaling or api) and MONTANA in names:
         try:
             check_disk()
         except MontanaError as error:
@@ -219,10 +230,14 @@ def _measure(
             made.signaling = calls.new_report(quick=quick)
             sizes = calls.QUICK if quick else calls.FULL
             calls.measure_signaling(made.signaling, sizes, _say)
+        if api and MONTANA in names:
+            made.api = local_socket.new_report(quick=quick)
+            asked = local_socket.QUICK if quick else local_socket.FULL
+            local_socket.measure_api(made.api, asked, _say)
     except MontanaError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        if made.cells or made.costs or made.ledger or made.signaling:
+        if made.cells or made.costs or made.ledger or made.signaling or made.api:
             reports.save(made, LATEST)
             _write_plots(made, LATEST.parent)
     if keep:

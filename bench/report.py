@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import ledger, ledger_report, signaling, signaling_report
+from bench import api, api_report, ledger, ledger_report, signaling, signaling_report
+from bench.api import ApiReport
 from bench.comparison import Row, fewer, more
 from bench.ledger import LedgerReport
 from bench.machine import Machine
@@ -28,6 +29,7 @@ class Report:
     costs: list[AllocationCost] = field(default_factory=list)
     ledger: LedgerReport | None = None
     signaling: SignalingReport | None = None
+    api: ApiReport | None = None
 
     def find(self, suite: str, server: str, **load: object) -> Measurement | None:
         """The measurement of the first load that has these attributes."""
@@ -55,19 +57,23 @@ def as_json(report: Report) -> dict[str, Any]:
         **asdict(report),
         "ledger": ledger_report.as_json(report.ledger) if report.ledger else None,
         "signaling": signaling_report.as_json(report.signaling) if report.signaling else None,
+        "api": api_report.as_json(report.api) if report.api else None,
         "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
     }
 
 
 def merge(kept: Report, made: Report) -> Report:
     """What is kept after another run: it replaces the suites that it has measured. Others stay
-    where they are of the same machine and as thorough; the figures of the ledger and of signaling
-    name their own."""
+    where they are of the same machine and as thorough; the figures of the ledger, of signaling
+    and of the socket name their own."""
     merged = replace(
-        made, ledger=made.ledger or kept.ledger, signaling=made.signaling or kept.signaling
+        made,
+        ledger=made.ledger or kept.ledger,
+        signaling=made.signaling or kept.signaling,
+        api=made.api or kept.api,
     )
     if not (made.cells or made.costs):
-        return replace(kept, ledger=merged.ledger, signaling=merged.signaling)
+        return replace(kept, ledger=merged.ledger, signaling=merged.signaling, api=merged.api)
     if (kept.machine.processor, kept.machine.cores, kept.quick) != (
         made.machine.processor,
         made.machine.cores,
@@ -97,6 +103,7 @@ def load(path: Path) -> Report:
         costs=[AllocationCost(**cost) for cost in document["costs"]],
         ledger=ledger.from_json(document["ledger"]) if document.get("ledger") else None,
         signaling=signaling.from_json(document["signaling"]) if document.get("signaling") else None,
+        api=api.from_json(document["api"]) if document.get("api") else None,
     )
 
 
@@ -353,6 +360,9 @@ def as_text(report: Report) -> str:
     if report.signaling is not None:
         parts += [table.as_text() for table in signaling_report.tables(report.signaling)]
         parts.append(report.signaling.machine.describe())
+    if report.api is not None:
+        parts += [table.as_text() for table in api_report.tables(report.api)]
+        parts.append(report.api.machine.describe())
     return "\n\n".join(parts)
 
 
@@ -369,9 +379,12 @@ def as_markdown(report: Report) -> str:
     if report.signaling is not None:
         parts += [table.as_markdown() for table in signaling_report.tables(report.signaling)]
         parts += _where(report.signaling)
+    if report.api is not None:
+        parts += [table.as_markdown() for table in api_report.tables(report.api)]
+        parts += _where(report.api)
     return "\n\n".join(parts) + "\n"
 
 
-def _where(report: Report | LedgerReport | SignalingReport) -> list[str]:
+def _where(report: Report | LedgerReport | SignalingReport | ApiReport) -> list[str]:
     rough = ["A quick run: the figures are rough."] if report.quick else []
     return [*rough, f"Measured on {report.machine.describe()}."]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.api import connection
+from core.api.bridge_messages import DoneReply, SubscribeRequest
 from core.api.connection import ClientConnection, NodeConnection, Refused
 from core.api.framing import encode_frame
 from core.api.messages import (
@@ -24,6 +25,7 @@ from core.api.messages import (
     encode_message,
 )
 from core.errors import ApiError, OperationError
+from tests.support.api_socket import event
 
 
 def greeted_pair() -> tuple[ClientConnection, NodeConnection]:
@@ -119,10 +121,40 @@ def test_a_request_before_the_hello_is_refused() -> None:
         )
 
 
+def test_events_come_between_replies() -> None:
+    client, node = greeted_pair()
+    first = client.request(SubscribeRequest("gsm", 2))
+    node.receive_untrusted(client.data_to_send())
+    node.send_event(event(1))
+    node.reply(first, DoneReply())
+    node.send_event(event(2))
+    assert client.receive_untrusted(node.data_to_send()) == [
+        event(1),
+        Reply(first, DoneReply()),
+        event(2),
+    ]
+
+
+def test_a_reply_that_comes_twice_is_refused() -> None:
+    client, _ = greeted_pair()
+    client.request(StatusRequest())
+    reply = encode_frame(encode_message(Reply(1, DoneReply())))
+    assert client.receive_untrusted(reply) == [Reply(1, DoneReply())]
+    with pytest.raises(ApiError, match="nothing that was asked"):
+        client.receive_untrusted(reply)
+
+
 def test_a_reply_to_nothing_is_refused() -> None:
     client, _ = greeted_pair()
     with pytest.raises(ApiError, match="nothing that was asked"):
         client.receive_untrusted(encode_frame(encode_message(Reply(3, Failure("?")))))
+
+
+def subscribed_client() -> ClientConnection:
+    client = ClientConnection("client")
+    for body in (SubscribeRequest("gsm", 1), StatusRequest()):
+        client.request(body)
+    return client
 
 
 VALID = (
@@ -132,16 +164,24 @@ VALID = (
 )
 
 
+OF_A_NODE = (
+    encode_frame(encode_message(Hello(API_VERSION, "fuzz")))
+    + encode_frame(encode_message(Reply(1, DoneReply())))
+    + encode_frame(encode_message(event(1)))
+    + encode_frame(encode_message(Reply(2, Failure("busy"))))
+)
+
+
 @settings(max_examples=500)
 @given(data=st.data())
 def test_fuzzed_bytes_raise_nothing_but_the_one_error(data: st.DataObject) -> None:
-    stream = bytearray(VALID)
+    stream = bytearray(data.draw(st.sampled_from([VALID, OF_A_NODE])))
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, len(stream) - 1))
         stream[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=4))
         if not stream:
             stream += b"\x00"
-    for end in (NodeConnection("node"), ClientConnection("client")):
+    for end in (NodeConnection("node"), subscribed_client()):
         try:
             end.receive_untrusted(bytes(stream))
         except ApiError:
