@@ -599,6 +599,15 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "the last transfer is linked with one that does not follow",
         "последний перевод связан со следующим, а его нет",
     ),
+    "refused_not_admitted": (
+        "only the node's own user and root may ask for this",
+        "об этом могут просить только пользователь узла и root",
+    ),
+    "refused_no_bridges": ("this node has no bridges", "у этого узла нет мостов"),
+    "refused_subscribed": (
+        "somebody is subscribed to this already",
+        "на это уже кто-то подписан",
+    ),
     "refused_own_account": (
         "this is one of the ledger's own accounts",
         "это собственный счёт книги",

@@ -39,7 +39,6 @@ SLICE_S = 0.0005
 """After that long the other tasks of the process have their turn."""
 INTERNAL_ERROR = "the node could not do it, by a mistake of its own; its log says more"
 """What a client is told of an exception that nobody has foreseen."""
-NOT_ADMITTED = "this may be asked by the node's own user and root alone"
 _RECEIVE_BYTES = 16 * 1024
 _SWEEP_S = 0.5
 _READS = select.EPOLLIN
@@ -274,13 +273,15 @@ class Conversations:
 
     def _answer(self, client: _Client, body: RequestBody) -> Answer:
         if client.rank is not Rank.OWNER and type(body) not in BRIDGE_REQUESTS:
-            raise OperationError(NOT_ADMITTED, "not_admitted")
+            raise OperationError(
+                "only the node's own user and root may ask for this", "not_admitted"
+            )
         if not isinstance(body, SubscribeRequest):
             return self._handler(body)
         if self._source is None:
-            raise OperationError("this node has nothing to tell bridges", "no_bridges")
+            raise OperationError("this node has no bridges", "no_bridges")
         if client.subscription is not None:
-            raise OperationError("this connection is subscribed already", "subscribed")
+            raise OperationError("somebody is subscribed to this already", "subscribed")
         tell = partial(self._tell, client)
         client.subscription = self._source.subscribe(body.bridge, body.window, tell)
         return DoneReply()

@@ -13,6 +13,7 @@ from billing.accounts import AddressError, normalise_address_untrusted
 from billing.ledger import open_ledger
 from billing.money import AmountError, parse_amount_untrusted
 from billing.transfers import Result, TransferRefused
+from core.api import serving
 from core.clock import SystemClock
 from core.errors import ConfigError, MontanaError, OperationError
 from relay import cli
@@ -31,16 +32,19 @@ CODES = {
     "no_account",
     "no_address",
     "no_amount",
+    "no_bridges",
     "no_currency",
     "no_id",
     "no_line",
     "no_transfer",
     "no_voucher",
+    "not_admitted",
     "not_empty",
     "other_act",
     "others_address",
     "own_account",
     "pending_first",
+    "subscribed",
     "system_address",
     "tariff_account",
     "too_many_addresses",
@@ -68,7 +72,7 @@ SIGNALING_CODES = {
 def raised() -> list[tuple[str, str, set[str]]]:
     """Code, sentence with `{}` for each value, and names of the values, wherever one is raised."""
     found = []
-    for path in Path(billing.__file__).parent.glob("*.py"):
+    for path in [*Path(billing.__file__).parent.glob("*.py"), Path(serving.__file__)]:
         for call in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(call, ast.Call)

@@ -32,7 +32,7 @@ from core.api.messages import (
     StatusRequest,
 )
 from core.api.server import ApiServer
-from core.api.serving import NOT_ADMITTED, Answer
+from core.api.serving import Answer
 from core.errors import OperationError
 from tests.support.api_socket import api_server
 
@@ -130,7 +130,7 @@ async def test_a_member_of_the_group_asks_what_bridges_ask(folder: Path) -> None
     name, number = group()
     transfer = UserTransferRequest("tg:1", "tg:2", "1", id="0" * 32)
     credit = AccountCreditRequest("tg:1", "1")
-    refused = Failure(NOT_ADMITTED, "not_admitted")
+    refused = Failure("only the node's own user and root may ask for this", "not_admitted")
     async with api_server(path, answer, group=name):
         bodies = (PingRequest(), credit, transfer, AccountShowRequest("tg:1"))
         expected = [

@@ -412,7 +412,7 @@ async def test_who_has_broken_the_protocol_is_told_no_event(tmp_path: Path) -> N
 @pytest.mark.trio
 async def test_a_node_without_bridges_says_so(tmp_path: Path) -> None:
     async with api_server(tmp_path / "s", Held()), connect(tmp_path / "s", software="t") as client:
-        with pytest.raises(OperationError, match="nothing to tell") as caught:
+        with pytest.raises(OperationError, match="has no bridges") as caught:
             await client.subscribe("gsm", 1)
         assert caught.value.code == "no_bridges"
 
