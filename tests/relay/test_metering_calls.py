@@ -519,7 +519,7 @@ async def test_a_direct_call_is_cut_too(bench: CallBench) -> None:
     bench.metering.count_direct(CALL, 4)
     await bench.seconds(1)
     assert bench.cuts == [(CALL, "no balance")]
-    assert await bench.close() == [("voice", 4, 3)]
+    assert await bench.close() == [("voice", 3, 3)]
 
 
 async def test_who_relays_a_direct_call_pays_for_what_is_relayed(bench: CallBench) -> None:
