@@ -25,8 +25,8 @@ from billing.money import J
 from billing.transfers import Transfer, new_id
 from core.clock import SystemClock
 from core.errors import OperationError
+from core.node_files import ledger_folder
 from core.stun.address import Address
-from relay.node_files import ledger_folder
 
 CREDENTIALS = Credentials("bench", "a password for benchmarks")
 USERS = (

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Error, Page
 from core.api.client import connect
 from core.api.messages import CallLinkReply, CallLinkRequest
 from core.errors import OperationError
-from relay.version import VERSION
+from core.version import VERSION
 from tests.support.browser import browser
 
 CHROMIUM: Final = "chromium"

@@ -29,8 +29,8 @@ from bench.servers import (
 )
 from core.errors import OperationError
 from core.limits import CALLS_PER_MINUTE_MAXIMUM, MESSAGES_PER_SECOND_MAXIMUM
+from core.node_files import socket_path
 from core.stun.address import Address
-from relay.node_files import socket_path
 
 AIOHTTP: Final = "aiohttp"
 ROOM_TOKEN: Final = "a token for benchmarks"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from core.bridge_config import BridgesConfig, SmsConfig
 from core.stun.address import Address
 
 Network = IPv4Network | IPv6Network
@@ -223,6 +224,8 @@ class NodeConfig:
     log: LogConfig = LogConfig()
     billing: BillingConfig = BillingConfig()
     signaling: SignalingConfig = SignalingConfig()
+    sms: SmsConfig = SmsConfig()
+    bridges: BridgesConfig = BridgesConfig()
     api: ApiConfig = ApiConfig()
     development: bool = False
     environment: tuple[str, ...] = ()

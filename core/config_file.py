@@ -6,16 +6,15 @@ its key.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
-from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from core import config_reader as read
 from core import limits
+from core.bridge_config_file import read_bridges, read_sms
 from core.config import (
     TARIFF,
     TURN_PORT,
@@ -36,8 +35,6 @@ from core.config_reader import Table
 from core.errors import ConfigError
 from core.stun.address import Address
 from core.stun.credentials import opaque_string
-
-_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 
 
 def load(path: Path) -> NodeConfig:
@@ -98,6 +95,10 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
 
     billing = _billing(root.table("billing"))
     signaling = _signaling(root.table("signaling"))
+    bridges = read_bridges(root.table("bridges"), root.raw("sms"), folder)
+    sms = read_sms(root.table("sms"), bridges, folder)
+    if bridges.telegram is not None and not http.public_url.startswith("https:"):
+        root.complain("http.public_url", "is missing: Telegram opens pages of an https:// URL only")
     api_table = root.table("api")
     api = ApiConfig(group=api_table.value("group", read.text, None))
     api_table.finish()
@@ -113,6 +114,8 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
         log=log,
         billing=billing,
         signaling=signaling,
+        sms=sms,
+        bridges=bridges,
         api=api,
     )
 
@@ -353,8 +356,8 @@ def _http(table: Table, folder: Path) -> HttpConfig:
 def _billing(table: Table) -> BillingConfig:
     default = BillingConfig()
     billing = BillingConfig(
-        default_region=table.value("default_region", _region, default.default_region),
-        welcome=table.value("welcome", _amount, default.welcome),
+        default_region=table.value("default_region", read.region, default.default_region),
+        welcome=table.value("welcome", read.amount, default.welcome),
         turn=table.value("turn", read.choice("free", "metered"), default.turn),
         unknown_account=table.value(
             "unknown_account", read.choice("refuse", "free"), default.unknown_account
@@ -373,7 +376,7 @@ def _tariff(table: Table) -> Mapping[str, TariffLine]:
     for kind, default in TARIFF.items():
         line = table.table(kind)
         units = {"sms": ("command",), "room": ("minute",)}.get(kind, ("second", "megabyte"))
-        prices = {unit: line.value(unit, _price, getattr(default, unit)) for unit in units}
+        prices = {unit: line.value(unit, read.price, getattr(default, unit)) for unit in units}
         tariff[kind] = TariffLine(**prices, into=line.value("into", read.text, default.into))
         line.finish()
     table.finish()
@@ -405,29 +408,3 @@ def _signaling(table: Table) -> SignalingConfig:
         table.complain("direct_calls", "can't be where relay_only is; leave one of them out")
     table.finish()
     return signaling
-
-
-def _region(value: object) -> str:
-    # Late: it takes a while, and few files name a region.
-    from phonenumbers import SUPPORTED_REGIONS
-
-    region = read.text(value)
-    if region not in SUPPORTED_REGIONS:
-        raise ValueError("is a country in two capital letters, such as DE")
-    return region
-
-
-def _amount(value: object) -> str:
-    amount = read.text(value)
-    if not _AMOUNT.fullmatch(amount) or not amount.strip("0."):
-        raise ValueError('is an amount of more than nothing in quotes, such as "5" or "0.5"')
-    return amount
-
-
-def _price(value: object) -> str:
-    price = read.text(value)
-    if not _AMOUNT.fullmatch(price):
-        raise ValueError('is a price in quotes, such as "1" or "0.05"; "0" for nothing')
-    if Decimal(price) > limits.PRICE_MAXIMUM_J:
-        raise ValueError(f"is a price of {limits.PRICE_MAXIMUM_J:,} J at most")
-    return price

@@ -11,6 +11,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from core.stun.address import Address
 T = TypeVar("T")
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,6})?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -57,6 +59,25 @@ class Table:
             self.complain(key, f"is a table, not {spoken(values)}; write [{self._join(key)}]")
             values = {}
         return Table(values, self._join(key), self._problems)
+
+    def tables(self, key: str, maximum: int) -> list[Table]:
+        """The tables under `key`, written as ``[[key]]``."""
+        self._known.append(key)
+        values = self._values.get(key, [])
+        if not isinstance(values, list) or not all(isinstance(one, dict) for one in values):
+            self.complain(key, f"are tables; write [[{self._join(key)}]]")
+            return []
+        if len(values) > maximum:
+            self.complain(key, f"has {len(values)} entries, {maximum} are allowed")
+            return []
+        return [
+            Table(one, f"{self._join(key)}[{index}]", self._problems)
+            for index, one in enumerate(values)
+        ]
+
+    def raw(self, key: str) -> Any:
+        """What stands under `key`, unread."""
+        return self._values.get(key)
 
     def value(self, key: str, parse: Callable[[Any], T], default: T) -> T:
         """The value of `key`, or `default` where it is absent or wrong."""
@@ -194,6 +215,35 @@ def room_token(value: object) -> str:
     if len(token) > limits.ROOM_TOKEN_MAXIMUM_CHARACTERS or not token.isprintable():
         raise ValueError(f"has {limits.ROOM_TOKEN_MAXIMUM_CHARACTERS} printable characters at most")
     return token
+
+
+def region(value: object) -> str:
+    """A country in two letters."""
+    # Late: it takes a while, and few files name a region.
+    from phonenumbers import SUPPORTED_REGIONS
+
+    written = text(value)
+    if written not in SUPPORTED_REGIONS:
+        raise ValueError("is a country in two capital letters, such as DE")
+    return written
+
+
+def amount(value: object) -> str:
+    """An amount of more than nothing, in Ɉ."""
+    written = text(value)
+    if not _AMOUNT.fullmatch(written) or not written.strip("0."):
+        raise ValueError('is an amount of more than nothing in quotes, such as "5" or "0.5"')
+    return written
+
+
+def price(value: object) -> str:
+    """A price in Ɉ, which may be nothing."""
+    written = text(value)
+    if not _AMOUNT.fullmatch(written):
+        raise ValueError('is a price in quotes, such as "1" or "0.05"; "0" for nothing')
+    if Decimal(written) > limits.PRICE_MAXIMUM_J:
+        raise ValueError(f"is a price of {limits.PRICE_MAXIMUM_J:,} J at most")
+    return written
 
 
 def origin(value: object) -> str:

@@ -57,6 +57,12 @@ FREE_MINUTES_PER_DAY_MAXIMUM: Final = 1_000_000_000
 FREE_PEOPLE_MAXIMUM: Final = 100_000
 CALLS_PER_MINUTE_MAXIMUM: Final = 1_000
 
+MODEMS_MAXIMUM: Final = 32
+SMS_MAXIMUM: Final = 1_000_000_000
+SMS_OWNERS_MAXIMUM: Final = 1_024
+COUNTRIES_MAXIMUM: Final = 300
+SECRET_FILE_MAXIMUM_BYTES: Final = 4_096
+
 # The channel numbers 0x4000-0x7FFF are all that an allocation can name.
 assert CHANNELS_PER_ALLOCATION_MAXIMUM <= 0x7FFF - 0x4000 + 1
 # Flow slots are numbered in 32 bits, of which 0 means none.

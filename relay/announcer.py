@@ -6,9 +6,10 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
+from core.version import VERSION
 from relay.language import text
-from relay.version import VERSION
 
 _log = logging.getLogger("montana.node")
 
@@ -27,6 +28,7 @@ class Announcer:
         socket: str,
         metrics: str | None,
         check_is_open: bool,
+        bridges: Sequence[str],
         fingerprint: str | None,
         room_link: str | None = None,
         invitation_link: str | None = None,
@@ -39,6 +41,7 @@ class Announcer:
             socket: the path of the Unix socket.
             metrics: such as ``http://127.0.0.1:9641``.
             check_is_open: the check page needs no link.
+            bridges: those that are configured.
             fingerprint: SHA-256 of a certificate that the node has made itself.
             room_link: opens a room to try, as its host. For a node in development alone: of a
                 service, standard output is kept in a journal, and a link is a secret.
@@ -51,6 +54,7 @@ class Announcer:
                 http=http,
                 socket=socket,
                 metrics=metrics,
+                bridges=list(bridges),
                 room_link=room_link,
                 invitation_link=invitation_link,
             )
@@ -66,6 +70,10 @@ class Announcer:
             self._say(text("make_link"))
         if fingerprint is not None:
             self._say(text("fingerprint", fingerprint=fingerprint))
+        if bridges:
+            self._say(text("bridges_start", names=", ".join(bridges)))
+        else:
+            self._say(text("no_bridges"))
         self._say(text("ctrl_c"))
 
     def draining(self, *, allocations: int, timeout_s: int) -> None:

@@ -37,7 +37,10 @@ from core.development import development_config, lan_addresses
 from core.environment import with_environment
 from core.errors import ConfigError, MontanaError, OperationError
 from core.limits import PORT_MAXIMUM
+from core.node_files import DEFAULT_DATA_DIR
+from core.version import VERSION
 from relay.cli_audit import ledger_group
+from relay.cli_bridges import bridge, bridge_rows, gsm_group
 from relay.cli_calls import call_group, room_group
 from relay.cli_ledger import account_group, voucher_group
 from relay.cli_shared import (
@@ -59,8 +62,6 @@ from relay.cli_statement import statement
 from relay.command_line import LocalisedCommand, LocalisedGroup, describe_usage_error
 from relay.config_summary import describe
 from relay.language import sentence_of, text
-from relay.node_files import DEFAULT_DATA_DIR
-from relay.version import VERSION
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=PORT_MAXIMUM)]
 EXIT_FAILED = 1
@@ -111,7 +112,7 @@ def up(config: Path | None, dev: bool, lan: bool, data_dir: Path | None, as_json
     # Late, so that the other commands start quickly.
     from relay.node import run_node
 
-    trio.run(run_node, first, read_config if config else None, as_json)
+    trio.run(run_node, first, read_config if config else None, as_json, config)
 
 
 def _development(data_dir: Path, *, lan: bool) -> Callable[[], NodeConfig]:
@@ -297,6 +298,8 @@ def discover(port: str, as_json: bool) -> None:
 account_group.add_command(statement)
 montana.add_command(call_group)
 montana.add_command(room_group)
+montana.add_command(bridge)
+montana.add_command(gsm_group)
 montana.add_command(account_group)
 montana.add_command(voucher_group)
 montana.add_command(ledger_group)
@@ -325,6 +328,7 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
     table = [(text(f"status_{name}"), value) for name, value in rows if value]
     table.append((text("status_relayed"), "\n".join(relayed)))
     table.append((text("drops"), "\n".join(drops) or text("nothing")))
+    table += bridge_rows(reply.bridges)
     return table
 
 

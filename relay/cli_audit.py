@@ -44,6 +44,8 @@ from core.clock import SystemClock
 from core.errors import OperationError
 from core.identity import load
 from core.new_file import new_file
+from core.node_files import ledger_folder
+from core.version import VERSION
 from relay import cli_shared
 from relay.cli_shared import (
     NoAnswer,
@@ -68,8 +70,6 @@ from relay.cli_shared import (
 )
 from relay.command_line import LocalisedCommand, LocalisedGroup
 from relay.language import text
-from relay.node_files import ledger_folder
-from relay.version import VERSION
 
 ASK_FIRST_S = 0.02
 ASK_INTERVAL_S = 0.25

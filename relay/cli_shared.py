@@ -32,9 +32,9 @@ from core.api.messages import (
 )
 from core.config_file import load
 from core.errors import OperationError
+from core.node_files import DEFAULT_DATA_DIR, ledger_folder, socket_path
+from core.version import VERSION
 from relay.language import CATALOGUE, text
-from relay.node_files import DEFAULT_DATA_DIR, ledger_folder, socket_path
-from relay.version import VERSION
 
 ANSWER_TIMEOUT_S = 15
 EXISTING_PATH = click.Path(path_type=Path, dir_okay=False)
@@ -119,8 +119,14 @@ def locate(config: Path | None, socket: Path | None) -> Path:
     return socket_path(load(config).data_dir if config else Path(DEFAULT_DATA_DIR))
 
 
-def ask(path: Path, request: RequestBody, expected: type[_Reply]) -> _Reply:
-    """What the node behind `path` replies; it has to be of the type `expected`.
+def ask(
+    path: Path,
+    request: RequestBody,
+    expected: type[_Reply],
+    *,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+) -> _Reply:
+    """What the node behind `path` replies within `timeout_s`; it has to be of the type `expected`.
 
     Raises:
         OperationError: no node is there, or it refuses; `NoAnswer` when it says nothing.
@@ -131,10 +137,10 @@ def ask(path: Path, request: RequestBody, expected: type[_Reply]) -> _Reply:
         raise OperationError(text("no_node", path=path))
 
     async def exchange() -> ReplyBody:
-        with trio.move_on_after(ANSWER_TIMEOUT_S):
+        with trio.move_on_after(timeout_s):
             async with connect(path, software=f"montana {VERSION}") as client:
                 return await client.request(request)
-        raise NoAnswer(text("no_answer", path=path, seconds=ANSWER_TIMEOUT_S))
+        raise NoAnswer(text("no_answer", path=path, seconds=int(timeout_s)))
 
     return expect(trio.run(exchange), expected)
 

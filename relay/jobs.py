@@ -48,8 +48,8 @@ from core.api.messages import (
 from core.api.serving import INTERNAL_ERROR
 from core.errors import OperationError
 from core.identity import Identity
+from core.log import log_event
 from core.new_file import new_file, sync_file
-from relay.log import log_event
 
 LEASE_S = 30
 """For how long a job goes on without anybody asking."""

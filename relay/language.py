@@ -418,6 +418,38 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "The browser will warn of its certificate; its SHA-256 is {fingerprint}",
         "Браузер предупредит о сертификате; его SHA-256: {fingerprint}",
     ),
+    "bridges_start": ("Bridges: {names}", "Мосты: {names}"),
+    "no_bridges": (
+        "Bridges: none. Telegram and SMS are added in a configuration file: deploy/node.toml, "
+        "[bridges]",
+        "Мосты: нет. Telegram и SMS добавляются в файле настроек: deploy/node.toml, [bridges]",
+    ),
+    "help_bridge": ("Run one bridge by itself", "Запустить один мост отдельно"),
+    "help_bridge_long": (
+        "Run one bridge of a configuration by itself: telegram, twilio, gsm or webhook. "
+        "`montana up` starts those that are configured; this is for service managers and for "
+        "looking at one of them.",
+        "Запустить отдельно один мост из настроек: telegram, twilio, gsm или webhook. "
+        "`montana up` сам запускает те, что настроены; эта команда для системных служб и чтобы "
+        "посмотреть на один из них.",
+    ),
+    "bad_bridge": (
+        "there is no such bridge; there are {names}.",
+        "такого моста нет; есть {names}.",
+    ),
+    "help_gsm_group": ("Ask the GSM modems", "Спросить модемы GSM"),
+    "help_gsm_ussd": (
+        "Dial a USSD code on a modem and print the answer",
+        "Набрать код USSD на модеме и показать ответ",
+    ),
+    "bad_modem": ("a modem has a name such as sim1.", "модем называется, например, sim1."),
+    "bad_ussd": (
+        "a USSD code is made of digits, * and #: *100#.",
+        "код USSD состоит из цифр, * и #: *100#.",
+    ),
+    "bridge": ("bridge", "мост"),
+    "bridge_away": ("away", "нет связи"),
+    "bridge_restarts": ("restarts: {count}", "перезапусков: {count}"),
     "ctrl_c": ("Ctrl-C ends it.", "Ctrl-C завершит работу."),
     "draining": (
         "No new allocations; {allocations} to end within {timeout_s} s. Ctrl-C again ends it now.",

@@ -31,10 +31,10 @@ from billing.money import J
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError
+from core.log import log_event
 from core.units import NS_PER_S
 from relay.call_activity import CallActivity
 from relay.dataplane.interface import UNLIMITED_SECONDS, DataPlane, RelayUnavailable
-from relay.log import log_event
 
 BEFORE_SECOND_NS = 100_000_000
 """A tick comes so long before the end of a second: it sees nearly all of that second."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from core.api.bridge_messages import BridgeItem
+from core.version import VERSION
 from relay.figures import Figures
-from relay.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,8 +35,11 @@ _COUNTERS = {
 
 
 class _NodeCollector(Collector):
-    def __init__(self, read_figures: Callable[[], Figures]) -> None:
+    def __init__(
+        self, read_figures: Callable[[], Figures], bridges: Callable[[], list[BridgeItem]]
+    ) -> None:
         self._read_figures = read_figures
+        self._bridges = bridges
 
     def describe(self) -> list[Metric]:
         """Nothing before the first reading: names can't clash, the registry is ours alone."""
@@ -64,14 +69,47 @@ class _NodeCollector(Collector):
             for value, count in getattr(figures, field).items():
                 family.add_metric([value], count)
             yield family
+        yield from self._bridge_families()
+
+    def _bridge_families(self) -> Iterator[Metric]:
+        connected = GaugeMetricFamily(
+            "montana_bridge_connected", "Whether a bridge is there.", labels=["bridge"]
+        )
+        restarts = CounterMetricFamily(
+            "montana_bridge_restarts", "How often a bridge has ended by itself.", labels=["bridge"]
+        )
+        figures = GaugeMetricFamily(
+            "montana_bridge_figure", "What a bridge counts.", labels=["bridge", "figure"]
+        )
+        for item in self._bridges():
+            connected.add_metric([item.name], item.connected)
+            restarts.add_metric([item.name], item.restarts)
+            for name, written in item.figures.items():
+                value = _number_untrusted(written)
+                if value is not None:
+                    figures.add_metric([item.name, name], value)
+        yield from (connected, restarts, figures)
+
+
+def _number_untrusted(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 class Metrics:
-    """Renders the node's metrics, its process's among them, as Prometheus's text."""
+    """Renders the node's metrics, its process's and its bridges' among them, as Prometheus's
+    text."""
 
-    def __init__(self, read_figures: Callable[[], Figures]) -> None:
+    def __init__(
+        self,
+        read_figures: Callable[[], Figures],
+        bridges: Callable[[], list[BridgeItem]] = list,
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_NodeCollector(read_figures))
+        self._registry.register(_NodeCollector(read_figures, bridges))
         ProcessCollector(registry=self._registry)
 
     def render(self) -> bytes:

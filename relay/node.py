@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import trio
 
@@ -24,7 +25,7 @@ from billing.ledger import LmdbLedger, open_ledger
 from billing.receipts import origin_of
 from billing.tariff import tariff_line
 from core import identity
-from core.api.bridge_messages import DoneReply, PingRequest
+from core.api.bridge_messages import BridgeStatusRequest, DoneReply, PingRequest
 from core.api.messages import (
     AuditRequest,
     CheckLinkRequest,
@@ -42,25 +43,27 @@ from core.api.serving import Answer
 from core.clock import Clock, SystemClock
 from core.config import Endpoint, NodeConfig, TurnConfig
 from core.errors import ConfigError, OperationError
+from core.log import log_event, set_up_logging
+from core.node_files import ledger_folder, socket_path
 from core.stun.address import Address
+from core.version import VERSION
 from relay.announcer import Announcer
+from relay.bridge_board import BridgeBoard
 from relay.credential_issuer import CredentialIssuer
 from relay.dataplane.interface import DataPlane
 from relay.dataplane.sockets import SocketDataPlane
 from relay.figures import FigureReader
 from relay.jobs import Jobs
 from relay.listeners.udp import UdpListener
-from relay.log import log_event, set_up_logging
 from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
 from relay.metering import Metering, bound_payers
-from relay.node_files import ledger_folder, socket_path
 from relay.pages import Pages
 from relay.reload import keys_for_restart, take_over, take_over_signaling
 from relay.signaling.discovery import Responder, serve_discovery
 from relay.signaling.service import Signaling
+from relay.supervisor import Supervisor
 from relay.turn.server import Server
 from relay.upkeep import Upkeep
-from relay.version import VERSION
 from relay.web.opening_handshake import origin_is_allowed_untrusted
 from relay.web.websocket import WebSocketRoute
 
@@ -85,6 +88,7 @@ class Node:
         first_config: as it was read.
         data_plane: opened, not yet started; the caller closes it.
         read_config: reads the configuration anew on SIGHUP; None where there is no file.
+        config_path: that file, which bridges read as well.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Node:
         ledger: LmdbLedger,
         charging: Charging,
         read_config: ReadConfig | None = None,
+        config_path: Path | None = None,
     ) -> None:
         self._config = config
         self._first_config = first_config
@@ -111,6 +116,10 @@ class Node:
         self._jobs = Jobs(ledger, config.data_dir, f"/{origin_of(node_key)}")
         self._upkeep = Upkeep(ledger, node_key, config.billing.keep_ticks_s)
         self._read_config = read_config
+        self._board = BridgeBoard(config.bridges.names, clock)
+        self._supervisor = None
+        if config_path is not None and config.bridges.start:
+            self._supervisor = Supervisor(config.bridges.names, config_path, self._board)
         self._draining = False
         self._drain_scope: trio.CancelScope | None = None
         self._server = Server(
@@ -169,6 +178,7 @@ class Node:
                     open_app=self._signaling.hub.opened, is_allowed=self._is_own_page_untrusted
                 )
             },
+            bridges=self._board.items,
         )
 
     async def run(self, api: ApiServer) -> None:
@@ -189,6 +199,8 @@ class Node:
                 nursery.start_soon(self._jobs.run)
                 nursery.start_soon(self._upkeep.run)
                 nursery.start_soon(self._metering.run)
+                if self._supervisor is not None:
+                    nursery.start_soon(self._supervisor.run)
                 # What lives until the end need not be looked at by every later collection.
                 gc.collect()
                 gc.freeze()
@@ -200,6 +212,7 @@ class Node:
                     socket=str(api.path),
                     metrics=self._pages.metrics_url,
                     check_is_open=config.development,
+                    bridges=config.bridges.names,
                     fingerprint=self._pages.fingerprint,
                     room_link=None if links is None else links.room_url,
                     invitation_link=None if links is None else links.invitation_url,
@@ -312,6 +325,9 @@ class Node:
             return self._jobs.answer(request)
         if isinstance(request, SignalingRequest):
             return self._signaling.answer(request)
+        if isinstance(request, BridgeStatusRequest):
+            self._board.take(request)
+            return DoneReply()
         if isinstance(request, StatusRequest):
             return self._status()
         raise OperationError("this node has no bridges", "no_bridges")
@@ -334,6 +350,7 @@ class Node:
             drops=figures.drops,
             counters=figures.engine,
             signaling=figures.signaling,
+            bridges=self._board.items(),
         )
 
 
@@ -416,7 +433,12 @@ def within_descriptors(turn: TurnConfig) -> TurnConfig:
     return replace(turn, limits=replace(turn.limits, allocations=possible))
 
 
-async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: bool) -> None:
+async def run_node(
+    config: NodeConfig,
+    read_config: ReadConfig | None,
+    as_json: bool,
+    config_path: Path | None = None,
+) -> None:
     """Run a node until a signal ends it.
 
     Raises:
@@ -472,6 +494,7 @@ async def run_node(config: NodeConfig, read_config: ReadConfig | None, as_json: 
                     ledger,
                     charging,
                     read_config,
+                    config_path,
                 )
                 await node.run(api)
             finally:

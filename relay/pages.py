@@ -12,6 +12,7 @@ import trio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from core.api.bridge_messages import BridgeItem
 from core.api.messages import CheckLinkReply, CredentialsReply
 from core.clock import Clock
 from core.config import NodeConfig
@@ -43,6 +44,7 @@ class Pages:
         client_addresses: where clients reach the TURN server.
         is_draining: whether the node takes no new allocations any more.
         websockets: by path, what pages connect to.
+        bridges: how they do, for the metrics.
 
     Raises:
         ConfigError: the certificate can't be used.
@@ -59,6 +61,7 @@ class Pages:
         client_addresses: Sequence[Address],
         is_draining: Callable[[], bool],
         websockets: Mapping[str, WebSocketRoute],
+        bridges: Callable[[], list[BridgeItem]],
     ) -> None:
         self._clock = clock
         self._key = node_key.derive_secret(KEY_LABEL)
@@ -88,7 +91,7 @@ class Pages:
             behind_proxy=bool(http.public_url),
         )
         routes = _metrics_routes(
-            Metrics(figures.read).render,
+            Metrics(figures.read, bridges).render,
             is_draining,
             any_name=not ip_address(config.metrics.listen.ip).is_loopback,
         )

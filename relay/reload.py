@@ -57,7 +57,7 @@ def keys_for_restart(first: NodeConfig, read: NodeConfig) -> list[str]:
         for name in _BOUND
         if getattr(first.signaling, name) != getattr(read.signaling, name)
     ]
-    for table in ("http", "metrics", "log", "billing", "api"):
+    for table in ("http", "metrics", "log", "billing", "api", "sms", "bridges"):
         before, now = getattr(first, table), getattr(read, table)
         keys += [
             f"{table}.{item.name}"

@@ -14,8 +14,8 @@ from billing.receipts import Signer, SigningUnavailable, origin_of, sign_root
 from billing.seal import prune
 from core.errors import OperationError
 from core.identity import Identity
+from core.log import log_event
 from core.units import HOUR_S, NS_PER_S
-from relay.log import log_event
 
 EXPIRE_INTERVAL_S = 1
 SIGN_INTERVAL_S = 60

@@ -279,6 +279,25 @@ class CallSideReply(msgspec.Struct, frozen=True, tag="call_side", tag_field="typ
     other: str
 
 
+class BridgeItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge as the node's status has it.
+
+    Attributes:
+        connected: it has said how it does within half a minute.
+        state: in a few words, its own or its process's.
+        pid: of its process, where the node has started it.
+        restarts: how often it has ended by itself since the node's start.
+        figures: what it counts, under its own names.
+    """
+
+    name: str
+    connected: bool
+    state: str
+    pid: int | None
+    restarts: int
+    figures: dict[str, str]
+
+
 BridgeReply = (
     DoneReply
     | BridgeAnswerReply

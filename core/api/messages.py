@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
-from core.api.bridge_messages import BridgeAskRequest, BridgeReply, BridgeRequest, Event
+from core.api.bridge_messages import BridgeAskRequest, BridgeItem, BridgeReply, BridgeRequest, Event
 from core.api.fields import (
     AccountName,
     CallId,
@@ -301,7 +301,8 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
 
     `packets` and `bytes` count relayed payload by direction, `drops` packets by cause,
     `counters` everything that the data plane counts, under its own names; `signaling` the pages
-    that are connected, rooms, people in them and calls, as they are now.
+    that are connected, rooms, people in them and calls, as they are now; `bridges` those that are
+    configured or have come.
     """
 
     version: str
@@ -319,6 +320,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     drops: dict[str, int]
     counters: dict[str, int]
     signaling: dict[str, int] = {}
+    bridges: list[BridgeItem] = []
 
 
 class CredentialsReply(msgspec.Struct, frozen=True, tag="credentials", tag_field="type"):

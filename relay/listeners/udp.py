@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from core.clock import Clock
+from core.log import log_event
 from core.units import NS_PER_S
 from relay.dataplane.interface import ControlDatagram, DataPlane, IcmpError, RelayUnavailable
-from relay.log import log_event
 from relay.turn.effects import (
     CloseAllocation,
     CloseRelay,

@@ -32,9 +32,9 @@ from billing.money import J
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError, SignalingError
+from core.log import log_event
 from core.units import DAY_S, NS_PER_S
 from relay.call_activity import HOLDING_S
-from relay.log import log_event
 from relay.metering import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY, Metering
 from relay.signaling.call_admission import CallAdmission
 from relay.signaling.call_blocks import CallBlocks

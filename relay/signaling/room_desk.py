@@ -14,8 +14,8 @@ from billing.ledger import LmdbLedger
 from core.clock import Clock
 from core.config import SignalingConfig
 from core.errors import OperationError, SignalingError
+from core.log import log_event
 from relay.credential_issuer import CredentialIssuer
-from relay.log import log_event
 from relay.signaling.descriptions import IsOwn
 from relay.signaling.hub import Guest, Hub
 from relay.signaling.ice import ICE_TTL_S, ice_servers

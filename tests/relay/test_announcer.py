@@ -18,6 +18,7 @@ def ready(*, as_json: bool, room: str | None, invitation: str | None) -> None:
         socket="data/node.sock",
         metrics="http://127.0.0.1:9641",
         check_is_open=True,
+        bridges=(),
         fingerprint=None,
         room_link=room,
         invitation_link=invitation,

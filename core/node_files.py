@@ -16,3 +16,8 @@ def socket_path(data_dir: Path) -> Path:
 def ledger_folder(data_dir: Path) -> Path:
     """Where the ledger's files are."""
     return data_dir / "ledger"
+
+
+def bridge_folder(data_dir: Path, name: str) -> Path:
+    """What a bridge keeps of its own."""
+    return data_dir / "bridges" / name

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.log import TextFormatter, log_event, set_up_logging
+from core.log import TextFormatter, log_event, set_up_logging
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,1 @@
+"""SMS that are no commands, forwarded to their owners' URLs."""

@@ -1,0 +1,97 @@
+"""Starts the bridges that are configured, each in a process of its own, and starts them again when
+they end: one that crashes takes nothing with it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from core.log import log_event
+from relay.bridge_board import BridgeBoard
+
+RESTART_FIRST_S: Final = 1.0
+RESTART_LAST_S: Final = 60.0
+STEADY_S: Final = 60.0
+"""Whoever has lived for so long is started again at once."""
+STOP_TIMEOUT_S: Final = 5.0
+EXIT_HELD: Final = 3
+"""Of a bridge that another process is already."""
+
+_log = logging.getLogger("montana.bridges")
+
+
+class Supervisor:
+    """The processes of a node's bridges.
+
+    Args:
+        config_path: the file that the bridges read as well.
+    """
+
+    def __init__(self, names: Sequence[str], config_path: Path, board: BridgeBoard) -> None:
+        self._names = names
+        self._config_path = config_path.absolute()
+        self._board = board
+
+    async def run(self) -> None:
+        """Keep them running until cancelled; none lives when this returns."""
+        async with trio.open_nursery() as nursery:
+            for name in self._names:
+                nursery.start_soon(self._keep, name)
+
+    async def _keep(self, name: str) -> None:
+        delay_s = RESTART_FIRST_S
+        while True:
+            begun_s = trio.current_time()
+            code = await self._run_once(name)
+            if trio.current_time() - begun_s >= STEADY_S:
+                delay_s = RESTART_FIRST_S
+            if code == EXIT_HELD:
+                self._board.process(name, "runs elsewhere")
+                delay_s = RESTART_LAST_S
+            else:
+                self._board.process(name, f"ended with {code}, starts again")
+                log_event(
+                    _log,
+                    logging.WARNING,
+                    "a bridge has ended; it is started again",
+                    bridge=name,
+                    code=code,
+                    in_s=delay_s,
+                )
+            self._board.restarted(name)
+            await trio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RESTART_LAST_S)
+
+    async def _run_once(self, name: str) -> int:
+        """Run the process of a bridge until it ends; its exit code."""
+        command = [
+            *(sys.executable, "-m", "bridges", name),
+            *("--config", str(self._config_path), "--parent", str(os.getpid())),
+        ]
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        self._board.process(name, "running", process.pid)
+        try:
+            return await process.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await _stop(process)
+
+
+async def _stop(process: trio.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    with trio.move_on_after(STOP_TIMEOUT_S):
+        await process.wait()
+        return
+    process.kill()
+    await process.wait()

@@ -1,0 +1,151 @@
+"""Bridges as processes: the node starts them, starts them again, shows them, and they end with it.
+
+The bridge is `webhook`, which needs nothing from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.node import (
+    RunningNode,
+    montana_command,
+    montana_environment,
+    run_montana,
+    running_node,
+    write_config,
+)
+
+SMS = """
+[sms]
+forward_secret = "a secret long enough"
+[sms.owners]
+"*" = "https://127.0.0.1:1/sms"
+"""
+WAIT_S = 20
+
+
+@pytest.fixture
+def node() -> Iterator[RunningNode]:
+    with running_node(more=SMS) as running:
+        yield running
+
+
+def bridge_of(node: RunningNode) -> dict[str, Any]:
+    (item,) = node.status()["bridges"]
+    assert item["name"] == "webhook"
+    return dict(item)
+
+
+def wait_until(check: Any) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not check():
+        assert time.monotonic() < deadline, "it has not come to pass"
+        time.sleep(0.1)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_bridge_that_is_killed_is_started_again(node: RunningNode) -> None:
+    wait_until(lambda: bridge_of(node)["connected"])
+    first = bridge_of(node)
+    assert first["restarts"] == 0
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_until(lambda: bridge_of(node)["restarts"] == 1)
+    wait_until(lambda: bridge_of(node)["connected"] and bridge_of(node)["pid"] != first["pid"])
+    with urllib.request.urlopen(f"{node.metrics}/metrics") as response:  # noqa: S310
+        metrics = response.read().decode()
+    assert 'montana_bridge_connected{bridge="webhook"} 1.0' in metrics
+    assert 'montana_bridge_restarts_total{bridge="webhook"} 1.0' in metrics
+    assert "bridge webhook" in node.command("status")
+
+
+def test_bridges_end_with_a_node_that_is_killed(node: RunningNode) -> None:
+    wait_until(lambda: bridge_of(node)["connected"])
+    pid = bridge_of(node)["pid"]
+    node.kill()
+    wait_until(lambda: not is_alive(pid))
+
+
+def test_a_second_one_of_the_same_name_is_refused(node: RunningNode) -> None:
+    wait_until(lambda: bridge_of(node)["connected"])
+    second = run_montana("bridge", "webhook", "--config", str(node.config), check=False)
+    assert second.returncode == 3
+    assert f"({bridge_of(node)['pid']})" in second.stderr
+    assert "running already" in second.stderr
+
+
+def test_by_hand_it_outlives_the_node_and_comes_back_to_the_next(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more="[bridges]\nstart = false\n" + SMS)
+    process = subprocess.Popen(
+        montana_command("bridge", "webhook", "--config", str(config)),
+        env=montana_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(2):
+            with running_node(config=config) as node:
+                node.socket = tmp_path / "data" / "node.sock"
+                assert bridge_of(node)["pid"] is None
+                wait_until(lambda: bridge_of(node)["connected"])
+        process.terminate()
+        _, log = process.communicate(timeout=WAIT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "Traceback" not in log
+    assert log.count("connected to the node") == 2
+
+
+def test_what_can_not_be_run_says_why(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    result = run_montana("bridge", "telegram", "--config", str(config), check=False)
+    assert result.returncode == 2
+    assert "has no [bridges.telegram]" in result.stderr
+    result = run_montana("bridge", "fax", "--config", str(config), check=False)
+    assert result.returncode == 2
+    assert "telegram, twilio, gsm, webhook" in result.stderr
+    result = run_montana("bridge", "gsm", check=False)
+    assert result.returncode == 2
+    assert "--config" in result.stderr
+
+
+def test_a_node_without_bridges_says_how_to_add_one(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    process = subprocess.Popen(
+        montana_command("up", "--config", str(config)),
+        env=montana_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        said = [process.stdout.readline()]
+        while "Ctrl" not in said[-1] and said[-1]:
+            said.append(process.stdout.readline())
+        process.terminate()
+        process.wait(WAIT_S)
+    finally:
+        process.kill()
+    assert any("Bridges: none" in line and "[bridges]" in line for line in said)
+    with running_node() as node:
+        assert node.events[0]["bridges"] == []
+        assert json.loads(node.command("status", "--json"))["bridges"] == []

@@ -1,0 +1,160 @@
+"""The `[bridges]` and `[sms]` tables."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.bridge_config import sms_bridges
+from core.config import NodeConfig
+from core.config_file import validate_untrusted
+from core.errors import ConfigError
+
+TOKEN = "123456:ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi"
+SECRET = "a secret long enough"
+BASE = """
+[turn]
+listen = ["udp://127.0.0.1:3478"]
+secrets = ["a secret of the turn server"]
+[http]
+public_url = "https://node.example"
+"""
+TWILIO = f"""
+[bridges.twilio]
+public_url = "https://sms.example"
+account_sid = "AC0123456789abcdef0123456789abcdef"
+auth_token = "{SECRET}"
+sender = "+15005550006"
+"""
+MODEM = """
+[[bridges.gsm.modems]]
+name = "sim1"
+device = "/dev/serial/by-id/one"
+"""
+
+
+def read(text: str, folder: Path = Path("/etc/montana"), base: str = BASE) -> NodeConfig:
+    return validate_untrusted(tomllib.loads(base + text), folder)
+
+
+def complaints(text: str, **options: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        read(text, **options)
+    lines = [line.strip().partition(": ") for line in str(caught.value).splitlines()]
+    return {key: sentence for key, _, sentence in lines}
+
+
+def test_without_the_tables_there_is_no_bridge() -> None:
+    config = read("")
+    assert config.bridges.names == ()
+    assert config.sms.default_bridge is None
+    assert config.sms.owners == {}
+
+
+def test_a_token_is_all_that_telegram_needs() -> None:
+    telegram = read(f'[bridges.telegram]\ntoken = "{TOKEN}"').bridges.telegram
+    assert telegram is not None
+    assert (telegram.bot_id, telegram.api_url) == (123456, "https://api.telegram.org")
+    assert TOKEN not in repr(telegram)
+
+
+def test_telegram_opens_only_pages_of_https() -> None:
+    base = BASE.replace("https:", "http:")
+    said = complaints(f'[bridges.telegram]\ntoken = "{TOKEN}"', base=base)
+    assert "https://" in said["http.public_url"]
+
+
+@pytest.mark.parametrize("token", ["9876", "abc:def", f"{TOKEN}\n", f"x{TOKEN}", ""])
+def test_a_wrong_token_is_refused_and_not_repeated(token: str) -> None:
+    said = complaints(f"[bridges.telegram]\napp = 'call'\ntoken = {token!r}".replace("'", '"'))
+    assert set(said) == {"bridges.telegram.token"}
+    assert not token or token.strip() not in said["bridges.telegram.token"]
+
+
+def test_a_webhook_is_three_keys() -> None:
+    text = f'[bridges.telegram]\ntoken = "{TOKEN}"\nwebhook_url = "https://node.example/telegram"'
+    assert set(complaints(text)) == {"bridges.telegram.webhook_url"}
+    text += '\nwebhook_listen = "127.0.0.1:8793"\nwebhook_secret = "0123456789abcdef"'
+    telegram = read(text).bridges.telegram
+    assert telegram is not None
+    assert telegram.webhook_url == "https://node.example/telegram"
+
+
+def test_secrets_come_from_files_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    telegram = read('[bridges.telegram]\ntoken_file = "token"', tmp_path).bridges.telegram
+    assert telegram is not None
+    assert telegram.token == TOKEN
+    said = complaints('[bridges.telegram]\ntoken_file = "nothing"', folder=tmp_path)
+    assert "can't be read" in said["bridges.telegram.token_file"]
+    both = f'[bridges.telegram]\ntoken = "{TOKEN}"\ntoken_file = "token"'
+    assert "leave one" in complaints(both, folder=tmp_path)["bridges.telegram.token"]
+    (tmp_path / "token").write_bytes(b"\xff" * 10)
+    said = complaints('[bridges.telegram]\ntoken_file = "token"', folder=tmp_path)
+    assert "UTF-8" in said["bridges.telegram.token_file"]
+
+
+def test_twilio_says_what_it_lacks() -> None:
+    said = complaints('[bridges.twilio]\nlisten = "127.0.0.1:8792"')
+    assert set(said) == {
+        f"bridges.twilio.{key}" for key in ("public_url", "account_sid", "auth_token", "sender")
+    }
+    twilio = read(TWILIO).bridges.twilio
+    assert twilio is not None
+    assert str(twilio.listen) == "127.0.0.1:8792"
+    assert SECRET not in repr(twilio)
+
+
+def test_the_only_bridge_that_sends_is_the_default() -> None:
+    assert read(TWILIO).sms.default_bridge == "twilio"
+    assert read(MODEM).sms.default_bridge == "gsm"
+    assert set(complaints(TWILIO + MODEM)) == {"sms.default_bridge"}
+    assert read(f'{TWILIO}{MODEM}[sms]\ndefault_bridge = "gsm"').sms.default_bridge == "gsm"
+    assert set(complaints('[sms]\ndefault_bridge = "gsm"')) == {"sms.default_bridge"}
+
+
+def test_a_telephone_that_only_receives_does_not_send() -> None:
+    android = f'[bridges.twilio.android]\nsecret = "{SECRET}"\n'
+    assert sms_bridges(read(TWILIO + android).bridges) == ("twilio",)
+    sends = f'{android}url = "https://telephone.example"\nuser = "sms"\npassword = "password"\n'
+    config = read(f'{TWILIO}{sends}[sms]\ndefault_bridge = "android"')
+    assert sms_bridges(config.bridges) == ("twilio", "android")
+
+
+def test_modems_have_names_and_places_of_their_own() -> None:
+    gsm = read(MODEM + 'pin = "0000"\npace_s = 0.5').bridges.gsm
+    assert gsm is not None
+    assert (gsm.modems[0].pin, gsm.modems[0].pace_s) == ("0000", 0.5)
+    assert "0000" not in repr(gsm)
+    assert "same name" in complaints(MODEM + MODEM.replace("one", "two"))["bridges.gsm.modems"]
+    assert set(complaints(MODEM.replace("/dev", "dev"))) == {"bridges.gsm.modems[0].device"}
+    many = "".join(
+        f'[[bridges.gsm.modems]]\nname = "sim{n}"\ndevice = "/dev/{n}"\n' for n in range(33)
+    )
+    assert "32 are allowed" in complaints(many)["bridges.gsm.modems"]
+
+
+def test_who_is_forwarded_to_can_be_reached() -> None:
+    said = complaints('[sms.owners]\n"*" = "tg:5"')
+    assert "bridges.telegram" in said["sms.owners"]
+    said = complaints('[sms.owners]\n"*" = "https://example.org/sms"')
+    assert set(said) == {"sms.forward_secret"}
+    text = f'[sms]\nforward_secret = "{SECRET}"\n[sms.owners]\n"*" = "https://example.org/sms"'
+    config = read(text)
+    assert config.bridges.names == ("webhook",)
+    assert config.sms.owners == {"*": "https://example.org/sms"}
+    for owner in ("http://example.org", "https://", "https://example.org/\u00e9", "tg:x", "x"):
+        assert set(complaints(f'[sms.owners]\n"*" = "{owner}"')) >= {"sms.owners.*"}
+
+
+def test_typing_errors_are_named() -> None:
+    assert (
+        "did you mean token"
+        in complaints(f'[bridges.telegram]\ntoken = "{TOKEN}"\ntokem = "x"')[
+            "bridges.telegram.tokem"
+        ]
+    )
+    assert "bridges.telegramm" in complaints("[bridges.telegramm]\nx = 1")
