@@ -9,7 +9,8 @@ carried out raises `OperationError` with a sentence, and has no effect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from hashlib import sha256
 
 import msgspec
@@ -17,12 +18,13 @@ import msgspec
 from billing.accounts import (
     FIRST_USER_ACCOUNT,
     AccountInfo,
+    AddressError,
     account_number_untrusted,
     normalise_address_untrusted,
 )
-from billing.history import HistoryLine
+from billing.history_items import history_item
 from billing.journal import SideWrite
-from billing.ledger import BURN, FEES, ISSUE, NODE, Balance, Ledger
+from billing.ledger import BURN, FEES, ISSUE, NODE, Balance, Chain, Ledger
 from billing.money import (
     CURRENCIES,
     Currency,
@@ -32,20 +34,22 @@ from billing.money import (
     parse_amount_untrusted,
     transfer_fee,
 )
+from billing.notices import Notices
+from billing.packing import Also
 from billing.records import format_time
 from billing.tables import DEDUPLICATION
 from billing.transfers import (
-    NO_ID,
     Code,
-    Kind,
     Result,
     Transfer,
     TransferRefused,
     derive_id,
     new_id,
     parse_id_untrusted,
+    refusal_of,
 )
 from billing.vouchers import Vouchers
+from core.api.bridge_messages import UserOpenRequest, UserTransferRequest
 from core.api.messages import (
     AccountCloseRequest,
     AccountCreateRequest,
@@ -61,11 +65,9 @@ from core.api.messages import (
     AccountTransferRequest,
     AccountUnlinkRequest,
     BalanceItem,
-    HistoryItem,
     HistoryReply,
     LedgerReply,
     LedgerRequest,
-    SessionItem,
     TransferReply,
     VoucherCreateRequest,
     VoucherRedeemRequest,
@@ -74,32 +76,33 @@ from core.api.messages import (
 from core.clock import Clock
 from core.config import BillingConfig
 from core.errors import OperationError
+from core.tables import Writing
 
 BARE_NUMBER_DIGITS = 9
 """As many digits alone are an account's number; more of them are a telephone number."""
 
-_KINDS = {
-    Kind.POST: "transfer",
-    Kind.PENDING: "pending",
-    Kind.POST_PENDING: "posted",
-    Kind.VOID_PENDING: "voided",
-    Kind.EXPIRE_PENDING: "expired",
-}
-_MOVING = (Kind.POST, Kind.POST_PENDING)
-
 
 class Desk:
-    """Answers for one ledger."""
+    """Answers for one ledger; `notices` tells those who get something from others."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, config: BillingConfig) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        config: BillingConfig,
+        notices: Notices | None = None,
+    ) -> None:
         self._ledger = ledger
+        self._notices = notices
         self._clock = clock
         self._region = config.default_region
         self._tariff = config.tariff
         self._welcome = parse_amount_untrusted(config.welcome) if config.welcome else 0
         self._vouchers = Vouchers(ledger, clock)
 
-    async def answer(self, request: LedgerRequest) -> LedgerReply:
+    async def answer(
+        self, request: LedgerRequest | UserOpenRequest | UserTransferRequest
+    ) -> LedgerReply:
         """Carry out a request.
 
         Raises:
@@ -132,6 +135,10 @@ class Desk:
                 account = self.find_account_untrusted(request.account)
                 transfer = await self._vouchers.redeem_untrusted(request.code, account)
                 return _transfer_reply(transfer)
+            case UserOpenRequest():
+                return await self._open_user(request)
+            case UserTransferRequest():
+                return await self._user_transfer(request)
 
     def find_account_untrusted(self, text: str) -> int:
         """The number of the account that somebody names: by an address, as `#17` or as `17`.
@@ -142,31 +149,131 @@ class Desk:
         """
         return self._find(self._name_untrusted(text))
 
-    async def user_transfer(
-        self, debit: int, credit: int, amount: int, currency: Currency, identity: bytes
-    ) -> TransferReply:
-        """A user's own transfer: the fee goes on top, both or neither.
+    async def open_user(self, address: str) -> int:
+        """The number of a user's account, which is opened where nobody has the address.
 
         Args:
-            debit, credit: account numbers, from and to.
+            address: in its one spelling.
+        """
+        number = self._ledger.find(address)
+        if number is None:
+            try:
+                return await self._ledger.open_account([address], None, self._welcome)
+            except AddressError as error:
+                if error.code != "address_taken":
+                    raise
+                # Somebody was faster.
+                number = self._find(address)
+        return number
+
+    async def user_transfer(
+        self,
+        debit: int | str,
+        credit: int | str,
+        amount: int,
+        currency: Currency,
+        identity: bytes,
+        *,
+        beside: Sequence[Transfer] = (),
+        side_writes: Sequence[SideWrite] = (),
+        also: Also | None = None,
+    ) -> TransferReply:
+        """A user's own transfer: the fee goes on top, both or neither. Who gets it is told. A
+        telephone number that nobody has yet becomes an account with it.
+
+        Args:
+            debit, credit: from and to: account numbers, or addresses in their one spelling. When it
+                is asked for again, addresses are still those of the first time.
             amount: in the currency's smallest units.
             identity: 16 bytes; the same ones do it once.
+            beside: other transfers that are done with it or not at all.
+            side_writes, also: as in `Ledger.transfer`.
 
         Raises:
             TransferRefused: says why.
-            OperationError: `debit` is no user's.
+            OperationError: `debit` is no user's, or nobody has the address.
         """
-        if debit < FIRST_USER_ACCOUNT:
+        names = [debit, credit]
+        found, payee = self._look_up(identity, names)
+        payer = _existing(debit, found)
+        if payee is None and not (isinstance(credit, str) and credit.startswith("+")):
+            _existing(credit, payee)
+        if payer < FIRST_USER_ACCOUNT or (payee is not None and payee < FIRST_USER_ACCOUNT):
             raise OperationError("this is one of the ledger's own accounts", "own_account")
+        sender = debit if isinstance(debit, str) else self._called(payer)
         fee = transfer_fee(amount, currency)
-        main = Transfer(
-            identity, debit, credit, amount, currency.number, code=Code.USER, linked=True
+
+        def chain(payee: int) -> Chain:
+            main = Transfer(identity, payer, payee, amount, currency.number, code=Code.USER)
+            fee_id = derive_id(identity, b"fee")
+            charge = Transfer(fee_id, payer, FEES, fee, currency.number, code=Code.FEE)
+            named = _named(identity, names, [payer, payee])
+            return Chain([main, charge, *beside], [*side_writes, *named])
+
+        def tell(writing: Writing, main: Transfer) -> None:
+            if self._notices is not None:
+                self._notices.transfer_received(writing, main, sender)
+            if also is not None:
+                also(writing)
+
+        if payee is None:
+            # Before anything is written: it would have to be undone, with what others have asked.
+            if self._ledger.balance(payer, currency).available < amount + fee:
+                raise TransferRefused(Result.NO_FUNDS)
+            assert isinstance(credit, str)
+            opened = await self._open_payee(credit, chain, tell)
+            if opened is not None:
+                return _transfer_reply(opened, fee)
+            payee = self._find(credit)
+        transfers, writes = chain(payee)
+        await self._do(transfers, writes, partial(tell, main=transfers[0]))
+        return _transfer_reply(transfers[0], fee)
+
+    async def _open_payee(
+        self, phone: str, chain: Callable[[int], Chain], tell: Callable[[Writing, Transfer], None]
+    ) -> Transfer | None:
+        """Open an account with what it gets, all or nothing: the first transfer of `chain`; None
+        where somebody was faster."""
+        done: Chain
+
+        def opening(number: int) -> Chain:
+            nonlocal done
+            done = chain(number)
+            return done
+
+        try:
+            await self._ledger.open_account(
+                [phone],
+                None,
+                self._welcome,
+                opening,
+                lambda writing: tell(writing, done.transfers[0]),
+            )
+        except AddressError as error:
+            if error.code != "address_taken":
+                raise
+            return None
+        return done.transfers[0]
+
+    async def _open_user(self, request: UserOpenRequest) -> AccountReply:
+        address = self._normal(request.address)
+        if not address.startswith("tg:"):
+            raise OperationError(
+                f"{address} is no user of Telegram; write tg: and the user's number",
+                "no_telegram_user",
+                address=address,
+            )
+        return await self._show(await self.open_user(address))
+
+    async def _user_transfer(self, request: UserTransferRequest) -> TransferReply:
+        currency = find_currency(request.currency)
+        return await self.user_transfer(
+            self._name_untrusted(request.debit),
+            self._name_untrusted(request.credit),
+            parse_amount_untrusted(request.amount, currency),
+            currency,
+            self._id_untrusted(request.id),
         )
-        charge = Transfer(
-            derive_id(identity, b"fee"), debit, FEES, fee, currency.number, code=Code.FEE
-        )
-        await self._do([main, charge])
-        return _transfer_reply(main, fee)
 
     async def _create(self, request: AccountCreateRequest) -> AccountReply:
         addresses = [self._normal(address) for address in request.addresses]
@@ -295,8 +402,8 @@ class Desk:
                 settled = {one.code: format_amount(sums[one], one) for one in CURRENCIES}
         else:
             lines = await self._ledger.history(account, request.before, request.limit)
-        names: dict[int, str] = {}
-        items = [self._item(line, account, names) for line in lines]
+        name = cache(self._called)
+        items = [history_item(line, account, name) for line in lines]
         # A full page may be the last one; the next is empty then.
         following = lines[-1].place if len(lines) == request.limit else None
         return HistoryReply(str(account), items, following, settled)
@@ -305,55 +412,10 @@ class Desk:
         """Accounts that have money of which no line tells."""
         return {NODE, BURN, *(self._ledger.find(line.into) for line in self._tariff.values())}
 
-    def _item(self, line: HistoryLine, account: int, names: dict[int, str]) -> HistoryItem:
-        """A line as `account` has it; `names` remembers what others are called."""
-
-        def name(other: int) -> str:
-            if other not in names:
-                addresses = self._ledger.account(other).addresses
-                names[other] = addresses[0] if addresses else f"#{other}"
-            return names[other]
-
-        record, transfer = line.record, line.transfer
-        if record is not None:
-            return HistoryItem(
-                place=line.place,
-                id=record.id.hex(),
-                time=format_time(line.time_ns, 3),
-                kind="session",
-                amount=format_amount(-record.cost, J),
-                reserved=None,
-                currency=J.code,
-                other=name(record.into),
-                purpose=record.kind,
-                reference=None,
-                session=SessionItem(
-                    name=record.name,
-                    opened=format_time(record.opened_ns, 3),
-                    seconds=record.seconds,
-                    bytes=record.relayed_bytes,
-                    reason=record.reason,
-                ),
-            )
-        assert transfer is not None
-        currency = CURRENCIES[transfer.currency]
-        moves = transfer.kind in _MOVING
-        pays = transfer.debit == account
-        change = (-transfer.amount if pays else transfer.amount) if moves else 0
-        referred = transfer.reference
-        return HistoryItem(
-            place=line.place,
-            id=transfer.id.hex(),
-            time=format_time(line.time_ns, 3),
-            kind=_KINDS[transfer.kind],
-            amount=format_amount(change, currency),
-            reserved=None if moves else format_amount(transfer.amount, currency),
-            currency=currency.code,
-            other=name(transfer.credit if pays else transfer.debit),
-            purpose=transfer.code.name.lower(),
-            reference=None if referred == NO_ID else referred.hex(),
-            session=None,
-        )
+    def _called(self, account: int) -> str:
+        """By which name others see an account."""
+        addresses = self._ledger.account(account).addresses
+        return addresses[0] if addresses else f"#{account}"
 
     async def _create_vouchers(self, request: VoucherCreateRequest) -> VouchersReply:
         currency = find_currency(request.currency)
@@ -362,14 +424,16 @@ class Desk:
         codes = await self._vouchers.create(amount, currency, request.count, once)
         return VouchersReply(codes, format_amount(amount, currency), currency.code)
 
-    async def _do(self, chain: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()) -> None:
+    async def _do(
+        self,
+        chain: Sequence[Transfer],
+        side_writes: Sequence[SideWrite] = (),
+        also: Also | None = None,
+    ) -> None:
         """Do transfers that are linked with each other."""
-        results = await self._ledger.transfer(chain, side_writes)
-        refused = [result for result in results if not result.is_done]
-        if refused:
-            # Of two that are linked, one only says that the other was refused.
-            refused.sort(key=lambda result: result is Result.LINKED_FAILED)
-            raise TransferRefused(refused[0])
+        refusal = refusal_of(await self._ledger.transfer(chain, side_writes, also))
+        if refusal is not None:
+            raise TransferRefused(refusal)
 
     def _name_untrusted(self, text: str) -> int | str:
         """How somebody names an account: its number, or an address in its one spelling."""
@@ -378,11 +442,7 @@ class Desk:
         return normalise_address_untrusted(text, self._region) if number is None else number
 
     def _find(self, name: int | str) -> int:
-        address = f"#{name}" if isinstance(name, int) else name
-        number = self._ledger.find(address)
-        if number is None:
-            raise OperationError(f"there is no account {address}", "no_account", account=address)
-        return number
+        return _existing(name, self._ledger.find(_written(name)))
 
     def _names_untrusted(
         self, identity: bytes, *texts: str
@@ -391,21 +451,52 @@ class Desk:
         move, and the transfer when it is asked for again is still between those of the first time.
         """
         names = [self._name_untrusted(text) for text in texts]
-        if all(isinstance(name, int) for name in names):
-            return [self._find(name) for name in names], ()
-        key, asked = b"named " + identity, sha256(msgspec.msgpack.encode(names)).digest()
-        kept = self._ledger.read_side(DEDUPLICATION, key)
+        numbers = list(map(_existing, names, self._look_up(identity, names)))
+        return numbers, _named(identity, names, numbers)
+
+    def _look_up(self, identity: bytes, names: Sequence[int | str]) -> list[int | None]:
+        """Whom a transfer of that id names, or has named when it was done."""
+        addresses = [_written(name) for name in names]
+        found, kept = self._ledger.look_up(addresses, DEDUPLICATION, _named_key(identity))
+        asked = _asked(names)
         if kept is not None and kept[: len(asked)] == asked:
-            return msgspec.msgpack.decode(kept[len(asked) :], type=list[int]), ()
-        numbers = [self._find(name) for name in names]
-        value = asked + msgspec.msgpack.encode(numbers)
-        return numbers, [SideWrite(DEDUPLICATION, key, value)]
+            return msgspec.msgpack.decode(kept[len(asked) :], type=list[int | None])
+        return found
 
     def _normal(self, address: str) -> str:
         return normalise_address_untrusted(address, self._region)
 
     def _id_untrusted(self, text: str | None) -> bytes:
         return new_id(self._clock) if text is None else parse_id_untrusted(text)
+
+
+def _written(name: int | str) -> str:
+    return f"#{name}" if isinstance(name, int) else name
+
+
+def _existing(name: int | str, number: int | None) -> int:
+    if number is None:
+        address = _written(name)
+        raise OperationError(f"there is no account {address}", "no_account", account=address)
+    return number
+
+
+def _named_key(identity: bytes) -> bytes:
+    return b"named " + identity
+
+
+def _asked(names: Sequence[int | str]) -> bytes:
+    return sha256(msgspec.msgpack.encode(names)).digest()
+
+
+def _named(
+    identity: bytes, names: Sequence[int | str], numbers: Sequence[int]
+) -> Sequence[SideWrite]:
+    """What is kept of whom a transfer names by addresses."""
+    if all(isinstance(name, int) for name in names):
+        return ()
+    value = _asked(names) + msgspec.msgpack.encode(numbers)
+    return [SideWrite(DEDUPLICATION, _named_key(identity), value)]
 
 
 def _once_untrusted(text: str | None) -> bytes | None:

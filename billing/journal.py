@@ -51,7 +51,7 @@ class EntryKind(IntEnum):
 
 class SideWrite(msgspec.Struct, frozen=True, array_like=True):
     """What is written in the same transaction as a batch of transfers: a deduplication key, a
-    message to send, a voucher. `value` None removes the key."""
+    voucher. `value` None removes the key."""
 
     table: str
     key: bytes

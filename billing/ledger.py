@@ -48,7 +48,7 @@ from billing.journal import (
 )
 from billing.meter import SESSION_BLOCK, Meter
 from billing.money import CURRENCIES, Currency, J
-from billing.packing import Batch, batch_of, chained, unpack
+from billing.packing import Also, Batch, batch_of, chained, unpack
 from billing.tables import (
     ACCOUNTS,
     BALANCES,
@@ -77,10 +77,18 @@ from billing.tables import (
     store_ids,
     store_side_writes,
 )
-from billing.transfers import Code, Kind, Result, Transfer, TransferRefused, derive_id
+from billing.transfers import (
+    Code,
+    Kind,
+    Result,
+    Transfer,
+    TransferRefused,
+    derive_id,
+    refusal_of,
+)
 from core.clock import Clock
 from core.errors import OperationError
-from core.store import Store, Write, open_store
+from core.store import SomeFailed, Store, Write, open_store
 from core.store_files import damaged
 from core.tables import Tables, Writing
 from core.units import NS_PER_S
@@ -124,6 +132,17 @@ class Balance(NamedTuple):
         return self.posted - self.reserved - self.held
 
 
+class Chain(NamedTuple):
+    """Transfers that are done together or not at all, and what is written with them."""
+
+    transfers: Sequence[Transfer]
+    side_writes: Sequence[SideWrite] = ()
+
+
+Opening = Callable[[int], Chain]
+"""What is done with a new account, of that number."""
+
+
 class Ledger(Protocol):
     """Accounts and transfers. What a method has returned is durable.
 
@@ -134,10 +153,15 @@ class Ledger(Protocol):
     """
 
     async def open_account(
-        self, addresses: Sequence[str] = (), once: bytes | None = None, grant: int = 0
+        self,
+        addresses: Sequence[str] = (),
+        once: bytes | None = None,
+        grant: int = 0,
+        opening: Opening | None = None,
+        also: Also | None = None,
     ) -> int:
         """A new account with these addresses, which nobody has yet; its number. `grant`: micro-J
-        that `issue` gives it, in the same transaction."""
+        that `issue` gives it, in the same transaction, as are the transfers of `opening`."""
 
     async def freeze(self, account: int | str, frozen: bool, once: bytes | None = None) -> int:
         """Let nothing leave the account, or end that."""
@@ -145,7 +169,13 @@ class Ledger(Protocol):
     async def close_account(self, account: int | str, once: bytes | None = None) -> int:
         """Let nothing happen on it any more; it has to be empty."""
 
-    async def link(self, account: int | str, address: str, once: bytes | None = None) -> int:
+    async def link(
+        self,
+        account: int | str,
+        address: str,
+        once: bytes | None = None,
+        also: Also | None = None,
+    ) -> int:
         """Give the account one more address. An account that answers to it is merged: what it has
         and its addresses pass on, once, and it is closed."""
 
@@ -153,12 +183,16 @@ class Ledger(Protocol):
         """Take an address away; nobody answers to it then."""
 
     async def transfer(
-        self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
+        self,
+        transfers: Sequence[Transfer],
+        side_writes: Sequence[SideWrite] = (),
+        also: Also | None = None,
     ) -> list[Result]:
         """Do transfers in their order; those of a chain (`linked`) all or not at all.
 
-        With `side_writes` the whole call is one chain, and they happen exactly if it does, in the
-        same transaction; a call that was done before does not write them again.
+        With `side_writes` or `also` the whole call is one chain, and they happen exactly if it
+        does, in the same transaction; a call that was done before does not write them again.
+        Side-writes stand in the log, what `also` writes does not.
         """
 
     def find(self, address: str) -> int | None:
@@ -198,6 +232,11 @@ class Ledger(Protocol):
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         """What a side-write has left."""
+
+    def look_up(
+        self, addresses: Sequence[str], table: str, key: bytes
+    ) -> tuple[list[int | None], bytes | None]:
+        """`find` of each address and `read_side`, all at one moment."""
 
 
 PassOn = Callable[[Writing, int, Callable[[], None], int], None]
@@ -294,11 +333,14 @@ class LmdbLedger:
 
     def find(self, address: str) -> int | None:
         """See `Ledger`."""
+        with self._store.read() as tables:
+            return self._find(tables, address)
+
+    def _find(self, tables: Tables, address: str) -> int | None:
         number = account_number_untrusted(address)
         if number is not None:
             return number if 0 < number < self.book.count else None
-        with self._store.read() as tables:
-            return find_account(tables, address)
+        return find_account(tables, address)
 
     def account(self, number: int) -> AccountInfo:
         """See `Ledger`.
@@ -384,16 +426,29 @@ class LmdbLedger:
         with self._store.read() as tables:
             return tables.get(table, key)
 
+    def look_up(
+        self, addresses: Sequence[str], table: str, key: bytes
+    ) -> tuple[list[int | None], bytes | None]:
+        """See `Ledger`."""
+        assert table in SIDE_TABLES
+        with self._store.read() as tables:
+            return [self._find(tables, one) for one in addresses], tables.get(table, key)
+
     # ------------------------------------------------------------ accounts
 
     async def open_account(
-        self, addresses: Sequence[str] = (), once: bytes | None = None, grant: int = 0
+        self,
+        addresses: Sequence[str] = (),
+        once: bytes | None = None,
+        grant: int = 0,
+        opening: Opening | None = None,
+        also: Also | None = None,
     ) -> int:
         """See `Ledger`.
 
         Raises:
             AddressError: no address, or somebody else's.
-            TransferRefused: the grant can't be given; no account was opened.
+            TransferRefused: of the grant or of `opening`; no account was opened.
         """
         wanted = [_own_address(address) for address in addresses]
 
@@ -406,10 +461,13 @@ class LmdbLedger:
             number = self._open(writing, tuple(dict.fromkeys(wanted)))
             if grant:
                 self._grant(writing, number, grant)
+            if opening is not None:
+                transfers, side_writes = opening(number)
+                self._do_all(writing, batch_of(chained(transfers), side_writes))
             return number
 
         # Without the grant: of another configuration it is still the same act.
-        return await self._act(once, ("open", *wanted), write)
+        return await self._act(once, ("open", *wanted), write, also)
 
     async def freeze(self, account: int | str, frozen: bool, once: bytes | None = None) -> int:
         """See `Ledger`."""
@@ -442,7 +500,13 @@ class LmdbLedger:
 
         return await self._act(once, ("close", account), write)
 
-    async def link(self, account: int | str, address: str, once: bytes | None = None) -> int:
+    async def link(
+        self,
+        account: int | str,
+        address: str,
+        once: bytes | None = None,
+        also: Also | None = None,
+    ) -> int:
         """See `Ledger`.
 
         Raises:
@@ -485,7 +549,7 @@ class LmdbLedger:
             self._set(writing, changed, dict.fromkeys(added, number))
             return number
 
-        return await self._act(once, ("link", account, wanted), write)
+        return await self._act(once, ("link", account, wanted), write, also)
 
     async def unlink(self, account: int | str, address: str, once: bytes | None = None) -> int:
         """See `Ledger`.
@@ -507,14 +571,27 @@ class LmdbLedger:
 
         return await self._act(once, ("unlink", account, wanted), write)
 
-    async def _act(self, once: bytes | None, act: tuple[object, ...], write: Write[int]) -> int:
+    async def _act(
+        self,
+        once: bytes | None,
+        act: tuple[object, ...],
+        write: Write[int],
+        also: Also | None = None,
+    ) -> int:
         """Have `write` done, which returns an account's number; under the id `once` not again.
 
         Raises:
             OperationError: another act was done under this id.
         """
+
+        def write_all(writing: Writing) -> int:
+            number = write(writing)
+            if also is not None:
+                also(writing)
+            return number
+
         if once is None:
-            return await self._store.write(write)
+            return await self._store.write(write_all)
         key = b"act " + once
         content = sha256(msgspec.msgpack.encode(act)).digest()
 
@@ -527,7 +604,7 @@ class LmdbLedger:
                         "other_act",
                     )
                 return int.from_bytes(stored[:4], "big")
-            number = write(writing)
+            number = write_all(writing)
             self.begin(writing)
             done = SideWrite(DEDUPLICATION, key, account_key(number) + content)
             store_side_writes(writing, [done])
@@ -557,10 +634,7 @@ class LmdbLedger:
             # Somebody has made a transfer under it, to keep the account from its grant.
             identity = derive_id(identity, b"welcome")
         grant = Transfer(identity, ISSUE, account, amount, J.number, code=Code.WELCOME)
-        ((code,),) = self._do(writing, [batch_of([grant])])
-        result = _RESULTS[code]
-        if not result.is_done:
-            raise TransferRefused(result)
+        self._do_all(writing, batch_of([grant]))
 
     def _set(
         self,
@@ -600,15 +674,15 @@ class LmdbLedger:
                     )
                 )
         if transfers:
-            (codes,) = self._do(writing, [batch_of(chained(transfers))])
-            for code in codes.tolist():
-                if not _RESULTS[code].is_done:
-                    raise TransferRefused(_RESULTS[code])
+            self._do_all(writing, batch_of(chained(transfers)))
 
     # ------------------------------------------------------------ transfers
 
     async def transfer(
-        self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
+        self,
+        transfers: Sequence[Transfer],
+        side_writes: Sequence[SideWrite] = (),
+        also: Also | None = None,
     ) -> list[Result]:
         """See `Ledger`.
 
@@ -619,13 +693,13 @@ class LmdbLedger:
             raise OperationError(f"a call has {BATCH_TRANSFERS} transfers at most")
         for side_write in side_writes:
             assert side_write.table in SIDE_TABLES
-        if side_writes:
+        if side_writes or also is not None:
             transfers = chained(transfers)
         closed = len(transfers)
         while closed and transfers[closed - 1].linked:
             closed -= 1
         # A chain without its end is nobody's but this caller's.
-        batch = batch_of(transfers[:closed], side_writes)
+        batch = batch_of(transfers[:closed], side_writes, also)
         results: list[Result] = await self._store.write_together(self._transfer_together, batch)
         return results + [Result.OPEN_CHAIN] * (len(transfers) - closed)
 
@@ -642,7 +716,27 @@ class LmdbLedger:
             part.append(batch)
             size += batch.transfers
         codes += self._do(writing, part)
+        refused: dict[int, Exception] = {}
+        for place, (batch, one) in enumerate(zip(batches, codes, strict=True)):
+            if batch.also is not None and not one.any():
+                error = writing.attempt(batch.also)
+                if error is not None:
+                    refused[place] = error
+        if refused:
+            raise SomeFailed(refused)
         return [outcome.Value([_RESULTS[code] for code in one.tolist()]) for one in codes]
+
+    def _do_all(self, writing: Writing, batch: Batch) -> None:
+        """Do all transfers of a chain.
+
+        Raises:
+            TransferRefused: says which can't be done; the transaction has to end with that.
+        """
+        (codes,) = self._do(writing, [batch])
+        results = [_RESULTS[code] for code in codes.tolist()]
+        refusal = refusal_of(results)
+        if refusal is not None:
+            raise TransferRefused(refusal)
 
     def _do(self, writing: Writing, batches: Sequence[Batch]) -> list[NDArray[np.uint8]]:
         """Do the transfers of many calls as one entry of the log; returns results as numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,12 @@ from billing.book import ALL, LINKED, REFUND, TRANSFER
 from billing.journal import SideWrite
 from billing.transfers import ID_BYTES, NO_ID, Code, Kind, Transfer
 from core.errors import OperationError
+from core.tables import Writing
+
+Also = Callable[[Writing], None]
+"""What is written beside the log in the transaction of something that was done: exactly when that
+is new, and never when it is repeated. It may be called again, since a transaction that was aborted
+is done anew. What it raises refuses the whole call, and nobody else's."""
 
 _PACK = struct.Struct("<16s16sqqqQQIIIHHBB6x")
 assert _PACK.size == TRANSFER.itemsize
@@ -23,6 +29,7 @@ class Batch(NamedTuple):
     records: bytes
     ids: list[bytes]
     side_writes: Sequence[SideWrite]
+    also: Also | None = None
 
     @property
     def transfers(self) -> int:
@@ -30,7 +37,11 @@ class Batch(NamedTuple):
         return len(self.records) // _PACK.size
 
 
-def batch_of(transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()) -> Batch:
+def batch_of(
+    transfers: Sequence[Transfer],
+    side_writes: Sequence[SideWrite] = (),
+    also: Also | None = None,
+) -> Batch:
     """The batch of a call.
 
     Raises:
@@ -41,7 +52,7 @@ def batch_of(transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = (
         if len(identity) != ID_BYTES or identity == NO_ID:
             raise OperationError(f"the id of a transfer is {ID_BYTES} bytes, not all of them zero")
     ids += [one.reference for one in transfers if one.reference != NO_ID]
-    return Batch(b"".join(map(pack, transfers)), ids, side_writes)
+    return Batch(b"".join(map(pack, transfers)), ids, side_writes, also)
 
 
 def cut(ids: bytes) -> list[bytes]:

@@ -1,7 +1,7 @@
 """What the ledger stores beside its log: the tables, their keys and values.
 
 All of it can be made from the log anew, see `billing.backup`, but for what the node keeps of calls
-and rooms: no money depends on it, and a backup has none of it.
+and rooms and has to tell somebody: no money depends on it, and a backup has none of it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ CHARGED = "charged"
 STATE = "state"
 SESSIONS = "sessions"
 DEDUPLICATION = "deduplication"
-OUTBOX = "outbox"
 VOUCHERS = "vouchers"
 BLOCKED_CALLERS = "blocked_callers"
-SIDE_TABLES = (DEDUPLICATION, OUTBOX, VOUCHERS, BLOCKED_CALLERS)
+SIDE_TABLES = (DEDUPLICATION, VOUCHERS, BLOCKED_CALLERS)
 """What side-writes may be to."""
 GUARD_TABLES = (DEDUPLICATION, VOUCHERS)
 """Those that keep money from coming twice; nothing but side-writes changes them."""
@@ -45,7 +44,9 @@ LIVING_CALLS = "living_calls"
 CALL_LISTS = "call_lists"
 CALL_TABLES = (CALLS, LIVING_CALLS, CALL_LISTS)
 ROOMS = "rooms"
-"""Of the node's, in the same environment: no part of the log, nor of what is made from it."""
+OUTBOX = "outbox"
+"""These, too, are the node's, in the same environment: no part of the log, nor of what is made from
+it."""
 TABLES = (
     *journal.TABLES,
     ACCOUNTS,
@@ -61,6 +62,7 @@ TABLES = (
     *SIDE_TABLES,
     *CALL_TABLES,
     ROOMS,
+    OUTBOX,
 )
 SCHEMA = Schema(1)
 REPLAY_FROM = b"replay from"

@@ -6,6 +6,7 @@ asks for it: asking again is answered as the first time, and does nothing more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -97,6 +98,14 @@ _SENTENCES = {
     Result.EXCEEDS: "this is more than the transfer that it refers to has left",
     Result.OPEN_CHAIN: "the last transfer is linked with one that does not follow",
 }
+
+
+def refusal_of(results: Sequence[Result]) -> Result | None:
+    """Why transfers that are linked with each other were not done; None where they were."""
+    refused = [result for result in results if not result.is_done]
+    # Of two, one only says that the other was refused.
+    refused.sort(key=lambda result: result is Result.LINKED_FAILED)
+    return refused[0] if refused else None
 
 
 class TransferRefused(OperationError):

@@ -83,6 +83,19 @@ Together = Callable[[Writing, list[Any]], Sequence[outcome.Outcome[Any]]]
 """Does what several have asked for; returns an outcome for each."""
 
 
+class SomeFailed(Exception):
+    """What a `Together` raises when something was written already for some who can't have it: they
+    are told why, and the others' is done once more without them.
+
+    Attributes:
+        errors: by their places in the list.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception]) -> None:
+        super().__init__()
+        self.errors = errors
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     resolve: Callable[[outcome.Outcome[Any]], None]
@@ -108,6 +121,20 @@ class _Unit:
         outcomes = first.together(writing, [job.argument for job in self.jobs])
         assert len(outcomes) == len(self.jobs)
         return outcomes
+
+    def take_out(self, error: Exception) -> list[tuple[_Job, outcome.Outcome[Any]]]:
+        """Let go of those that have failed; how they are answered."""
+        if not isinstance(error, SomeFailed):
+            failed, self.jobs = self.jobs, []
+            return [(job, outcome.Error(error)) for job in failed]
+        jobs, self.jobs = self.jobs, []
+        answers: list[tuple[_Job, outcome.Outcome[Any]]] = []
+        for place, job in enumerate(jobs):
+            if place in error.errors:
+                answers.append((job, outcome.Error(error.errors[place])))
+            else:
+                self.jobs.append(job)
+        return answers
 
 
 def _units(jobs: Sequence[_Job]) -> list[_Unit]:
@@ -307,8 +334,9 @@ class Store:
                     # What it has written goes, and so all the others once more.
                     transaction.abort()
                     writing.aborted()
-                    failed += [(job, outcome.Error(results.error)) for job in results.unit.jobs]
-                    units.remove(results.unit)
+                    failed += results.unit.take_out(results.error)
+                    if not results.unit.jobs:
+                        units.remove(results.unit)
                     continue
                 transaction.commit()
             except lmdb.MapFullError:

@@ -113,6 +113,16 @@ class Writing(Tables):
         one registered is called first."""
         self.aborts.append(action)
 
+    def attempt(self, action: Callable[[Writing], None]) -> Exception | None:
+        """Do `action`; what it has raised, unless the transaction is spoilt by that."""
+        try:
+            action(self)
+        except lmdb.Error:
+            raise
+        except Exception as error:
+            return error
+        return None
+
     def committed(self) -> None:
         """Have done what was to follow the commit."""
         for action in self.commits:

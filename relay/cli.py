@@ -325,6 +325,12 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
         ("flows", show_number(reply.flows)),
         *((name, show_number(count)) for name, count in reply.signaling.items()),
     ]
+    outbox = [
+        f"{text(f'outbox_{name}')}: {_duration(count) if name == 'oldest_s' else show_number(count)}"
+        for name, count in reply.outbox.items()
+        if count
+    ]
+    rows.append(("outbox", "\n".join(outbox)))
     table = [(text(f"status_{name}"), value) for name, value in rows if value]
     table.append((text("status_relayed"), "\n".join(relayed)))
     table.append((text("drops"), "\n".join(drops) or text("nothing")))

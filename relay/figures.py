@@ -26,6 +26,7 @@ class Figures:
         engine: the data plane's other counters, under its own names.
         active_s: seconds in which a session relayed something, summed over all sessions.
         signaling: pages that are connected, rooms, people in them, and calls, that live now.
+        outbox: see `relay.event_source.EventSource.figures`.
     """
 
     uptime_s: int
@@ -38,6 +39,7 @@ class Figures:
     engine: dict[str, int]
     active_s: int
     signaling: dict[str, int]
+    outbox: dict[str, int]
 
 
 class FigureReader:
@@ -53,6 +55,8 @@ class FigureReader:
         """Is given the last counters of flows and of sessions, each once."""
         self.signaling: Callable[[], dict[str, int]] = dict
         """Counts what lives of signaling."""
+        self.outbox: Callable[[], dict[str, int]] = dict
+        """Counts what waits to be told, and what has become of the rest."""
 
     def collect_ended(self) -> None:
         """Take what ended since the last call, so that the engine may use its slots again."""
@@ -93,4 +97,5 @@ class FigureReader:
             | {"refused_relays": self._listener.refused_relays},
             active_s=self._ended_sessions_active_s + int(living["active_seconds"].sum()),
             signaling=self.signaling(),
+            outbox=self.outbox(),
         )

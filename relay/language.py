@@ -733,6 +733,22 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "an id is {digits} hexadecimal digits, not all of them zero: {written}",
         "номер - {digits} шестнадцатеричные цифры, не все из них нули: {written}",
     ),
+    "refused_no_telegram_user": (
+        "{address} is no user of Telegram; write tg: and the user's number",
+        "{address} - не пользователь Telegram; напишите tg: и его номер",
+    ),
+    "refused_bridge_away": (
+        "the bridge {bridge} is not connected; montana status says how it does",
+        "мост {bridge} не подключён; что с ним, скажет montana status",
+    ),
+    "refused_bridge_busy": (
+        "the bridge {bridge} is asked too much at a time; try again",
+        "у моста {bridge} спрашивают слишком много сразу; повторите",
+    ),
+    "refused_bridge_silent": (
+        "the bridge {bridge} has not answered; montana status says how it does",
+        "мост {bridge} не ответил; что с ним, скажет montana status",
+    ),
     # What signaling refuses, by the codes of its errors.
     "refused_no-money": (
         "there is not enough on the account that pays",
@@ -777,6 +793,14 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "status_rooms": ("rooms", "комнат"),
     "status_people": ("people in rooms", "человек в комнатах"),
     "status_calls": ("calls", "звонков"),
+    "status_outbox": ("messages", "сообщения"),
+    "outbox_events": ("waiting", "ждут"),
+    "outbox_oldest_s": ("the oldest for", "старейшее"),
+    "outbox_done": ("delivered", "доставлены"),
+    "outbox_failed": ("failed", "не доставлены"),
+    "outbox_unknown": ("fate unknown", "судьба неизвестна"),
+    "outbox_expired": ("expired", "устарели"),
+    "outbox_dropped": ("dropped for want of room", "отброшены: не было места"),
     "status_relayed": ("relayed", "передано"),
     "to_peer": ("to peers", "собеседникам"),
     "to_client": ("to clients", "клиентам"),

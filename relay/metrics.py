@@ -26,6 +26,10 @@ _SIGNALING = {
     "people": "People in rooms now.",
     "calls": "Calls that live now.",
 }
+_OUTBOX = {
+    "events": ("outbox_events", "Events that wait to be told through a bridge."),
+    "oldest_s": ("outbox_oldest_seconds", "For how long the oldest of them has waited."),
+}
 _COUNTERS = {
     "packets": ("relayed_packets", "direction", "Packets relayed."),
     "bytes": ("relayed_bytes", "direction", "Payload bytes relayed."),
@@ -59,6 +63,16 @@ class _NodeCollector(Collector):
         for name, help_text in _SIGNALING.items():
             value = figures.signaling.get(name, 0)
             yield GaugeMetricFamily(f"montana_{name}", help_text, value=value)
+        settled = CounterMetricFamily(
+            "montana_outbox_settled", "Events that wait no more, by outcome.", labels=["outcome"]
+        )
+        for name, count in figures.outbox.items():
+            if name in _OUTBOX:
+                metric, help_text = _OUTBOX[name]
+                yield GaugeMetricFamily(f"montana_{metric}", help_text, value=count)
+            else:
+                settled.add_metric([name], count)
+        yield settled
         yield CounterMetricFamily(
             "montana_session_active_seconds",
             "Seconds in which a session relayed something, over all sessions.",

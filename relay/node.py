@@ -22,10 +22,20 @@ import trio
 from billing.charging import Charging
 from billing.desk import Desk
 from billing.ledger import LmdbLedger, open_ledger
+from billing.notices import Notices
+from billing.outbox import Outbox
 from billing.receipts import origin_of
 from billing.tariff import tariff_line
 from core import identity
-from core.api.bridge_messages import BridgeStatusRequest, DoneReply, PingRequest
+from core.api.bridge_messages import (
+    AcknowledgeRequest,
+    BridgeAnswerRequest,
+    BridgeStatusRequest,
+    DoneReply,
+    PingRequest,
+    UserOpenRequest,
+    UserTransferRequest,
+)
 from core.api.messages import (
     AuditRequest,
     CheckLinkRequest,
@@ -52,6 +62,7 @@ from relay.bridge_board import BridgeBoard
 from relay.credential_issuer import CredentialIssuer
 from relay.dataplane.interface import DataPlane
 from relay.dataplane.sockets import SocketDataPlane
+from relay.event_source import EventSource
 from relay.figures import FigureReader
 from relay.jobs import Jobs
 from relay.listeners.udp import UdpListener
@@ -112,7 +123,10 @@ class Node:
         self._clock = clock
         self._data_plane = data_plane
         self._announcer = announcer
-        self._desk = Desk(ledger, clock, config.billing)
+        self._outbox = Outbox(ledger.store, clock)
+        self._events = EventSource(self._outbox, clock)
+        self._notices = Notices(self._outbox, ledger, telegram=config.bridges.telegram is not None)
+        self._desk = Desk(ledger, clock, config.billing, self._notices)
         self._jobs = Jobs(ledger, config.data_dir, f"/{origin_of(node_key)}")
         self._upkeep = Upkeep(ledger, node_key, config.billing.keep_ticks_s)
         self._read_config = read_config
@@ -165,6 +179,7 @@ class Node:
             url=lambda: self._pages.url,
         )
         self._figures.signaling = self._signaling.figures
+        self._figures.outbox = self._events.figures
         self._pages = Pages(
             config,
             node_key,
@@ -194,10 +209,11 @@ class Node:
                     await nursery.start(serve_discovery, responder, config.signaling.discovery_port)
                 nursery.start_soon(self._listener.run)
                 nursery.start_soon(self._pages.serve)
-                nursery.start_soon(api.serve, self._answer)
+                nursery.start_soon(api.serve, self._answer, self._events)
                 nursery.start_soon(self._collect)
                 nursery.start_soon(self._jobs.run)
                 nursery.start_soon(self._upkeep.run)
+                nursery.start_soon(self._events.run)
                 nursery.start_soon(self._metering.run)
                 if self._supervisor is not None:
                     nursery.start_soon(self._supervisor.run)
@@ -319,8 +335,12 @@ class Node:
             before = self._listener.allocation_count
             self._listener.carry_out(self._server.close_account(request.account, "operator"))
             return EndReply(before - self._listener.allocation_count)
-        if isinstance(request, LedgerRequest):
+        if isinstance(request, LedgerRequest | UserOpenRequest | UserTransferRequest):
             return self._desk.answer(request)
+        if isinstance(request, AcknowledgeRequest):
+            return self._events.acknowledge(request)
+        if isinstance(request, BridgeAnswerRequest):
+            return self._events.answer(request)
         if isinstance(request, AuditRequest):
             return self._jobs.answer(request)
         if isinstance(request, SignalingRequest):
@@ -351,6 +371,7 @@ class Node:
             counters=figures.engine,
             signaling=figures.signaling,
             bridges=self._board.items(),
+            outbox=figures.outbox,
         )
 
 

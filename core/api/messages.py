@@ -302,7 +302,8 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     `packets` and `bytes` count relayed payload by direction, `drops` packets by cause,
     `counters` everything that the data plane counts, under its own names; `signaling` the pages
     that are connected, rooms, people in them and calls, as they are now; `bridges` those that are
-    configured or have come.
+    configured or have come; `outbox` how many events wait to be told through them, for how long
+    the oldest has (`oldest_s`), and what has become of others.
     """
 
     version: str
@@ -321,6 +322,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     counters: dict[str, int]
     signaling: dict[str, int] = {}
     bridges: list[BridgeItem] = []
+    outbox: dict[str, int] = {}
 
 
 class CredentialsReply(msgspec.Struct, frozen=True, tag="credentials", tag_field="type"):

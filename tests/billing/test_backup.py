@@ -59,7 +59,9 @@ async def assert_same(ledger: LmdbLedger, other: LmdbLedger, life: Life) -> None
             assert expected_balance == other.balance(account, currency)
         assert await ledger.history(account) == await other.history(account)
     for identity in life.ids:
-        assert ledger.read_side("outbox", identity) == other.read_side("outbox", identity)
+        assert ledger.read_side("blocked_callers", identity) == other.read_side(
+            "blocked_callers", identity
+        )
     with ledger.store.read() as tables, other.store.read() as other_tables:
         for _, part in read_records(ledger.store):
             for record in part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import trio
 
 from billing.accounts import ADDRESSES_MAXIMUM, FIRST_USER_ACCOUNT, SYSTEM_ACCOUNTS, AddressError
 from billing.journal import SideWrite
-from billing.ledger import BURN, FEES, ISSUE, NODE, Ledger, open_ledger
+from billing.ledger import BURN, FEES, ISSUE, NODE, Chain, Ledger, open_ledger
 from billing.money import AMOUNT_MAXIMUM, EMC, J
-from billing.transfers import NO_ID, Code, Kind, Result, Transfer
+from billing.transfers import NO_ID, Code, Kind, Result, Transfer, TransferRefused
 from core.clock import VirtualClock
 from core.errors import OperationError
+from core.tables import Writing
 from tests.support.ledgers import everything
 
 ALICE, BOB = FIRST_USER_ACCOUNT, FIRST_USER_ACCOUNT + 1
@@ -611,22 +613,92 @@ async def test_side_writes_happen_exactly_with_their_transfers(ledger: Ledger) -
     await begin(ledger)
 
     async def write(value: bytes | None, *transfers: Transfer) -> list[Result]:
-        return await ledger.transfer(transfers, [SideWrite("outbox", b"key", value)])
+        return await ledger.transfer(transfers, [SideWrite("blocked_callers", b"key", value)])
 
-    assert ledger.read_side("outbox", b"key") is None
+    assert ledger.read_side("blocked_callers", b"key") is None
     assert await write(b"1", pay(3, ALICE, BOB, 10)) == [Result.DONE]
-    assert ledger.read_side("outbox", b"key") == b"1"
+    assert ledger.read_side("blocked_callers", b"key") == b"1"
     assert await write(b"2", pay(3, ALICE, BOB, 10)) == [Result.EXISTS]
-    assert ledger.read_side("outbox", b"key") == b"1"
+    assert ledger.read_side("blocked_callers", b"key") == b"1"
     refused_results = await write(b"3", pay(4, ALICE, BOB, 10), pay(5, ALICE, BOB, 500))
     assert refused_results == [Result.LINKED_FAILED, Result.NO_FUNDS]
-    assert ledger.read_side("outbox", b"key") == b"1"
+    assert ledger.read_side("blocked_callers", b"key") == b"1"
     assert has(ledger, ALICE) == 90
     assert await write(None, pay(6, ALICE, BOB, 10)) == [Result.DONE]
-    assert ledger.read_side("outbox", b"key") is None
-    assert await write(b"4") == []
-    assert ledger.read_side("outbox", b"key") == b"4"
     assert ledger.read_side("blocked_callers", b"key") is None
+    assert await write(b"4") == []
+    assert ledger.read_side("blocked_callers", b"key") == b"4"
+    assert ledger.read_side("vouchers", b"key") is None
+
+
+async def test_what_is_to_happen_besides_happens_exactly_with_its_transfers(
+    ledger: Ledger,
+) -> None:
+    await begin(ledger)
+    called: list[int] = []
+
+    async def transfer(number: int, *transfers: Transfer) -> list[Result]:
+        return await ledger.transfer(transfers, also=lambda _: called.append(number))
+
+    assert await transfer(1, pay(3, ALICE, BOB, 10)) == [Result.DONE]
+    assert await transfer(2, pay(3, ALICE, BOB, 10)) == [Result.EXISTS]
+    assert await transfer(3, pay(4, ALICE, BOB, 500)) == [Result.NO_FUNDS]
+    both = await transfer(4, pay(5, ALICE, BOB, 10), pay(6, ALICE, BOB, 500))
+    assert both == [Result.LINKED_FAILED, Result.NO_FUNDS]
+    assert has(ledger, ALICE) == 90
+    assert await transfer(5, pay(7, ALICE, BOB, 10), pay(8, BOB, ALICE, 20)) == [Result.DONE] * 2
+    assert called == [1, 5]
+
+
+async def test_a_transfer_is_refused_by_what_is_to_happen_besides(ledger: Ledger) -> None:
+    await begin(ledger)
+    before = everything(ledger)
+
+    def refuse(_: Writing) -> None:
+        raise OperationError("not today")
+
+    with pytest.raises(OperationError, match="not today"):
+        await ledger.transfer([pay(3, ALICE, BOB, 10)], also=refuse)
+    with pytest.raises(OperationError, match="not today"):
+        await ledger.open_account(["tg:5"], also=refuse)
+    with pytest.raises(OperationError, match="not today"):
+        await ledger.link(ALICE, "user:bob", identity(9), also=refuse)
+    assert everything(ledger) == before
+    assert ledger.find("tg:5") is None
+    assert await ledger.transfer([pay(3, ALICE, BOB, 10)]) == [Result.DONE]
+    assert await ledger.link(ALICE, "user:bob", identity(9)) == ALICE
+
+
+async def test_what_is_to_happen_besides_an_act_happens_once(ledger: Ledger) -> None:
+    called: list[str] = []
+    for _ in range(2):
+        alice = await ledger.open_account(
+            ["tg:5"], identity(1), also=lambda _: called.append("open")
+        )
+        await ledger.link(alice, "tg:6", identity(2), also=lambda _: called.append("link"))
+    assert called == ["open", "link"]
+
+
+async def test_an_account_is_opened_with_its_first_transfers_or_not_at_all(
+    ledger: Ledger,
+) -> None:
+    await begin(ledger)
+    before = everything(ledger)
+
+    def opening(amount: int, identity_number: int) -> Callable[[int], Chain]:
+        return lambda number: Chain(
+            [pay(identity_number, ALICE, number, amount), pay(identity_number + 1, ALICE, NODE, 1)],
+            [SideWrite("deduplication", b"named", b"%d" % number)],
+        )
+
+    for amount in (100, 0):
+        with pytest.raises(TransferRefused):
+            await ledger.open_account(["tg:5"], None, 7, opening(amount, 3))
+        assert everything(ledger) == before
+        assert ledger.find("tg:5") is None
+    carol = await ledger.open_account(["tg:5"], None, 7, opening(99, 3))
+    assert (has(ledger, carol), has(ledger, ALICE)) == (106, 0)
+    assert ledger.read_side("deduplication", b"named") == b"%d" % carol
 
 
 # ---------------------------------------------------------------- history

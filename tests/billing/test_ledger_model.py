@@ -152,11 +152,13 @@ class LedgerAndModel(RuleBasedStateMachine):
             Transfer(self.new_id(), credit, debit, max(1, amount // 2)),
         ]
         side = [
-            SideWrite("outbox", b"key", value),
+            SideWrite("deduplication", b"key", value),
             SideWrite("blocked_callers", value + b"x", None),
         ]
         self.both(lambda one: one.transfer(batch, side))
-        assert self.ledger.read_side("outbox", b"key") == self.model.read_side("outbox", b"key")
+        assert self.ledger.read_side("deduplication", b"key") == self.model.read_side(
+            "deduplication", b"key"
+        )
 
     @rule(account=ACCOUNTS, frozen=st.sampled_from([True, False, False]))
     def freeze(self, account: int, frozen: bool) -> None:

@@ -16,7 +16,7 @@ from billing.transfers import Result, TransferRefused
 from core.api import serving
 from core.clock import SystemClock
 from core.errors import ConfigError, MontanaError, OperationError
-from relay import cli
+from relay import cli, event_source
 from relay.language import CATALOGUE, sentence_of
 from relay.signaling.messages import Error
 from tests.support.node import run_montana, running_node
@@ -28,6 +28,9 @@ CODES = {
     "address_frozen",
     "address_taken",
     "bad_voucher",
+    "bridge_away",
+    "bridge_busy",
+    "bridge_silent",
     "largest_amount",
     "no_account",
     "no_address",
@@ -36,6 +39,7 @@ CODES = {
     "no_currency",
     "no_id",
     "no_line",
+    "no_telegram_user",
     "no_transfer",
     "no_voucher",
     "not_admitted",
@@ -72,7 +76,8 @@ SIGNALING_CODES = {
 def raised() -> list[tuple[str, str, set[str]]]:
     """Code, sentence with `{}` for each value, and names of the values, wherever one is raised."""
     found = []
-    for path in [*Path(billing.__file__).parent.glob("*.py"), Path(serving.__file__)]:
+    others = [Path(serving.__file__), Path(event_source.__file__)]
+    for path in [*Path(billing.__file__).parent.glob("*.py"), *others]:
         for call in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(call, ast.Call)

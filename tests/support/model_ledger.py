@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from billing.accounts import (
     ADDRESSES_MAXIMUM,
@@ -17,8 +18,9 @@ from billing.accounts import (
 )
 from billing.history import HistoryLine, Latest
 from billing.journal import SideWrite
-from billing.ledger import Balance
+from billing.ledger import Balance, Opening
 from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
+from billing.packing import Also, chained
 from billing.transfers import (
     ID_BYTES,
     NO_ID,
@@ -28,9 +30,11 @@ from billing.transfers import (
     Transfer,
     TransferRefused,
     derive_id,
+    refusal_of,
 )
 from core.clock import Clock
 from core.errors import OperationError
+from core.tables import Writing
 from core.units import NS_PER_S
 
 
@@ -47,6 +51,10 @@ class _Done:
     asked: Transfer
     done: Transfer
     time_ns: int
+
+
+NO_WRITING = Writing(cast(Any, None), {})
+"""Nothing is stored, so that nothing can be written beside it."""
 
 
 class ModelLedger:
@@ -103,7 +111,12 @@ class ModelLedger:
         return number
 
     async def open_account(
-        self, addresses: Sequence[str] = (), once: bytes | None = None, grant: int = 0
+        self,
+        addresses: Sequence[str] = (),
+        once: bytes | None = None,
+        grant: int = 0,
+        opening: Opening | None = None,
+        also: Also | None = None,
     ) -> int:
         wanted = [self._address(address) for address in addresses]
         act = ("open", *wanted)
@@ -112,18 +125,31 @@ class ModelLedger:
             return earlier
         if any(self.find(address) is not None for address in wanted):
             raise AddressError("taken")
+        before = self._everything()
         number = self._open(tuple(dict.fromkeys(wanted)))
-        if grant:
-            identity = derive_id(
-                (self.now_ns // 1_000_000).to_bytes(6, "big") + bytes(10), b"welcome %d" % number
-            )
-            welcome = Transfer(identity, 1, number, grant, code=Code.WELCOME)
-            (result,) = await self.transfer([welcome])
-            if not result.is_done:
-                del self.all[number]
-                raise TransferRefused(result)
+        try:
+            if grant:
+                identity = derive_id(
+                    (self.now_ns // 1_000_000).to_bytes(6, "big") + bytes(10),
+                    b"welcome %d" % number,
+                )
+                await self._do_all([Transfer(identity, 1, number, grant, code=Code.WELCOME)])
+            if opening is not None:
+                await self._do_all(*opening(number))
+            if also is not None:
+                also(NO_WRITING)
+        except OperationError:
+            self._restore(before)
+            raise
         self._remember(once, act, number)
         return number
+
+    async def _do_all(
+        self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
+    ) -> None:
+        refusal = refusal_of(await self.transfer(chained(transfers), side_writes))
+        if refusal is not None:
+            raise TransferRefused(refusal)
 
     @staticmethod
     def _address(address: str) -> str:
@@ -150,13 +176,26 @@ class ModelLedger:
         one.info = _change(one.info, closed=True, addresses=())
         return self._remember(once, act, one.info.number)
 
-    async def link(self, account: int | str, address: str, once: bytes | None = None) -> int:
+    async def link(
+        self,
+        account: int | str,
+        address: str,
+        once: bytes | None = None,
+        also: Also | None = None,
+    ) -> int:
         wanted = self._address(address)
         act = ("link", account, wanted)
         if earlier := self._earlier(once, act):
             return earlier
         number = self._number(account)
+        before = self._everything()
         await self._link(number, wanted)
+        if also is not None:
+            try:
+                also(NO_WRITING)
+            except OperationError:
+                self._restore(before)
+                raise
         return self._remember(once, act, number)
 
     async def _link(self, account: int, wanted: str) -> None:
@@ -191,9 +230,7 @@ class ModelLedger:
                 transfers.append(
                     Transfer(identity, source, target, amount, currency.number, code=Code.MERGE)
                 )
-        last = len(transfers) - 1
-        chain = [one._replace(linked=index < last) for index, one in enumerate(transfers)]
-        for result in await self.transfer(chain):
+        for result in await self.transfer(chained(transfers)):
             if not result.is_done:
                 raise OperationError(result.name)
 
@@ -210,14 +247,17 @@ class ModelLedger:
         return self._remember(once, act, one.info.number)
 
     async def transfer(
-        self, transfers: Sequence[Transfer], side_writes: Sequence[SideWrite] = ()
+        self,
+        transfers: Sequence[Transfer],
+        side_writes: Sequence[SideWrite] = (),
+        also: Also | None = None,
     ) -> list[Result]:
         if any(len(one.id) != ID_BYTES or one.id == NO_ID for one in transfers):
             raise OperationError("no id")
         self._expire()
-        if side_writes:
-            last = len(transfers) - 1
-            transfers = [one._replace(linked=index < last) for index, one in enumerate(transfers)]
+        if side_writes or also is not None:
+            transfers = chained(transfers)
+        before = self._everything()
         results: list[Result] = []
         chain: list[Transfer] = []
         for one in transfers:
@@ -232,6 +272,12 @@ class ModelLedger:
                     self.side.pop((side_write.table, side_write.key), None)
                 else:
                     self.side[side_write.table, side_write.key] = side_write.value
+            if also is not None:
+                try:
+                    also(NO_WRITING)
+                except OperationError:
+                    self._restore(before)
+                    raise
         return results
 
     def _expire(self) -> None:
@@ -255,12 +301,7 @@ class ModelLedger:
             assert results == [Result.DONE]
 
     def _chain(self, chain: list[Transfer]) -> list[Result]:
-        before = (
-            {number: _copy(account) for number, account in self.all.items()},
-            dict(self.done),
-            dict(self.pending),
-            dict(self.refunds),
-        )
+        before = self._everything()
         results = []
         for one in chain:
             results.append(self._one(one))
@@ -269,11 +310,19 @@ class ModelLedger:
         failed = not results[-1].is_done
         mixed = Result.EXISTS in results and Result.DONE in results
         if len(chain) > 1 and (failed or mixed):
-            self.all, self.done, self.pending, self.refunds = before
+            self._restore(before)
             blamed = {Result.DONE: Result.LINKED_FAILED, Result.EXISTS: Result.ID_REUSED}
             results = [blamed.get(result, result) for result in results]
             results += [Result.LINKED_FAILED] * (len(chain) - len(results))
         return results
+
+    def _everything(self) -> tuple[Any, ...]:
+        accounts = {number: _copy(account) for number, account in self.all.items()}
+        copies = (self.done, self.pending, self.refunds, self.side)
+        return accounts, *(dict(one) for one in copies)
+
+    def _restore(self, before: tuple[Any, ...]) -> None:
+        self.all, self.done, self.pending, self.refunds, self.side = before
 
     def _one(self, one: Transfer) -> Result:
         earlier = self.done.get(one.id)
@@ -428,6 +477,11 @@ class ModelLedger:
     async def latest(self, account: int, limit: int = 100) -> Latest:
         settled = {currency: self.balance(account, currency).posted for currency in CURRENCIES}
         return Latest(await self.history(account, limit=limit), settled)
+
+    def look_up(
+        self, addresses: Sequence[str], table: str, key: bytes
+    ) -> tuple[list[int | None], bytes | None]:
+        return [self.find(address) for address in addresses], self.read_side(table, key)
 
     def read_side(self, table: str, key: bytes) -> bytes | None:
         return self.side.get((table, key))

@@ -43,7 +43,7 @@ class Life:
         """One transfer that has to be done; its id."""
         identity = new_id(self.clock)
         one = Transfer(identity, debit, credit, amount, **options)  # type: ignore[arg-type]
-        side = [SideWrite("outbox", identity, b"sent")] if len(self.ids) % 3 == 0 else []
+        side = [SideWrite("blocked_callers", identity, b"sent")] if len(self.ids) % 3 == 0 else []
         (result,) = await self.ledger.transfer([one], side)
         assert result.is_done, result
         self.ids.append(identity)
