@@ -70,7 +70,12 @@ class _Pty:
 
 
 class ModemEmulator(AtModem):
-    """See the module; made by `EmulatedNetwork.plug_in`. `link` stays, `path` is the pty of now."""
+    """See the module; made by `EmulatedNetwork.plug_in`.
+
+    Attributes:
+        link: where the device is found, whichever pty it is.
+        octets_carried: what its line has carried, both ways.
+    """
 
     def __init__(
         self,
@@ -89,6 +94,7 @@ class ModemEmulator(AtModem):
         self.link = link
         self._nursery = nursery
         self._octets_a_second = None if baud is None else baud / BITS_AN_OCTET
+        self.octets_carried = 0
         self._pty: _Pty | None = None
         self._next_pty = _Pty()
         GeneralCommands(self, imei)
@@ -162,6 +168,7 @@ class ModemEmulator(AtModem):
         while True:
             await pty.ready(trio.lowlevel.wait_readable)
             data = os.read(pty.master, pace.octets)
+            self.octets_carried += len(data)
             await pace.passed(len(data))
             self.receive(data)
 
@@ -171,6 +178,7 @@ class ModemEmulator(AtModem):
             await pty.has_output.wait()
             await pty.ready(trio.lowlevel.wait_writable)
             written = os.write(pty.master, pty.output[: pace.octets])
+            self.octets_carried += written
             del pty.output[:written]
             if not pty.output:
                 pty.has_output = trio.Event()
