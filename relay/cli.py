@@ -326,9 +326,9 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
         *((name, show_number(count)) for name, count in reply.signaling.items()),
     ]
     outbox = [
-        f"{text(f'outbox_{name}')}: {_duration(count) if name == 'oldest_s' else show_number(count)}"
-        for name, count in reply.outbox.items()
-        if count
+        f"{text(f'outbox_{name}')}: {_duration(one) if name == 'oldest_s' else show_number(one)}"
+        for name, one in reply.outbox.items()
+        if one
     ]
     rows.append(("outbox", "\n".join(outbox)))
     table = [(text(f"status_{name}"), value) for name, value in rows if value]

@@ -112,8 +112,10 @@ class EventQueue:
             waiting = self._all.get(identity)
             if waiting is not None and self._take_out(waiting):
                 self._stale.append(identity)
-        stale, self._stale = self._stale[:limit], self._stale[limit:]
-        return stale
+        # Some may have been acknowledged late.
+        stale = [identity for identity in self._stale if identity in self._all]
+        self._stale = stale[limit:]
+        return stale[:limit]
 
     def keep_stale(self, identities: list[bytes]) -> None:
         """Those could not be erased: they are told of again."""

@@ -128,6 +128,86 @@ def test_what_no_entry_holds_takes_several(tmp_path: Path, monkeypatch: pytest.M
     trio.run(run)
 
 
+def test_what_happens_besides_one_is_felt_by_no_other(tmp_path: Path) -> None:
+    """Among them one whose retry waits behind it: that is then the first."""
+
+    async def run() -> None:
+        with open_small(tmp_path, VirtualClock()) as ledger:
+            alice = await ledger.open_account()
+            await ledger.transfer([Transfer(identity(1), ISSUE, alice, 100)])
+            done: list[str] = []
+
+            def refuse(_: Writing) -> None:
+                raise OperationError("no")
+
+            def mistaken(_: Writing) -> None:
+                raise KeyError("a mistake")
+
+            def write(name: str) -> Callable[[Writing], None]:
+                def also(writing: Writing) -> None:
+                    writing.put("outbox", name.encode(), b"v")
+                    writing.after_commit(lambda: done.append(name))
+
+                return also
+
+            async def mistaken_call() -> str:
+                with pytest.raises(KeyError):
+                    await ledger.transfer([pay(4)], also=mistaken)
+                return "mistaken"
+
+            def pay(number: int) -> Transfer:
+                return Transfer(identity(number), alice, NODE, 10)
+
+            results = await together(
+                ledger,
+                lambda: ledger.transfer([pay(2)], also=write("first")),
+                lambda: ledger.transfer([pay(3)], also=refuse),
+                mistaken_call,
+                lambda: ledger.transfer([pay(3)], also=write("retry")),
+                lambda: ledger.transfer([pay(2)], also=write("never")),
+                lambda: ledger.transfer([pay(5)]),
+            )
+            assert isinstance(results[1], OperationError)
+            assert results[2] == "mistaken"
+            assert results[0] == results[3] == results[5] == [Result.DONE]
+            assert results[4] == [Result.EXISTS]
+            assert ledger.balance(alice, J).posted == 70
+            assert done == ["first", "retry"]
+            with ledger.store.read() as tables:
+                assert [key for key, _ in tables.items("outbox")] == [b"first", b"retry"]
+            assert (await verify(ledger)).ok
+        with open_small(tmp_path, VirtualClock()) as again:
+            assert again.balance(alice, J).posted == 70
+
+    trio.run(run)
+
+
+def test_what_happens_besides_is_done_anew_with_its_transaction(tmp_path: Path) -> None:
+    """The map grows in its middle: the first try leaves nothing."""
+
+    async def run() -> None:
+        with open_ledger(
+            tmp_path, VirtualClock(), sessions=64, map_bytes=1 << 22, map_maximum_bytes=1 << 28
+        ) as ledger:
+            alice = await ledger.open_account()
+            tries: list[int] = []
+
+            def also(writing: Writing) -> None:
+                tries.append(len(writing.items("outbox")))
+                writing.put("outbox", b"%d" % len(tries), bytes(1 << 25))
+
+            pay = Transfer(identity(1), ISSUE, alice, 100)
+            assert await ledger.transfer([pay], also=also) == [Result.DONE]
+            assert len(tries) > 1
+            assert set(tries) == {0}
+            with ledger.store.read() as tables:
+                assert tables.count("outbox") == 1
+            assert ledger.balance(alice, J).posted == 100
+            assert (await verify(ledger)).ok
+
+    trio.run(run)
+
+
 def test_bad_calls_do_nothing(tmp_path: Path) -> None:
     async def run() -> None:
         with open_small(tmp_path, VirtualClock()) as ledger:

@@ -22,7 +22,7 @@ from lmdb.verify import verify
 
 from core import store as store_module
 from core.errors import OperationError
-from core.store import EXIT_STORAGE, Store, open_store
+from core.store import EXIT_STORAGE, SomeFailed, Store, open_store
 from core.store_files import DATA_FILE, NEW_FILE, Schema, lock_folder
 from core.tables import Tables, Writing
 from tests.support.disk_shim import Fail, Kind, build_shim, read_log, shim_environment
@@ -160,6 +160,53 @@ def test_those_who_ask_together_are_served_by_one_call(tmp_path: Path) -> None:
         assert trio.run(main, store) == {0: 0, 1: "odd", 2: 2, 3: "odd"}
         assert keys(store) == [b"1"]
     assert [sorted(one) for one in calls] == [[0, 1, 2, 3]]
+
+
+def test_of_those_who_ask_together_some_fail_and_the_others_are_served(tmp_path: Path) -> None:
+    calls: list[list[int]] = []
+
+    def together(writing: Writing, arguments: list[int]) -> list[outcome.Outcome[int]]:
+        calls.append(arguments)
+        for one in arguments:
+            writing.put("a", b"%d" % one, b"v")
+        odd = {place: ValueError(f"{one}") for place, one in enumerate(arguments) if one % 2}
+        if odd:
+            raise SomeFailed(odd)
+        return [outcome.Value(one) for one in arguments]
+
+    async def ask(store: Store, argument: int, answers: dict[int, object]) -> None:
+        try:
+            answers[argument] = await store.write_together(together, argument)
+        except ValueError as error:
+            answers[argument] = str(error)
+
+    async def main(store: Store, count: int) -> dict[int, object]:
+        answers: dict[int, object] = {}
+        async with trio.open_nursery() as nursery:
+            with held_up(store):
+                for argument in range(count):
+                    nursery.start_soon(ask, store, argument, answers)
+                    await trio.testing.wait_all_tasks_blocked()
+                between = store.submit(put(b"between"))
+        between.result(30)
+        return answers
+
+    with open_here(tmp_path) as store:
+        assert trio.run(main, store, 5) == {0: 0, 1: "1", 2: 2, 3: "3", 4: 4}
+        assert keys(store) == [b"0", b"2", b"4", b"between"]
+        # Once with them, once without: however many they are.
+        assert calls == [[0, 1, 2, 3, 4], [0, 2, 4]]
+
+        def fails(_writing: Writing, arguments: list[int]) -> list[outcome.Outcome[int]]:
+            _writing.put("a", b"never", b"v")
+            raise SomeFailed({place: KeyError() for place in range(len(arguments))})
+
+        async def alone() -> None:
+            with pytest.raises(KeyError):
+                await store.write_together(fails, 1)
+
+        trio.run(alone)
+        assert keys(store) == [b"0", b"2", b"4", b"between"]
 
 
 def test_cancelling_who_waits_does_not_lose_the_write(tmp_path: Path) -> None:

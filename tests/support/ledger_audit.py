@@ -16,8 +16,9 @@ from billing.journal import CallRecord, EntryKind
 from billing.ledger import LmdbLedger
 from billing.meter import MEGABYTE
 from billing.money import CURRENCIES
+from billing.tables import OUTBOX
 from billing.transfers import Kind, Result
-from tests.support.ledger_process import LINES, id_of, transfer_of
+from tests.support.ledger_process import LINES, id_of, is_told_of, transfer_of
 
 
 class Audit:
@@ -94,7 +95,8 @@ class Audit:
         self._incoming[credit] += reserved
 
     def check(self, ledger: LmdbLedger) -> None:
-        """The ledger says what its log says, sums are nothing, and nobody is overdrawn."""
+        """The ledger says what its log says, sums are nothing, nobody is overdrawn; and somebody is
+        told of exactly those transfers that were done with such a wish."""
         self.follow(ledger)
         for currency in CURRENCIES:
             balances = [ledger.balance(one, currency) for one in range(1, ledger.book.count)]
@@ -106,6 +108,9 @@ class Audit:
                 assert number < FIRST_USER_ACCOUNT or balance.available >= 0, key
             assert sum(balance.posted for balance in balances) == 0
             assert sum(balance.reserved - balance.incoming for balance in balances) == 0
+        with ledger.store.read() as tables:
+            told = {key for key, _ in tables.items(OUTBOX, limit=tables.count(OUTBOX))}
+        assert told == {one for one in self.done if is_told_of(one)}
 
     def recover(self, ledger: LmdbLedger) -> int:
         """Close what sessions are left: with what the log says, and nothing is held then."""

@@ -24,9 +24,12 @@ import trio
 from billing.charging import Charging
 from billing.ledger import FEES, ISSUE, NODE, LmdbLedger, open_ledger
 from billing.money import J
+from billing.outbox import Outbox
 from billing.tariff import Line
 from billing.transfers import Kind, Transfer, derive_id
+from core.api.bridge_messages import SmsBody
 from core.clock import SystemClock
+from core.tables import Writing
 from tests.support.disk_shim import loaded_shim
 
 RICH = range(6, 12)
@@ -40,6 +43,8 @@ SESSIONS = 4096
 WORKERS = 3
 SETTING_UP = 99
 """The worker that has the accounts' first credits."""
+TELLING = 98
+"""The worker with whose transfers somebody is told something."""
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -53,6 +58,11 @@ def id_of(turn: int, worker: int, number: int) -> bytes:
     head = turn.to_bytes(6, "big") + worker.to_bytes(2, "big")
     # Not zeros alone, so that each can be found in what was written.
     return head + number.to_bytes(4, "big") + b"\xa5\x5a\xa5\x5a"
+
+
+def is_told_of(identity: bytes) -> bool:
+    """Whether somebody is told of the transfer of that id."""
+    return identity[6:8] == TELLING.to_bytes(2, "big")
 
 
 def transfer_of(turn: int, worker: int, number: int) -> Transfer:
@@ -91,6 +101,24 @@ async def _transfers(ledger: LmdbLedger, turn: int, worker: int, tell: Tell) -> 
         done = [number + index for index, result in enumerate(results) if result.is_done]
         tell({"ack": "transfers", "worker": worker, "done": done})
         number += count
+
+
+async def _tellings(ledger: LmdbLedger, turn: int, tell: Tell) -> None:
+    """Transfers that somebody is told of, one at a time, each a second time."""
+    outbox = Outbox(ledger.store, SystemClock())
+    number = 0
+    while True:
+        one = transfer_of(turn, TELLING, number)
+
+        def also(writing: Writing, one: Transfer = one) -> None:
+            to = f"tg:{one.id.hex()}"
+            outbox.put(writing, "telegram", to, SmsBody("told"), key=one.id, lifetime_s=3600)
+
+        for _ in range(2):
+            await trio.lowlevel.checkpoint_if_cancelled()
+            (result,) = await ledger.transfer([one], also=also)
+        tell({"ack": "transfers", "worker": TELLING, "done": [number] if result.is_done else []})
+        number += 1
 
 
 async def _accounts(ledger: LmdbLedger, turn: int, tell: Tell) -> None:
@@ -181,6 +209,7 @@ async def _work(ledger: LmdbLedger, turn: int, ticks: int | None, tell: Tell) ->
         for worker in range(WORKERS):
             nursery.start_soon(_transfers, ledger, turn, worker, tell)
         nursery.start_soon(_accounts, ledger, turn, tell)
+        nursery.start_soon(_tellings, ledger, turn, tell)
         await _sessions(ledger, charging, turn, ticks, tell)
         nursery.cancel_scope.cancel()
 
