@@ -10,9 +10,16 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from core.api.bridge_messages import DoneReply, PingRequest, effect_id
+from core.api.bridge_messages import (
+    DoneReply,
+    PingRequest,
+    UserOpenRequest,
+    UserTransferRequest,
+    effect_id,
+)
 from core.api.client import ApiClient, connect
 from core.api.messages import (
+    AccountReply,
     AccountShowRequest,
     AccountTransferRequest,
     CallLinkReply,
@@ -21,7 +28,9 @@ from core.api.messages import (
     CallListRequest,
     StatusReply,
     StatusRequest,
+    TransferReply,
 )
+from core.errors import OperationError
 from tests.support.node import RunningNode, running_node
 
 GROUP = grp.getgrgid(os.getegid()).gr_name
@@ -83,3 +92,38 @@ def test_transfers_at_once_over_one_connection_each_happen_once(
             assert await available(client, "user:bob") == before + 50
 
     anyio.run(ask, backend=backend)
+
+
+@pytest.mark.trio
+async def test_users_of_telegram_pay_each_other_once(node: RunningNode) -> None:
+    async with connect(node.socket, software="test") as client:
+        for _ in range(2):
+            account = await client.request(UserOpenRequest("tg:1"))
+            assert isinstance(account, AccountReply)
+        node.command("account", "credit", "tg:1", "20")
+        replies = []
+        for _ in range(2):
+            request = UserTransferRequest("tg:1", "+79991234567", "5", id=effect_id("test", "pay"))
+            replies.append(await client.request(request))
+        assert isinstance(replies[0], TransferReply)
+        assert replies[0] == replies[1]
+        payer = await client.request(AccountShowRequest("tg:1"))
+        wallet = await client.request(AccountShowRequest("+79991234567"))
+    assert isinstance(payer, AccountReply)
+    assert isinstance(wallet, AccountReply)
+    assert (payer.balance, wallet.balance) == ("14.000000", "5.000000")
+
+
+@pytest.mark.trio
+async def test_one_connection_of_a_bridge_is_told_what_is_for_it(node: RunningNode) -> None:
+    async with connect(node.socket, software="test") as client:
+        await client.subscribe("telegram", window=8)
+        async with connect(node.socket, software="test") as second:
+            with pytest.raises(OperationError) as caught:
+                await second.subscribe("telegram", window=8)
+            assert caught.value.code == "subscribed"
+        # What is not there any more was acknowledged before.
+        await client.acknowledge("ab" * 16, "done")
+        status = await client.request(StatusRequest())
+    assert isinstance(status, StatusReply)
+    assert status.outbox["events"] == 0
