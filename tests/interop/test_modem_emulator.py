@@ -444,6 +444,16 @@ def test_a_line_in_the_middle_of_a_reply() -> None:
     assert lines[4].startswith("0791")
 
 
+def test_a_reboot_in_the_middle_of_a_reply() -> None:
+    modem = Bench().ready()
+    modem.deliver()
+    modem.faults.in_reply = modem.reboot
+    assert modem.ask("AT+CMGR=0") == "\r\n+CMGR: 0,,22\r\n"
+    modem.said = b""
+    modem.pass_time(1)
+    assert modem.said == b"\r\n^BOOT:27710117,0,0,0,75\r\n"
+
+
 def test_a_message_between_prompt_and_data() -> None:
     modem = Bench().ready()
     modem.faults.at_prompt = lambda: modem.network.deliver(NUMBER, SENDER, "BAL")

@@ -228,8 +228,9 @@ class AtModem(ABC):
         self.write(data)
 
     def _say(self, line: str) -> None:
-        for piece in _pieces(line):
-            self.write(piece)
+        if self._is_awake:
+            for piece in _pieces(line):
+                self.write(piece)
 
     def _happen(self, event: Callable[[], None]) -> None:
         """Have it happen right here, in the midst of what the modem is saying."""
@@ -240,6 +241,9 @@ class AtModem(ABC):
     def _say_reply(self, lines: list[str]) -> None:
         pieces = [piece for line in lines for piece in _pieces(line)]
         for count, piece in enumerate(pieces, 1):
+            if not self._is_awake:
+                # What came in the middle of it was the modem's end.
+                return
             self.write(piece)
             if self.faults.in_reply and count == self.faults.in_reply_after_lines:
                 event, self.faults.in_reply = self.faults.in_reply, None
