@@ -27,15 +27,6 @@ from billing.outbox import Outbox
 from billing.receipts import origin_of
 from billing.tariff import tariff_line
 from core import identity
-from core.api.bridge_messages import (
-    AcknowledgeRequest,
-    BridgeAnswerRequest,
-    BridgeStatusRequest,
-    DoneReply,
-    PingRequest,
-    UserOpenRequest,
-    UserTransferRequest,
-)
 from core.api.messages import (
     AuditRequest,
     CheckLinkRequest,
@@ -59,6 +50,7 @@ from core.stun.address import Address
 from core.version import VERSION
 from relay.announcer import Announcer
 from relay.bridge_board import BridgeBoard
+from relay.bridge_desk import BridgeDesk
 from relay.credential_issuer import CredentialIssuer
 from relay.dataplane.interface import DataPlane
 from relay.dataplane.sockets import SocketDataPlane
@@ -176,8 +168,12 @@ class Node:
             self._desk,
             self._metering,
             self._issuer,
+            self._outbox,
+            self._notices,
+            ask=lambda body, timeout_s: self._events.ask("telegram", body, timeout_s),
             url=lambda: self._pages.url,
         )
+        self._bridge_desk = BridgeDesk(self._desk, self._signaling, self._events, self._board)
         self._figures.signaling = self._signaling.figures
         self._figures.outbox = self._events.figures
         self._pages = Pages(
@@ -325,8 +321,6 @@ class Node:
 
     def _answer(self, request: RequestBody) -> Answer:
         """Carry out a request that came through the socket."""
-        if isinstance(request, PingRequest):
-            return DoneReply()
         if isinstance(request, CredentialsRequest):
             return self._issuer.issue(request.account, request.ttl_s, request.call)
         if isinstance(request, CheckLinkRequest):
@@ -335,22 +329,15 @@ class Node:
             before = self._listener.allocation_count
             self._listener.carry_out(self._server.close_account(request.account, "operator"))
             return EndReply(before - self._listener.allocation_count)
-        if isinstance(request, LedgerRequest | UserOpenRequest | UserTransferRequest):
+        if isinstance(request, LedgerRequest):
             return self._desk.answer(request)
-        if isinstance(request, AcknowledgeRequest):
-            return self._events.acknowledge(request)
-        if isinstance(request, BridgeAnswerRequest):
-            return self._events.answer(request)
         if isinstance(request, AuditRequest):
             return self._jobs.answer(request)
         if isinstance(request, SignalingRequest):
             return self._signaling.answer(request)
-        if isinstance(request, BridgeStatusRequest):
-            self._board.take(request)
-            return DoneReply()
         if isinstance(request, StatusRequest):
             return self._status()
-        raise OperationError("this node has no bridges", "no_bridges")
+        return self._bridge_desk.answer(request)
 
     def _status(self) -> StatusReply:
         figures = self._figures.read()

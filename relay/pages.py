@@ -83,7 +83,7 @@ class Pages:
                 self.fingerprint = _fingerprint(files)
         self._http = HttpServer(
             http.listen,
-            page.routes(),
+            page.routes(in_telegram=config.bridges.telegram is not None),
             clock=clock,
             certificate=files,
             websockets=websockets,

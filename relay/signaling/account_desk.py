@@ -22,6 +22,7 @@ from core.errors import SignalingError
 from relay.signaling.call_desk import CallDesk
 from relay.signaling.descriptions import Kind
 from relay.signaling.hub import Guest, Hub
+from relay.signaling.init_data import TelegramProof
 from relay.signaling.messages import (
     Account,
     AskAccount,
@@ -79,11 +80,19 @@ class SignedInPage:
 class AccountDesk:
     """Carries out what pages of accounts say."""
 
-    def __init__(self, ledger: LmdbLedger, desk: LedgerDesk, clock: Clock, calls: CallDesk) -> None:
+    def __init__(
+        self,
+        ledger: LmdbLedger,
+        desk: LedgerDesk,
+        clock: Clock,
+        calls: CallDesk,
+        telegram: TelegramProof,
+    ) -> None:
         self._ledger = ledger
         self._desk = desk
         self._clock = clock
         self._calls = calls
+        self._telegram = telegram
         self._by_account: dict[int, set[Session]] = {}
         self._new_accounts = RateLimiter(NEW_ACCOUNTS_AN_HOUR, 3600, clock)
         self._redeems = RateLimiter(REDEEM_A_MINUTE, 60, clock)
@@ -106,11 +115,17 @@ class AccountDesk:
         """Use an account, which is opened when it is not there.
 
         Raises:
-            SignalingError: ``bad-proof``, ``too-many``.
+            SignalingError: ``bad-proof``, ``stale-proof``, ``too-many``, ``unavailable``.
         """
         channel = guest.channel
-        address = address_of_untrusted(message.proof, channel.origin, guest.challenge)
-        account = await self.account_of(address, channel.client)
+        if message.proof is not None:
+            address = address_of_untrusted(message.proof, channel.origin, guest.challenge)
+            account = await self.account_of(address, channel.client)
+        elif message.init_data is not None:
+            address = await self._telegram.address_of_untrusted(message.init_data, channel.client)
+            account = self._ledger.heir(await self._desk.open_user(address))
+        else:
+            raise SignalingError("proof-needed", "an account is used by its key or by Telegram")
         secret = new_secret(self._clock)
         if len(self._by_account.get(account, ())) >= PAGES_OF_AN_ACCOUNT:
             raise SignalingError("too-many", "this account is open in too many pages")
@@ -150,7 +165,11 @@ class AccountDesk:
         sessions = self._by_account.get(account, ())
         for session in sessions:
             session.tell(ringing)
-        return any(session.channel is not None for session in sessions)
+        return self.has_page(account)
+
+    def has_page(self, account: int) -> bool:
+        """Whether an account has a page open on which it can ring."""
+        return any(session.channel is not None for session in self._by_account.get(account, ()))
 
     def ring_over(self, account: int, over: RingOver) -> None:
         """It rings no more."""

@@ -22,6 +22,7 @@ from relay.signaling.calls import (
 )
 from relay.signaling.hub import Guest, Hub
 from relay.signaling.ice import ICE_TTL_S, ice_servers
+from relay.signaling.init_data import TelegramProof
 from relay.signaling.messages import (
     Answer,
     Beat,
@@ -60,6 +61,8 @@ PEER_OF: Final = {Side.CALLER: "0", Side.CALLEE: "1"}
 
 Ring = Callable[[int, Ringing], bool]
 RingIsOver = Callable[[int, RingOver], None]
+SideOf = Callable[[str, str], tuple[CallInfo, Side]]
+"""A call, and the side of it that an address is; raises SignalingError."""
 
 
 class CallSeat(NamedTuple):
@@ -81,14 +84,19 @@ class CallDesk:
         calls: the manager, whose `tell` is this desk's.
         ring: has it ring at an account; whether anybody is there to hear it.
         ring_over: has it ring no more.
+        side_of: whose side an address is.
+        telegram_of: where in Telegram a call can ring.
     """
 
-    def __init__(self, issuer: CredentialIssuer) -> None:
+    def __init__(self, issuer: CredentialIssuer, telegram: TelegramProof) -> None:
         self.calls: CallManager
         self.hub: Hub
         self.ring: Ring = _nobody_hears
         self.ring_over: RingIsOver = _nobody_heard
+        self.side_of: SideOf
+        self.telegram_of: Callable[[CallInfo], str | None] = lambda _info: None
         self._issuer = issuer
+        self._telegram = telegram
         self._sessions: dict[CallSeat, Session] = {}
         self._left: dict[str, int | None] = {}
         self.handlers: Mapping[type[PageMessage], Handler] = {
@@ -106,9 +114,9 @@ class CallDesk:
         """Come to a side of a call, whoever is there already.
 
         Raises:
-            SignalingError: ``bad-secret``, ``unavailable``.
+            SignalingError: ``bad-secret``, ``bad-proof``, ``stale-proof``, ``unavailable``.
         """
-        side = self.calls.open_side_untrusted(message.call, message.secret)
+        side = await self._side_untrusted(guest, message)
         seat = CallSeat(message.call, side)
         secret = new_secret(self.hub.clock)
         session = guest.enter(self, secret, relay_only=message.relay_only)
@@ -130,7 +138,7 @@ class CallDesk:
         info = self._found(seat.call)
         if session.ended:
             return
-        self._tell_entered(session, info, message.seq, secret)
+        self._tell_entered(session, info, message.seq, secret, is_known=message.secret is None)
         if info.status.is_over:
             self._dismiss(seat, info)
             return
@@ -141,7 +149,21 @@ class CallDesk:
             else:
                 other.tell(PeerBack(session.peer, fresh=True))
         if side is Side.CALLER:
-            self._ring_callee(info)
+            await self._ring_callee(info)
+
+    async def _side_untrusted(self, guest: Guest, message: OpenCall) -> Side:
+        """Who comes, by the secret of a link or by what Telegram has signed."""
+        if message.secret is not None:
+            return self.calls.open_side_untrusted(message.call, message.secret)
+        if message.init_data is None:
+            raise SignalingError("proof-needed", "a call is opened by its link or by Telegram")
+        client = guest.channel.client
+        address = await self._telegram.address_of_untrusted(message.init_data, client)
+        try:
+            _, side = self.side_of(message.call, address)
+        except SignalingError as error:
+            raise SignalingError("bad-secret", "this call is somebody else's") from error
+        return side
 
     def lost(self, session: Session) -> None:
         """The page's connection is gone; media may flow on."""
@@ -161,7 +183,11 @@ class CallDesk:
             self._tell_other(seat, PeerLeft(session.peer, "lost"))
             self.calls.set_absent(seat.call, seat.side)
 
-    def _tell_entered(self, session: Session, info: CallInfo, re: int, secret: str) -> None:
+    def _tell_entered(
+        self, session: Session, info: CallInfo, re: int, secret: str, *, is_known: bool = False
+    ) -> None:
+        """`is_known`: who has come is known otherwise than by the side's secret, and may have it:
+        what has proved them ages."""
         seat: CallSeat = session.place
         other = self._sessions.get(seat.opposite)
         peers = []
@@ -178,8 +204,13 @@ class CallDesk:
                 ice_ttl_s=ICE_TTL_S,
                 relay_only=info.relayed or session.relay_only,
                 call=self._view(info, seat.side),
+                secret=self._secret_of(seat) if is_known else None,
             )
         )
+
+    def _secret_of(self, seat: CallSeat) -> str:
+        caller, callee = self.calls.secrets_of(seat.call)
+        return caller if seat.side is Side.CALLER else callee
 
     def _found(self, call: str) -> CallInfo:
         info = self.calls.find(call)
@@ -350,14 +381,21 @@ class CallDesk:
 
     # ------------------------------------------------------------ ringing
 
-    def _ring_callee(self, info: CallInfo) -> None:
-        """Have it ring on the callee's pages, if the callee has any open."""
+    async def _ring_callee(self, info: CallInfo) -> None:
+        """Have it ring on the callee's pages, if the callee has any open, and in Telegram."""
         if info.callee is None or info.status not in (Status.PENDING, Status.RINGING):
             return
         # Who was blocked after the call was made rings as little.
         if self.calls.blocks.has_blocked(info.callee, info.caller):
             return
-        if self.ring(info.callee, self._ringing(info)) and info.status is Status.PENDING:
+        is_heard = self.ring(info.callee, self._ringing(info))
+        if info.status is not Status.PENDING:
+            return
+        telegram = self.telegram_of(info)
+        if telegram is not None and self.calls.ring(info.id, telegram):
+            # It is told in the transaction that stores it.
+            await self.calls.store_changes()
+        elif is_heard:
             self.calls.ring(info.id)
 
     def ringing_for(self, account: int) -> list[Ringing]:

@@ -9,7 +9,7 @@ live alone. Beside them stands each account's list of its calls, by time. What i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -47,6 +47,8 @@ class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
             `started_ns`: both sides were connected.
         seconds, cost: what was charged until now; micro-J.
         effect: the id under which it was asked for, see `CallManager.create_once`; empty for none.
+        expires_ns: when its link leads nowhere any more, if nobody has come; 0 for the usual time.
+        rung_address: where in Telegram it has rung for the callee; empty for nowhere.
     """
 
     id: str
@@ -67,6 +69,8 @@ class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     seconds: int = 0
     cost: int = 0
     effect: str = ""
+    expires_ns: int = 0
+    rung_address: str = ""
 
     @property
     def duration_seconds(self) -> int:
@@ -87,14 +91,19 @@ class Page(NamedTuple):
     next: str | None
 
 
+OnStored = Callable[[Writing, CallInfo, CallInfo], None]
+"""Is told what a call was and what it is now, in the transaction that stores it; it may be told
+again, since a transaction that was aborted is done anew."""
+
 _decoder = msgspec.msgpack.Decoder(CallInfo)
 
 
 class CallRecords:
-    """The records of calls in the ledger's environment."""
+    """The records of calls in the ledger's environment; `on_stored` is told of what changes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, on_stored: OnStored | None = None) -> None:
         self._store = store
+        self._on_stored = on_stored
 
     async def create(self, info: CallInfo) -> bool:
         """Keep a new call; whether its id was free. What is too old goes.
@@ -102,17 +111,17 @@ class CallRecords:
         Raises:
             OperationError: it can't be stored.
         """
+        return await self._store.write(lambda writing: self.put_new(writing, info))
 
-        def write(writing: Writing) -> bool:
-            if _find(writing, info.id) is not None:
-                return False
-            _prune(writing, info.created_ns - KEEP_S * NS_PER_S)
-            _put(writing, LIVING_CALLS, info)
-            for account in _listed_by(info):
-                writing.put(CALL_LISTS, _list_key(account, info), b"")
-            return True
-
-        return await self._store.write(write)
+    def put_new(self, writing: Writing, info: CallInfo) -> bool:
+        """As `create`, in a transaction that writes other things as well."""
+        if _find(writing, info.id) is not None:
+            return False
+        _prune(writing, info.created_ns - KEEP_S * NS_PER_S)
+        _put(writing, LIVING_CALLS, info)
+        for account in _listed_by(info):
+            writing.put(CALL_LISTS, _list_key(account, info), b"")
+        return True
 
     async def update(self, infos: Sequence[CallInfo]) -> None:
         """Keep calls that live as they are now.
@@ -123,6 +132,7 @@ class CallRecords:
 
         def write(writing: Writing) -> None:
             for info in infos:
+                self._tell(writing, info)
                 _put(writing, LIVING_CALLS, info)
 
         await self._store.write(write)
@@ -136,10 +146,16 @@ class CallRecords:
         assert info.status.is_over
 
         def write(writing: Writing) -> None:
+            self._tell(writing, info)
             writing.delete(LIVING_CALLS, info.id.encode())
             _put(writing, CALLS, info)
 
         await self._store.write(write)
+
+    def _tell(self, writing: Writing, info: CallInfo) -> None:
+        before = _find(writing, info.id)
+        if self._on_stored is not None and before is not None:
+            self._on_stored(writing, before, info)
 
     def find(self, call_id: str) -> CallInfo | None:
         """What is kept of a call."""

@@ -21,7 +21,7 @@ import hmac
 import logging
 from base64 import b32encode, urlsafe_b64encode
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -43,6 +43,7 @@ from relay.signaling.call_records import (
     LIVING_MAXIMUM,
     CallInfo,
     CallRecords,
+    OnStored,
     Page,
     page_of_untrusted,
 )
@@ -103,6 +104,8 @@ class CallReceipt(NamedTuple):
 
 
 CallEvent = CallUpdated | MoneyLow | CallReceipt
+Keep = Callable[[CallInfo], Awaitable[bool]]
+"""Stores the record of a new call, with what else belongs to it; whether its id was free."""
 
 
 class CallManager:
@@ -116,6 +119,10 @@ class CallManager:
         region: of telephone numbers that are written without their country.
         direct_calls: whether media may flow past the relays.
         calls_per_minute: what one account may begin.
+        on_stored: is told of what is stored of calls.
+
+    Attributes:
+        records: what is stored of calls.
     """
 
     def __init__(
@@ -131,6 +138,7 @@ class CallManager:
         region: str | None = None,
         direct_calls: bool = False,
         calls_per_minute: int = 10,
+        on_stored: OnStored | None = None,
     ) -> None:
         self._ledger = ledger
         self._metering = metering
@@ -140,7 +148,7 @@ class CallManager:
         self._tell = tell
         self._secret = secret
         self._direct_calls = direct_calls
-        self._records = CallRecords(ledger.store)
+        self.records = CallRecords(ledger.store, on_stored)
         self.blocks = CallBlocks(ledger, region)
         self.admission = CallAdmission(
             ledger, clock, self.blocks, region=region, calls_per_minute=calls_per_minute
@@ -169,27 +177,45 @@ class CallManager:
         return True, f"{info.id} waits for its callee", info.id
 
     async def create_once(
-        self, effect: str, from_address: str, to_address: str | None, kind: Kind = Kind.VOICE
+        self,
+        effect: str,
+        from_address: str,
+        to_address: str | None,
+        kind: Kind = Kind.VOICE,
+        *,
+        expires_s: int = 0,
+        keep: Keep | None = None,
     ) -> CallInfo:
-        """`create`, or what it has made under the same id (`core.api.fields.EffectId`) before.
+        """`create`, or what it has made under the same id (`core.api.fields.EffectId`) before;
+        without an id it is `create`.
 
         Raises:
             SignalingError: as `create`.
         """
+        found = await self.find_made(effect)
+        if found is not None:
+            return found
+        made = trio.Event()
+        if effect:
+            self._making[effect] = made
+        try:
+            return await self.create(
+                from_address, to_address, kind, effect=effect, expires_s=expires_s, keep=keep
+            )
+        finally:
+            self._making.pop(effect, None)
+            made.set()
+
+    async def find_made(self, effect: str) -> CallInfo | None:
+        """The call that was made under an id, also one that is over; waits for one that is being
+        made."""
         while (made := self._making.get(effect)) is not None:
             await made.wait()
-        for call_id in self._ids_of(effect):
+        for call_id in self._ids_of(effect) if effect else ():
             info = self.find(call_id)
-            if info is None:
-                break
-            if info.effect == effect:
+            if info is None or info.effect == effect:
                 return info
-        made = self._making[effect] = trio.Event()
-        try:
-            return await self.create(from_address, to_address, kind, effect=effect)
-        finally:
-            del self._making[effect]
-            made.set()
+        return None
 
     async def create(
         self,
@@ -198,6 +224,8 @@ class CallManager:
         kind: Kind = Kind.VOICE,
         *,
         effect: str = "",
+        expires_s: int = 0,
+        keep: Keep | None = None,
     ) -> CallInfo:
         """Make a call that waits for its callee. The addresses may be anybody's text.
 
@@ -205,6 +233,8 @@ class CallManager:
             from_address: the caller's, who has proved it; may be ``#17``.
             to_address: None for whoever has the callee's link.
             effect: under which it is kept; nothing is made under it yet.
+            expires_s: for how long it waits; 0 for `PENDING_S`.
+            keep: stores it in place of `CallRecords.create`; what it raises is raised.
 
         Raises:
             SignalingError: ``no-account``, ``no-money``, ``busy``, ``blocked`` (the callee can't be
@@ -227,8 +257,9 @@ class CallManager:
             )
         if len(self._calls) + len(self._ending) >= LIVING_MAXIMUM:
             raise SignalingError("full", "the node has as many calls as it takes")
+        now_ns = self._ledger.clock.now_ns()
         for call_id in self._ids_of(effect):
-            if call_id in self._calls:
+            if self.find(call_id) is not None:
                 continue
             call = LivingCall(
                 CallInfo(
@@ -240,8 +271,9 @@ class CallManager:
                     kind=kind,
                     relayed=not self._direct_calls,
                     price_second=line.price_second,
-                    created_ns=self._ledger.clock.now_ns(),
+                    created_ns=now_ns,
                     effect=effect,
+                    expires_ns=now_ns + expires_s * NS_PER_S if expires_s else 0,
                 )
             )
             # Before it is stored, or many that come at once would be too many.
@@ -249,9 +281,7 @@ class CallManager:
             self._made[caller] += 1
             is_made = False
             try:
-                is_made = await self._records.create(call.info)
-            except OperationError as error:
-                raise _unavailable() from error
+                is_made = await (keep or self._keep)(call.info)
             finally:
                 if not is_made:
                     del self._calls[call.info.id]
@@ -259,6 +289,12 @@ class CallManager:
             if is_made:
                 return call.info
         raise AssertionError("there is always another id")
+
+    async def _keep(self, info: CallInfo) -> bool:
+        try:
+            return await self.records.create(info)
+        except OperationError as error:
+            raise _unavailable() from error
 
     def _ids_of(self, effect: str) -> Iterator[str]:
         """Ids for a call, one after the other, each for when those before it are taken; the same
@@ -347,8 +383,11 @@ class CallManager:
         if call.info.status in (Status.RINGING, Status.ACTIVE):
             await self._open_billing(call)
 
-    def ring(self, call_id: str) -> bool:
+    def ring(self, call_id: str, telegram: str = "") -> bool:
         """The callee sees the call; False while one of the two is busy with another one.
+
+        Args:
+            telegram: where it rings in Telegram as well, as soon as it is stored.
 
         Raises:
             SignalingError: ``wrong-state``: it was answered already; ``no-call``.
@@ -357,6 +396,8 @@ class CallManager:
         info = call.info
         if not (self._is_free(info.caller, call_id) and self._is_free(info.callee, call_id)):
             return False
+        if info.status is Status.PENDING and telegram:
+            call.change(rung_address=telegram)
         return self._apply(call, Event.RING)
 
     def set_offer(self, call_id: str, offer_sdp: str, *, is_from: bool = True) -> str:
@@ -422,7 +463,7 @@ class CallManager:
         if self._apply(call, Event.ANSWER):
             call.connect_by_ns = call.info.answered_ns + CONNECTING_S * NS_PER_S
             # A node that is started again has to know that it was answered.
-            await self._store_changes()
+            await self.store_changes()
 
     def add_ice_candidate(self, call_id: str, candidate: str, is_from: bool) -> str | None:
         """A side's candidate as it may pass on; None where it may not.
@@ -495,7 +536,7 @@ class CallManager:
     def find(self, call_id: str) -> CallInfo | None:
         """A call, also one that is over."""
         call = self._calls.get(call_id) or self._ending.get(call_id)
-        return self._records.find(call_id) if call is None else call.info
+        return self.records.find(call_id) if call is None else call.info
 
     def living(self, account: int | None = None) -> list[CallInfo]:
         """The calls that are not over, of an account or of all, the newest first."""
@@ -508,7 +549,7 @@ class CallManager:
 
     def page_untrusted(self, account: int, before: str | None, limit: int) -> Page:
         """An account's calls, the newest first; see `CallRecords.page_untrusted`."""
-        page = self._records.page_untrusted(account, before, limit)
+        page = self.records.page_untrusted(account, before, limit)
         return page._replace(calls=[self._latest(info) for info in page.calls])
 
     def living_page_untrusted(self, before: str | None, limit: int) -> Page:
@@ -563,7 +604,7 @@ class CallManager:
         for call in list(self._ending.values()):
             nursery.start_soon(self._finish, call)
         self.admission.forget_old()
-        await self._store_changes()
+        await self.store_changes()
 
     async def _meet_again(self, call: LivingCall) -> None:
         try:
@@ -577,7 +618,7 @@ class CallManager:
         """What a second has brought."""
         info = call.info
         if info.status is Status.PENDING:
-            if now_ns >= info.created_ns + PENDING_S * NS_PER_S:
+            if now_ns >= (info.expires_ns or info.created_ns + PENDING_S * NS_PER_S):
                 self._apply(call, Event.TIMEOUT)
         elif info.status is Status.RINGING:
             if now_ns >= info.rung_ns + RINGING_S * NS_PER_S:
@@ -753,7 +794,7 @@ class CallManager:
             # A node that stops still has it charged, and stored as what it was.
             with trio.CancelScope(shield=True):
                 await self._close_billing(call)
-                await self._records.finish(call.info)
+                await self.records.finish(call.info)
         except Exception as error:
             # A full disk, a mistake of ours: no other call ends with it.
             _tell_failure("the end of a call is not stored yet", error, call.has_failed)
@@ -783,13 +824,13 @@ class CallManager:
             call.is_billed = False
             call.change(seconds=seconds, cost=cost)
 
-    async def _store_changes(self) -> None:
-        """Store what has changed; the next second tries again where it can't be."""
+    async def store_changes(self) -> None:
+        """Store what has changed, as each second does; the next one tries again where it fails."""
         changed, self._unstored = self._unstored, {}
         if not changed:
             return
         try:
-            await self._records.update([call.info for call in changed.values()])
+            await self.records.update([call.info for call in changed.values()])
         except OperationError as error:
             log_event(_log, logging.ERROR, "changes of calls are not stored yet", reason=error)
             self._unstored = {
@@ -804,7 +845,7 @@ class CallManager:
         `CONNECTING_S` at most; it goes on under its name, and has cost what the ledger says."""
         assert not self._calls, "nothing has begun yet"
         now_ns = self._ledger.clock.now_ns()
-        for info in self._records.living():
+        for info in self.records.living():
             call = self._calls[info.id] = LivingCall(info)
             self._made[info.caller] += 1
             if info.status is Status.PENDING:

@@ -32,6 +32,8 @@ Name = Annotated[str, msgspec.Meta(max_length=NAME_MAXIMUM_CHARACTERS)]
 PeerId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z]{1,16}\Z")]
 Secret = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{16,128}\Z")]
 CallId = Annotated[str, msgspec.Meta(pattern=r"^CALL-[A-Z2-7]{8}\Z")]
+InitDataText = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+"""What Telegram has signed for a Mini App, as it is in `Telegram.WebApp.initData`."""
 AddressText = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 KeyText = Annotated[str, msgspec.Meta(pattern=r"^[a-z2-7]{52}\Z")]
 """An Ed25519 public key in base32 without padding, as in the address `key:...`."""
@@ -169,20 +171,24 @@ class JoinRoom(msgspec.Struct, frozen=True, tag="join"):
 
 
 class OpenCall(msgspec.Struct, frozen=True, tag="open_call"):
-    """Come to a call as the side to which the secret belongs. Who comes a second time takes the
-    place of their first page."""
+    """Come to a call as the side to which the secret belongs, or without one as that of the user of
+    Telegram for whom `init_data` was made. Who comes a second time takes the place of their first
+    page."""
 
     seq: Sequence
     call: CallId
-    secret: Secret
+    secret: Secret | None = None
     relay_only: bool = False
+    init_data: InitDataText | None = None
 
 
 class SignIn(msgspec.Struct, frozen=True, tag="sign_in"):
-    """Use one's account, which is made when it is not there."""
+    """Use one's account, which is made when it is not there: that of a key, or of the user of
+    Telegram for whom `init_data` was made."""
 
     seq: Sequence
-    proof: AccountProof
+    proof: AccountProof | None = None
+    init_data: InitDataText | None = None
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
@@ -404,6 +410,7 @@ class Entered(msgspec.Struct, frozen=True, tag="entered"):
         you: one's own id.
         peers: the others.
         invitation: of a room that was made just now, for others to come; good for many.
+        secret: of the side of a call that one has come to without it.
     """
 
     re: int | None
@@ -416,6 +423,7 @@ class Entered(msgspec.Struct, frozen=True, tag="entered"):
     room: RoomView | None = None
     call: CallView | None = None
     invitation: str | None = None
+    secret: str | None = None
 
 
 class Waiting(msgspec.Struct, frozen=True, tag="waiting"):
@@ -622,8 +630,8 @@ class Error(msgspec.Struct, frozen=True, tag="error"):
     `code`: ``malformed``, ``too-large``, ``unknown-type``, ``replayed``, ``out-of-order``,
     ``too-many``, ``wrong-state``, ``no-peer``, ``no-call``, ``not-host``, ``bad-description``,
     ``bad-secret``, ``expired``, ``used-up``, ``full``, ``locked``, ``not-resumable``,
-    ``token-needed``, ``proof-needed``, ``bad-proof``, ``no-money``, ``quota``, ``busy``,
-    ``blocked``, ``no-account``, ``no-line``, ``no-voucher``, ``bad-voucher``,
+    ``token-needed``, ``proof-needed``, ``bad-proof``, ``stale-proof``, ``no-money``, ``quota``,
+    ``busy``, ``blocked``, ``no-account``, ``no-line``, ``no-voucher``, ``bad-voucher``,
     ``voucher-redeemed``, ``unavailable``. `message` is a sentence in English; `values` are what
     stands in its places in other languages. `last` is the session's last `seq`, with ``replayed``
     and ``out-of-order``.

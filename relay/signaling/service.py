@@ -10,8 +10,18 @@ import trio
 from billing.desk import Desk as LedgerDesk
 from billing.ledger import LmdbLedger
 from billing.money import format_amount
+from billing.notices import Notices
+from billing.outbox import Outbox
 from billing.records import format_time
 from billing.tariff import tariff_line
+from core.api.bridge_messages import (
+    BridgeReply,
+    CallHangUpRequest,
+    CallQuoteRequest,
+    CallRejectRequest,
+    CallSideRequest,
+    CallStartRequest,
+)
 from core.api.messages import (
     CallEndReply,
     CallEndRequest,
@@ -30,11 +40,14 @@ from core.identity import Identity
 from relay.credential_issuer import CredentialIssuer
 from relay.metering import Metering
 from relay.signaling.account_desk import AccountDesk
+from relay.signaling.bridge_calls import BridgeCalls, SmsSender
 from relay.signaling.call_desk import CallDesk
+from relay.signaling.call_notices import CallNotices
 from relay.signaling.call_records import CallInfo
 from relay.signaling.calls import CallManager
 from relay.signaling.descriptions import Kind
 from relay.signaling.hub import Hub
+from relay.signaling.init_data import Ask, TelegramProof
 from relay.signaling.messages import CreateRoom, JoinRoom, OpenCall, SignIn
 from relay.signaling.room_billing import HostBilling
 from relay.signaling.room_desk import RoomDesk
@@ -47,6 +60,8 @@ class Signaling:
     """Rooms and calls of one node.
 
     Args:
+        outbox, notices: how people are told of calls elsewhere than on pages.
+        ask: asks the Telegram bridge something.
         url: where people reach the pages, without a path; asked when a link is made.
 
     Raises:
@@ -62,6 +77,9 @@ class Signaling:
         desk: LedgerDesk,
         metering: Metering,
         issuer: CredentialIssuer,
+        outbox: Outbox,
+        notices: Notices,
+        ask: Ask,
         url: Callable[[], str],
     ) -> None:
         billing = config.billing
@@ -72,13 +90,16 @@ class Signaling:
         own_relays = {turn.external.get(ip, ip) for ip in turn.relay_addresses}
         lines = {kind: tariff_line(kind.value, billing, ledger) for kind in Kind}
         room_line = tariff_line("room", billing, ledger)
-        for line in (*lines.values(), room_line):
+        sms_line = tariff_line("sms", billing, ledger)
+        for line in (*lines.values(), room_line, sms_line):
             ledger.paid_into.add(line.into)
         hosts = None if signaling.rooms == "free" else HostBilling(ledger, room_line, clock)
         self.rooms = RoomDesk(
             signaling, ledger, clock, metering, issuer, own_relays.__contains__, hosts
         )
-        call_desk = CallDesk(issuer)
+        call_notices = CallNotices(outbox, ledger, notices, lambda info: self._links(info)[1])
+        telegram = TelegramProof(config.bridges.telegram, clock, ask)
+        call_desk = CallDesk(issuer, telegram)
         self.calls = CallManager(
             ledger,
             metering,
@@ -90,9 +111,23 @@ class Signaling:
             region=billing.default_region,
             direct_calls=signaling.direct_calls,
             calls_per_minute=signaling.calls_per_minute,
+            on_stored=call_notices.stored,
         )
         metering.on_call_cut = self.calls.billing_cut
-        accounts = AccountDesk(ledger, desk, clock, call_desk)
+        accounts = AccountDesk(ledger, desk, clock, call_desk, telegram)
+        self._bridge_calls = BridgeCalls(
+            self.calls,
+            ledger,
+            clock,
+            call_notices,
+            line_of=lines.__getitem__,
+            has_page=accounts.has_page,
+            links=self._links,
+            sms_line=sms_line,
+            region=billing.default_region,
+        )
+        call_desk.side_of = self._bridge_calls.side_untrusted
+        call_desk.telegram_of = call_notices.callee_of
         self.hub = Hub(
             signaling,
             clock,
@@ -154,13 +189,8 @@ class Signaling:
         match request:
             case CallLinkRequest():
                 asked = request.caller, request.callee, Kind(request.kind)
-                if request.id is None:
-                    info = await self.calls.create(*asked)
-                else:
-                    info = await self.calls.create_once(request.id, *asked)
-                page = f"{self._url()}/call?id={quote(info.id)}"
-                caller, callee = self.calls.secrets_of(info.id)
-                return CallLinkReply(info.id, f"{page}#{caller}", f"{page}#{callee}")
+                info = await self.calls.create_once(request.id or "", *asked)
+                return CallLinkReply(info.id, *self._links(info))
             case CallListRequest():
                 return self._list(request)
             case CallEndRequest():
@@ -168,6 +198,42 @@ class Signaling:
                 return CallEndReply(_item(info))
             case _:
                 return await self.prepare_room()
+
+    async def answer_bridge(
+        self,
+        request: CallQuoteRequest
+        | CallStartRequest
+        | CallSideRequest
+        | CallRejectRequest
+        | CallHangUpRequest,
+    ) -> SignalingReply | BridgeReply:
+        """What a bridge asks for in the name of somebody who has an address with it.
+
+        Raises:
+            SignalingError, OperationError: it can't be done; says why.
+        """
+        match request:
+            case CallQuoteRequest():
+                return self._bridge_calls.quote(request)
+            case CallStartRequest():
+                info = await self._bridge_calls.start(request)
+                return CallLinkReply(info.id, *self._links(info))
+            case CallSideRequest():
+                return self._bridge_calls.side(request)
+            case CallRejectRequest():
+                return CallEndReply(_item(await self._bridge_calls.reject(request)))
+            case CallHangUpRequest():
+                return CallEndReply(_item(await self._bridge_calls.hang_up(request)))
+
+    def use_sms(self, sms: SmsSender) -> None:
+        """Have callees who are nowhere else told by SMS."""
+        self._bridge_calls.sms = sms
+
+    def _links(self, info: CallInfo) -> tuple[str, str]:
+        """The links of a call's caller and callee, with their secrets."""
+        page = f"{self._url()}/call?id={quote(info.id)}"
+        caller, callee = self.calls.secrets_of(info.id)
+        return f"{page}#{caller}", f"{page}#{callee}"
 
     def _list(self, request: CallListRequest) -> CallListReply:
         if request.account is None:

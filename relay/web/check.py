@@ -130,9 +130,12 @@ class CheckPage:
         self._is_open = is_open
         self._rate = RateLimiter(CREDENTIALS_PER_MINUTE, 60, clock)
 
-    def routes(self) -> dict[tuple[str, str], Handler]:
-        """For an `HttpServer`, alone or joined with others."""
-        return {**page_routes(), ("POST", "/check/credentials"): self._credentials}
+    def routes(self, *, in_telegram: bool = False) -> dict[tuple[str, str], Handler]:
+        """For an `HttpServer`, alone or joined with others; `in_telegram` as in `page_routes`."""
+        return {
+            **page_routes(in_telegram=in_telegram),
+            ("POST", "/check/credentials"): self._credentials,
+        }
 
     async def _credentials(self, request: Request) -> Response:
         """Credentials as JSON for a token as JSON, or ``{"error": ...}``."""

@@ -13,14 +13,20 @@ from urllib.parse import urlsplit
 
 from core.errors import PeerError
 
-SECURITY_HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": (
+
+def content_policy(frame_ancestors: str) -> str:
+    """What a page may load, and who may have it in a frame."""
+    return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         # CSP 3 has ws: and wss: of the same host and port match 'self', as browsers do.
         "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        f"base-uri 'none'; form-action 'none'; frame-ancestors {frame_ancestors}; "
         "require-trusted-types-for 'script'"
-    ),
+    )
+
+
+SECURITY_HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": content_policy("'none'"),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": (

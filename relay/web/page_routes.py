@@ -7,7 +7,7 @@ import json
 from importlib.resources import files
 from typing import Final
 
-from relay.web.http_message import Handler, Request, Response
+from relay.web.http_message import Handler, Request, Response, content_policy
 from relay.web.static_files import static_file, static_names
 
 PAGES: Final = {
@@ -16,13 +16,31 @@ PAGES: Final = {
     "/me": "me.html",
     "/check": "check.html",
 }
+MINI_APPS: Final = ("/call", "/me")
+"""Pages that open in Telegram, too."""
+TELEGRAM_HEADERS: Final = {
+    # Where Telegram's own web client is served from.
+    "Content-Security-Policy": content_policy(
+        "https://web.telegram.org https://*.web.telegram.org"
+    ),
+    # A client whose own page embeds nothing that doesn't allow it can have these in its frames.
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
 _MANIFEST: Final = "app.webmanifest"
 _WORKER: Final = "worker.js"
 
 
-def page_routes() -> dict[tuple[str, str], Handler]:
-    """For an `HttpServer`, alone or joined with others."""
-    routes = {("GET", path): static_file(name) for path, name in PAGES.items()}
+def page_routes(*, in_telegram: bool = False) -> dict[tuple[str, str], Handler]:
+    """For an `HttpServer`, alone or joined with others.
+
+    Args:
+        in_telegram: whether Telegram's web client may have `MINI_APPS` in its frames.
+    """
+    framed = MINI_APPS if in_telegram else ()
+    routes = {
+        ("GET", path): static_file(name, TELEGRAM_HEADERS if path in framed else {})
+        for path, name in PAGES.items()
+    }
     # What a worker or a manifest governs begins at its own address.
     routes["GET", f"/{_MANIFEST}"] = static_file(_MANIFEST)
     routes["GET", f"/{_WORKER}"] = _worker()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import PurePosixPath
 
@@ -18,8 +19,8 @@ CONTENT_TYPES = {
 }
 
 
-def static_file(name: str) -> Handler:
-    """A handler that serves the file `name`.
+def static_file(name: str, more: Mapping[str, str] | None = None) -> Handler:
+    """A handler that serves the file `name`, with `more` headers.
 
     Caches ask each time whether they are up to date: the files' names stay when a new version of
     the node changes them.
@@ -27,7 +28,7 @@ def static_file(name: str) -> Handler:
     body = (files("relay.web") / "static" / name).read_bytes()
     content_type = CONTENT_TYPES[PurePosixPath(name).suffix]
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    headers = {"ETag": tag, "Cache-Control": "no-cache", **(more or {})}
     whole = Response(body=body, content_type=content_type, headers=headers)
     unchanged = Response(status=304, headers=headers)
 

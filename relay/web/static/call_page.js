@@ -1,14 +1,17 @@
-// The page `/call?id=CALL-...#secret`: one side of a call.
+// The page `/call?id=CALL-...#secret`: one side of a call. As a Mini App it has what Telegram has
+// signed in the secret's place.
 
 import { make, say, setText } from "./dom.js";
 import { explainFailure, missingAbility, ofKey } from "./explain.js";
 import { shortAddress } from "./format.js";
 import { Meeting } from "./meeting.js";
+import { MiniApp } from "./mini_app.js";
 import { showOver } from "./over_view.js";
 import { hidesAddress, setUpPage, showView, takeFragment, wasReloaded } from "./page.js";
 import { PreJoin } from "./pre_join.js";
 import { Ringer } from "./sounds.js";
 import { Stage } from "./stage.js";
+import { tab_storage } from "./tab_storage.js";
 import { onLanguage, text } from "./text.js";
 
 const SECRET = "montana-call-secret";
@@ -25,7 +28,9 @@ const pre_join = new PreJoin(() => {
 });
 const stage = new Stage(meeting, byId("stage"), () => meeting.hangUp());
 const ringer = new Ringer();
-const call_id = new URLSearchParams(location.search).get("id") ?? "";
+const fragment = takeFragment(SECRET);
+const mini_app = MiniApp.of(fragment);
+const call_id = new URLSearchParams(location.search).get("id") ?? mini_app?.start_param ?? "";
 let problem = null;
 let has_asked_devices = false;
 let shown_over = false;
@@ -38,7 +43,9 @@ byId("answer-video").addEventListener("click", () => answer(true));
 byId("reject").addEventListener("click", () => meeting.reject());
 byId("take-back").addEventListener("click", () => meeting.hangUp());
 byId("again").addEventListener("click", () => location.reload());
+if (mini_app) document.querySelector(".choices").prepend(browserButton());
 begin();
+mini_app?.ready();
 
 async function begin() {
   const missing = missingAbility();
@@ -47,24 +54,41 @@ async function begin() {
     showProblem();
     return;
   }
-  const secret = takeFragment(SECRET);
+  const proof = mini_app
+    ? { secret: mini_app.secret, initData: mini_app.init_data }
+    : { secret: fragment };
   if (wasReloaded() && (await resume())) return;
-  if (!/^CALL-[A-Z2-7]{8}$/.test(call_id) || !secret) {
+  if (!/^CALL-[A-Z2-7]{8}$/.test(call_id) || !fragment) {
     problem = { code: "bad-secret" };
     showProblem();
     return;
   }
   showView("opening");
   try {
-    await meeting.openCall({ call: call_id, secret, relayOnly: hidesAddress() });
+    await meeting.openCall({ call: call_id, ...proof, relayOnly: hidesAddress() });
   } catch (failure) {
     problem = failure;
     showProblem();
   }
 }
 
+/** Here a call may have no sound in the background, and no screen to share. */
+function browserButton() {
+  const open = () => {
+    const { call, secret } = meeting.place ?? {};
+    if (secret) mini_app.openLink(`${location.origin}/call?id=${call}#${secret}`);
+  };
+  return make("button", {
+    type: "button",
+    class: "plain small",
+    id: "browser",
+    text: "open_in_browser",
+    on: { click: open },
+  });
+}
+
 async function resume() {
-  const on = JSON.parse(sessionStorage.getItem(DEVICES) ?? "{}");
+  const on = JSON.parse(tab_storage.getItem(DEVICES) ?? "{}");
   if (!(await meeting.resume())) return false;
   if (meeting.state.phase !== "in") return true;
   has_asked_devices = true;
@@ -111,7 +135,7 @@ function show() {
   );
   if (phase === "in") {
     if (!stage.is_shown) pre_join.stop();
-    sessionStorage.setItem(
+    tab_storage.setItem(
       DEVICES,
       JSON.stringify({ microphone: state.local.microphone, camera: state.local.camera }),
     );
@@ -152,8 +176,10 @@ function showEnd(state) {
   pre_join.stop();
   showView("over");
   const other = state.receipt?.call.other ?? state.call?.other ?? "";
-  const actions = [make("a", { class: "button plain", href: "/", text: "close" })];
-  if (isCaller() && other) {
+  const actions = mini_app
+    ? [make("button", { type: "button", text: "close", on: { click: () => mini_app.close() } })]
+    : [make("a", { class: "button plain", href: "/", text: "close" })];
+  if (isCaller() && other && !mini_app) {
     // An account calls again; a link is good for one call.
     const wish = new URLSearchParams({ call: other, kind: state.call.kind });
     actions.unshift(make("a", { class: "button", href: `/me#${wish}`, text: "call_again" }));

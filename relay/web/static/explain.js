@@ -13,6 +13,7 @@ const CODES = new Set([
   "token-needed",
   "proof-needed",
   "bad-proof",
+  "stale-proof",
   "no-money",
   "quota",
   "busy",

@@ -8,7 +8,8 @@ import { explainFailure, ofKey } from "./explain.js";
 import { clock, money, moment, shortAddress } from "./format.js";
 import { icon } from "./icons.js";
 import { Account } from "./identity.js";
-import { hidesAddress, setUpPage, showView } from "./page.js";
+import { MiniApp } from "./mini_app.js";
+import { hidesAddress, setUpPage, showView, takeFragment } from "./page.js";
 import { drawQr } from "./qr.js";
 import { RingNotices } from "./ring_notices.js";
 import { Signaling } from "./signaling.js";
@@ -21,9 +22,12 @@ const PAGES_FOR_PLOT = 20; // At most so many of 100 lines are read for it.
 const MONEY_MS = 5000;
 const DAY_MS = 24 * 3600 * 1000;
 
+const TELEGRAM = "montana-telegram";
+
 const byId = (id) => document.getElementById(id);
 
 setUpPage();
+const mini_app = MiniApp.of(takeTelegram());
 const state = {
   account: null, // The key pair.
   money: null, // What the node says of the account.
@@ -41,8 +45,20 @@ let signaling = null;
 
 listen();
 begin();
+mini_app?.ready();
+
+/** What Telegram has written behind #; a wish that stands there is taken later. */
+function takeTelegram() {
+  return location.hash.startsWith("#call=") ? null : takeFragment(TELEGRAM);
+}
 
 async function begin() {
+  if (mini_app) {
+    // The account is that of Telegram's user; no key is needed for it, and none is kept.
+    state.account = { address: "" };
+    await signIn();
+    return;
+  }
   if (!(await canSign())) {
     const key = window.isSecureContext ? "no_ed25519" : "insecure";
     const tell = () => {
@@ -89,10 +105,11 @@ async function signIn() {
   const { account } = state;
   const enter = async ({ challenge }) => ({
     type: "sign_in",
-    proof: await account.prove(challenge),
+    ...(mini_app ? { init_data: mini_app.init_data } : { proof: await account.prove(challenge) }),
   });
   try {
-    await signaling.enter(enter, { again: true });
+    const { address } = await signaling.enter(enter, { again: true });
+    if (mini_app) state.account = { address };
     await readAll();
     setPhase("in");
     setInterval(readMoney, MONEY_MS);
@@ -283,7 +300,7 @@ function onSubmit(id, doing) {
 async function call(to, kind) {
   const made = await signaling.request({ type: "call", to, kind });
   keepContact(to);
-  location.assign(callUrl(made.call, made.secret));
+  location.assign(ownUrl(made.call, made.secret));
 }
 
 async function getLink() {
@@ -294,7 +311,7 @@ async function getLink() {
   byId("made-code").replaceChildren(drawQr(url, text("qr_label")));
   byId("made-acts").replaceChildren(
     copyButton("copy_link", () => url),
-    make("a", { class: "button", href: callUrl(made.call, made.secret), text: "me_open_side" }),
+    make("a", { class: "button", href: ownUrl(made.call, made.secret), text: "me_open_side" }),
   );
   byId("made-link").hidden = false;
   byId("made-url").focus();
@@ -302,6 +319,11 @@ async function getLink() {
 
 function callUrl(call_id, secret) {
   return `${location.origin}/call?id=${call_id}#${secret}`;
+}
+
+/** The address of one's own side of a call, which stays a Mini App where this is one. */
+function ownUrl(call_id, secret) {
+  return callUrl(call_id, mini_app ? mini_app.fragmentFor(secret) : secret);
 }
 
 /** Somebody is to be called anew: `/me#call=ADDRESS&kind=voice`. */
@@ -370,7 +392,7 @@ function showRinging() {
         { class: "banner ring", role: "alertdialog", "aria-labelledby": `ring-${ring.call}` },
         icon("phone"),
         make("span", { id: `ring-${ring.call}` }),
-        make("a", { class: "button small", href: callUrl(ring.call, ring.secret), text: "answer" }),
+        make("a", { class: "button small", href: ownUrl(ring.call, ring.secret), text: "answer" }),
         make("button", {
           type: "button",
           class: "plain small danger",

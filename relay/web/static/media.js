@@ -25,18 +25,30 @@ export class MediaFailure extends Error {
   }
 }
 
+const SOUND = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+const PICTURE = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 } };
+
 /** A track of the microphone; `deviceId` where the user has chosen one. Raises MediaFailure. */
 export function openMicrophone(deviceId = null) {
-  const audio = {
-    ...chosen(deviceId), echoCancellation: true, noiseSuppression: true, autoGainControl: true,
-  };
+  const audio = { ...chosen(deviceId), ...SOUND };
   return opened("microphone", () => navigator.mediaDevices.getUserMedia({ audio }));
 }
 
 export function openCamera(deviceId = null) {
-  const size = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 } };
-  const video = { ...chosen(deviceId), ...size };
+  const video = { ...chosen(deviceId), ...PICTURE };
   return opened("camera", () => navigator.mediaDevices.getUserMedia({ video }));
+}
+
+/** Both at once, as [microphone, camera]: some browsers ask their user each time. Null where the
+ * two can't be had together. */
+export async function openBoth() {
+  try {
+    const both = { audio: SOUND, video: PICTURE };
+    const stream = await navigator.mediaDevices.getUserMedia(both);
+    return [stream.getAudioTracks()[0], stream.getVideoTracks()[0]];
+  } catch {
+    return null;
+  }
 }
 
 /** What the user picks of the screen; to be called from a click. */

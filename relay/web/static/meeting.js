@@ -79,9 +79,12 @@ export class Meeting extends EventTarget {
     return this.enter({ name, invitation }, () => message);
   }
 
-  openCall({ call, secret, relayOnly = false }) {
+  /** By the `secret` of a link, or by what Telegram has signed for this user (`initData`). */
+  openCall({ call, secret = null, initData = null, relayOnly = false }) {
+    // What Telegram has signed is kept nowhere: the node gives the secret for it.
     const place = { call, secret, relayOnly };
-    return this.enter(place, openingOf(place), { again: true });
+    const first = () => openingOf(this.place, this.place.secret ? null : initData);
+    return this.enter(place, first, { again: true });
   }
 
   /** Go on where this tab was before a reload; false where there is nothing to go on with. */
@@ -89,7 +92,8 @@ export class Meeting extends EventTarget {
     const place = this.signaling.remembered;
     if (!place) return false;
     try {
-      await this.enterBy(() => this.signaling.resume(place.call ? openingOf(place) : null), place);
+      const again = place.call ? () => openingOf(place) : null;
+      await this.enterBy(() => this.signaling.resume(again), place);
     } catch (error) {
       if (error instanceof SignalingFailure && error.code === "not-resumable") {
         Object.assign(this.state, { phase: "idle", failure: null });
@@ -216,8 +220,8 @@ export class Meeting extends EventTarget {
       this.finish(error.code ?? "failed", failureOf(error));
       throw error;
     }
-    this.signaling.remember(place);
     this.take(answer);
+    this.signaling.remember(this.place);
   }
 
   begin(place) {
@@ -308,6 +312,7 @@ export class Meeting extends EventTarget {
     this.session = message.session;
     Object.assign(state, { you: message.you, relayOnly: message.relay_only });
     this.showInvitation(message.invitation ?? this.place.invitation ?? null);
+    if (message.secret) this.place = { ...this.place, secret: message.secret };
     this.useIce(message);
     if (message.room) this.showRoom(message.room);
     if (message.call) this.showCall(message.call);
@@ -637,8 +642,9 @@ export class Meeting extends EventTarget {
   }
 }
 
-function openingOf({ call, secret, relayOnly }) {
-  return () => ({ type: "open_call", call, secret, relay_only: relayOnly });
+function openingOf({ call, secret, relayOnly }, init_data = null) {
+  const proof = init_data ? { init_data } : { secret };
+  return { type: "open_call", call, ...proof, relay_only: relayOnly };
 }
 
 function failureOf({ code = "failed", message, values = {} }) {

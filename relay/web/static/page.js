@@ -1,5 +1,6 @@
 // What every page of calls begins with: texts, theme, and the worker that makes it installable.
 
+import { tab_storage } from "./tab_storage.js";
 import { addTexts, setUpLanguages } from "./text.js";
 import { TEXTS } from "./text_calls.js";
 import { setUpTheme } from "./theme.js";
@@ -27,11 +28,11 @@ export function takeFragment(kept_under) {
   const fragment = location.hash.slice(1);
   if (fragment) {
     history.replaceState(null, "", location.pathname + location.search);
-    sessionStorage.setItem(kept_under, fragment);
+    tab_storage.setItem(kept_under, fragment);
     return fragment;
   }
-  if (wasReloaded()) return sessionStorage.getItem(kept_under);
-  sessionStorage.removeItem(kept_under);
+  if (wasReloaded()) return tab_storage.getItem(kept_under);
+  tab_storage.removeItem(kept_under);
   return null;
 }
 

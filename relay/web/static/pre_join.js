@@ -5,7 +5,7 @@ import { make, setAttribute, setLabel, setTip } from "./dom.js";
 import { explainFailure } from "./explain.js";
 import { setIcon } from "./icons.js";
 import { LevelBars } from "./level_bars.js";
-import { openCamera, openMicrophone } from "./media.js";
+import { openBoth, openCamera, openMicrophone } from "./media.js";
 import { onLanguage } from "./text.js";
 
 export class PreJoin {
@@ -58,8 +58,10 @@ export class PreJoin {
   /** Ask for the microphone, and the camera as well where it is wanted. Nothing is needed: whoever
    * has neither may go in. */
   async start({ camera }) {
-    await this.#open("audioinput");
-    if (camera) await this.#open("videoinput");
+    const asked = this.#asked;
+    const [audioinput, videoinput] = (camera && (await openBoth())) || [];
+    await this.#open("audioinput", { track: audioinput, asked });
+    if (camera) await this.#open("videoinput", { track: videoinput, asked });
   }
 
   /** What was chosen, for `Meeting.useMedia`: tracks of their own, so that the preview goes on
@@ -91,11 +93,11 @@ export class PreJoin {
     });
   }
 
-  async #open(kind, device_id = null) {
-    const asked = this.#asked;
+  /** Take a device up, or the `track` that was had of it already. */
+  async #open(kind, { device_id = null, track = null, asked = this.#asked } = {}) {
     try {
       const open = kind === "audioinput" ? openMicrophone : openCamera;
-      const track = await open(device_id);
+      track ??= await open(device_id);
       if (asked !== this.#asked) {
         // Somebody has gone on in the meantime.
         track.stop();
@@ -126,7 +128,7 @@ export class PreJoin {
   }
 
   #choose(kind, device_id) {
-    if (kind !== "audiooutput") this.#open(kind, device_id);
+    if (kind !== "audiooutput") this.#open(kind, { device_id });
   }
 
   #show() {

@@ -1,5 +1,7 @@
 // The connection to the node: one session over as many WebSockets as it takes.
 
+import { tab_storage } from "./tab_storage.js";
+
 const VERSION = 1;
 const SUBPROTOCOL = "montana.1";
 const BACK_OFF_MS = [250, 500, 1000, 2000, 3000];
@@ -27,7 +29,7 @@ export class SignalingFailure extends Error {
  */
 export class Signaling extends EventTarget {
   /** `url` of the WebSocket; `storage` keeps the session over a reload, under `key`. */
-  constructor({ url = defaultUrl(), storage = sessionStorage, key = "montana.session" } = {}) {
+  constructor({ url = defaultUrl(), storage = tab_storage, key = "montana.session" } = {}) {
     super();
     this.url = url;
     this.storage = storage;

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from core.api.bridge_messages import BridgeAnswerRequest, InitDataBody
 from core.config import SignalingConfig
 from core.stun.address import Address
 from relay.call_activity import HOLDING_S
@@ -15,6 +16,7 @@ from relay.credential_issuer import CredentialIssuer
 from relay.signaling.call_desk import CallDesk
 from relay.signaling.call_states import Status
 from relay.signaling.hub import KEEP_S, Guest, Hub
+from relay.signaling.init_data import TelegramProof
 from relay.signaling.messages import OpenCall, Resume
 from relay.signaling.sessions import Session
 from tests.support.call_world import World, description, open_world
@@ -30,10 +32,17 @@ def nobody_restored(_guest: Guest, _message: Resume) -> Session:
     raise AssertionError("nobody resumes here")
 
 
+async def nobody_asked(_body: InitDataBody, _timeout_s: float) -> BridgeAnswerRequest:
+    raise AssertionError("nobody asks Telegram here")
+
+
 def open_hub(world: World) -> Hub:
     """A hub whose pages can come to the world's calls."""
     server = Address.from_text("127.0.0.1", 3478)
-    desk = CallDesk(CredentialIssuer(["a secret of the tests"], [server], world.clock))
+    desk = CallDesk(
+        CredentialIssuer(["a secret of the tests"], [server], world.clock),
+        TelegramProof(None, world.clock, nobody_asked),
+    )
     desk.calls = world.calls
     world.on_event = desk.tell
     config = SignalingConfig(message_burst=10_000)

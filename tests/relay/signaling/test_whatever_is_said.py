@@ -29,6 +29,8 @@ from billing.charging import Charging
 from billing.desk import Desk
 from billing.ledger import ISSUE, NODE, LmdbLedger
 from billing.money import J
+from billing.notices import Notices
+from billing.outbox import Outbox
 from core.api.messages import VoucherCreateRequest, VouchersReply
 from core.clock import VirtualClock
 from core.config import BillingConfig, NodeConfig, SignalingConfig, TurnConfig
@@ -36,6 +38,7 @@ from core.identity import Identity
 from core.stun.address import Address
 from core.units import MINUTE_S, NS_PER_S
 from relay.credential_issuer import CredentialIssuer
+from relay.event_source import EventSource
 from relay.signaling.account_desk import REDEEM_A_MINUTE
 from relay.signaling.calls import PENDING_S, RINGING_S, SILENT_S
 from relay.signaling.descriptions import Kind
@@ -140,6 +143,8 @@ class Lives:
         self.bench = Bench(ledger, FakeDataPlane(clock), clock, None)
         self.desk = Desk(ledger, clock, BillingConfig())
         relay = ip_address(RELAY).packed
+        outbox = Outbox(ledger.store, clock)
+        events = EventSource(outbox, clock)
         self.signaling = Signaling(
             NodeConfig(
                 data_dir=Path(),
@@ -152,6 +157,9 @@ class Lives:
             self.desk,
             self.bench.metering,
             CredentialIssuer(["a secret of the tests"], [Address(relay, 3478)], clock),
+            outbox,
+            Notices(outbox, ledger, telegram=False),
+            lambda body, timeout_s: events.ask("telegram", body, timeout_s),
             lambda: "https://node.example",
         )
         self.hub = self.signaling.hub

@@ -22,7 +22,8 @@ from core.stun.address import Address
 from relay.web.certificate import ensure_certificate
 from relay.web.check import CREDENTIALS_PER_MINUTE, LINK_TTL_S, CheckPage, make_link, make_token
 from relay.web.connection import HttpLimits
-from relay.web.http_message import Request, Response
+from relay.web.http_message import SECURITY_HEADERS, Request, Response
+from relay.web.page_routes import MINI_APPS, page_routes
 from relay.web.server import HttpServer
 from relay.web.static_files import static_file
 from relay.web.tls import CertificateFiles
@@ -143,6 +144,29 @@ async def test_pages_come_with_strict_headers() -> None:
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert answer.headers["cross-origin-opener-policy"] == "same-origin"
             assert b"http://" not in answer.body.replace(b"http://www.w3.org", b"")
+
+
+@pytest.mark.trio
+async def test_telegram_may_have_mini_apps_in_its_frames_and_nothing_else() -> None:
+    routes = page_routes(in_telegram=True)
+    server = HttpServer([LOOPBACK], routes, clock=VirtualClock())
+    await server.bind()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve)
+        for path in ("/", "/call", "/me", "/check", "/static/call_page.js", "/nothing"):
+            headers = (await ask(server, "GET", path)).headers
+            policy = headers["content-security-policy"]
+            of_nobody = SECURITY_HEADERS["Content-Security-Policy"]
+            if path in MINI_APPS:
+                clients = "https://web.telegram.org https://*.web.telegram.org"
+                assert policy == of_nobody.replace(
+                    "frame-ancestors 'none'", f"frame-ancestors {clients}"
+                )
+                assert headers["cross-origin-resource-policy"] == "cross-origin"
+            else:
+                assert policy == of_nobody
+                assert headers["cross-origin-resource-policy"] == "same-origin"
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.trio

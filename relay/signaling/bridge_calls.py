@@ -1,0 +1,286 @@
+"""Calls as bridges ask for them, in the name of people who have an address with them: what one
+would cost, its start, its links, its end.
+
+A callee hears of a call where that is possible without cost: in Telegram, else on an open page. A
+telephone number that has neither is sent the callee's link by SMS, which the caller pays for, and
+which leads nowhere after `INVITATION_S`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from billing.accounts import AddressError, normalise_address_untrusted
+from billing.ledger import LmdbLedger
+from billing.money import J, format_amount
+from billing.tariff import Line
+from billing.transfers import Code, Transfer, TransferRefused, derive_id, new_id, refusal_of
+from core.api.bridge_messages import (
+    CallHangUpRequest,
+    CallQuoteReply,
+    CallQuoteRequest,
+    CallRejectRequest,
+    CallSideReply,
+    CallSideRequest,
+    CallStartRequest,
+)
+from core.clock import Clock
+from core.errors import SignalingError
+from core.tables import Writing
+from core.units import MINUTE_S
+from relay.signaling.call_admission import MINIMUM_S
+from relay.signaling.call_heartbeats import Side
+from relay.signaling.call_notices import CallNotices
+from relay.signaling.call_records import CallInfo
+from relay.signaling.call_states import Status
+from relay.signaling.calls import CallManager
+from relay.signaling.descriptions import Kind
+
+INVITATION_S: Final = 15 * MINUTE_S
+"""For so long a link that was sent by SMS leads to the call."""
+RUSSIAN_PREFIXES: Final = ("+7", "+375")
+"""Whose numbers are written to in Russian."""
+
+Reach = Literal["telegram", "page", "sms", "none"]
+Links = Callable[[CallInfo], tuple[str, str]]
+"""The links of a call's caller and of its callee."""
+
+_INVITATIONS: Final = {
+    "en": "{caller} calls you (Montana). Answer within {minutes} minutes: {link}",
+    "ru": "Вам звонит {caller}. Ответьте за {minutes} минут: {link}",
+}
+_HUNG_UP_FIRST: Final = (Status.ACTIVE, Status.RINGING, Status.PENDING)
+
+
+class SmsSender(Protocol):
+    """Who sends SMS, within what the operator allows."""
+
+    def may_send(self, phone: str) -> bool:
+        """Whether one would be sent to this number now."""
+
+    def put_sms(
+        self, writing: Writing, phone: str, text: str, *, key: bytes, lifetime_s: int
+    ) -> None:
+        """Have one sent once the transaction is durable.
+
+        Raises:
+            OperationError: it isn't allowed: to this number, or so many.
+        """
+
+
+class BridgeCalls:
+    """Answers what bridges ask of calls.
+
+    Args:
+        has_page: whether an account has a page open on which it rings.
+        sms_line: what an SMS costs, and who is paid.
+        region: of telephone numbers that are written without their country.
+
+    Attributes:
+        sms: who sends SMS; None where nobody does.
+    """
+
+    def __init__(
+        self,
+        calls: CallManager,
+        ledger: LmdbLedger,
+        clock: Clock,
+        notices: CallNotices,
+        *,
+        line_of: Callable[[Kind], Line],
+        has_page: Callable[[int], bool],
+        links: Links,
+        sms_line: Line,
+        region: str | None,
+    ) -> None:
+        self._calls = calls
+        self._ledger = ledger
+        self._clock = clock
+        self._notices = notices
+        self._line_of = line_of
+        self._has_page = has_page
+        self._links = links
+        self._sms_line = sms_line
+        self._region = region
+        self.sms: SmsSender | None = None
+
+    def quote(self, request: CallQuoteRequest) -> CallQuoteReply:
+        """What a call would cost, and how its callee would hear of it.
+
+        Raises:
+            SignalingError: ``no-account``, ``blocked``.
+        """
+        admission = self._calls.admission
+        _, caller = admission.caller_untrusted(request.caller)
+        callee_address, callee = admission.callee_untrusted(request.callee, caller)
+        reach = self._reach(callee_address, callee)
+        price = self._line_of(Kind(request.kind)).price_second
+        sms_price = self._sms_line.price_command if reach == "sms" else 0
+        return CallQuoteReply(
+            reach=reach,
+            price_second=format_amount(price),
+            minimum=format_amount(MINIMUM_S * price + sms_price),
+            available=format_amount(self._ledger.balance(caller, J).available),
+            sms_price=format_amount(sms_price),
+        )
+
+    async def start(self, request: CallStartRequest) -> CallInfo:
+        """Make a call; under a request's id the one that was made first.
+
+        Raises:
+            SignalingError: as `CallManager.create`.
+            OperationError: the SMS can't be sent, or not be paid for.
+        """
+        effect = request.id or ""
+        made = await self._calls.find_made(effect)
+        if made is not None:
+            return made
+        kind = Kind(request.kind)
+        asked = effect, request.caller, request.callee, kind
+        admission = self._calls.admission
+        _, caller = admission.caller_untrusted(request.caller)
+        phone, callee = admission.callee_untrusted(request.callee, caller)
+        if self._reach(phone, callee) != "sms":
+            return await self._calls.create_once(*asked)
+        identity = derive_id(bytes.fromhex(effect) if effect else new_id(self._clock), b"call")
+
+        async def keep(info: CallInfo) -> bool:
+            await self._invite(info, phone, identity)
+            return True
+
+        return await self._calls.create_once(*asked, expires_s=INVITATION_S, keep=keep)
+
+    async def _invite(self, info: CallInfo, phone: str, identity: bytes) -> None:
+        """Store a call, send its link and have the caller pay for that: all or nothing."""
+        price, into = self._sms_line.price_command, self._sms_line.into
+        assert self.sms is not None
+        sms = self.sms
+        _, link = self._links(info)
+        language = "ru" if phone.startswith(RUSSIAN_PREFIXES) else "en"
+        text = _INVITATIONS[language].format(
+            caller=info.from_address, minutes=INVITATION_S // MINUTE_S, link=link
+        )
+
+        def write(writing: Writing) -> None:
+            is_new = self._calls.records.put_new(writing, info)
+            assert is_new, "the manager has found its id free, and keeps it"
+            sms.put_sms(writing, phone, text, key=identity, lifetime_s=INVITATION_S)
+
+        if not price:
+            await self._ledger.store.write(write)
+            return
+        needed = MINIMUM_S * info.price_second + price
+        if self._ledger.balance(info.caller, J).available < needed:
+            raise SignalingError(
+                "no-money",
+                f"this call takes {format_amount(needed)} Ɉ on the account: for its first minute, "
+                "and for the SMS",
+                needed=format_amount(needed),
+            )
+        charge = Transfer(
+            derive_id(identity, b"sms"), info.caller, into, price, J.number, code=Code.SMS
+        )
+        refusal = refusal_of(await self._ledger.transfer([charge], also=write))
+        if refusal is not None:
+            raise TransferRefused(refusal)
+
+    def _reach(self, address: str, account: int | None) -> Reach:
+        with self._ledger.store.read() as tables:
+            if self._notices.address_of(tables, account, address) is not None:
+                return "telegram"
+        if account is not None and self._has_page(account):
+            return "page"
+        if address.startswith("+") and self.sms is not None and self.sms.may_send(address):
+            return "sms"
+        return "none"
+
+    # ------------------------------------------------------------ calls that are there
+
+    def side(self, request: CallSideRequest) -> CallSideReply:
+        """An address's side of a call.
+
+        Raises:
+            SignalingError: ``no-call``: there is none, or it is nobody's of this address.
+        """
+        info, side = self.side_untrusted(request.call, request.address)
+        caller_url, callee_url = self._links(info)
+        is_caller = side is Side.CALLER
+        return CallSideReply(
+            url=caller_url if is_caller else callee_url,
+            role="caller" if is_caller else "callee",
+            status=info.status.value,
+            kind=info.kind.value,
+            other=(info.to_address or "") if is_caller else info.from_address,
+        )
+
+    async def reject(self, request: CallRejectRequest) -> CallInfo:
+        """The callee doesn't want it; says the same when it is repeated.
+
+        Raises:
+            SignalingError: ``no-call``; ``wrong-state``: it was answered already.
+        """
+        info, side = self.side_untrusted(request.call, request.address)
+        if side is not Side.CALLEE:
+            raise _no_call()
+        _, ended = await self._calls.reject_call(info.id)
+        return ended
+
+    async def hang_up(self, request: CallHangUpRequest) -> CallInfo:
+        """End an address's call, or whichever lives.
+
+        Raises:
+            SignalingError: ``no-call``.
+        """
+        if request.call is not None:
+            info, side = self.side_untrusted(request.call, request.address)
+        else:
+            info, side = self._living_untrusted(request.address)
+        _, ended = await self._calls.end_call(info.id, side)
+        return ended
+
+    def _living_untrusted(self, text: str) -> tuple[CallInfo, Side]:
+        """The call that somebody means who names none: one that was answered before one that
+        rings, and that before one of their own that waits."""
+        address, account = self._who_untrusted(text)
+        living = self._calls.living(account)
+        for status in _HUNG_UP_FIRST:
+            for info in living:
+                side = self._side_of(info, address, account)
+                is_theirs = side is Side.CALLER or status is not Status.PENDING
+                if side is not None and info.status is status and is_theirs:
+                    return info, side
+        raise SignalingError("no-call", "there is no call to hang up")
+
+    def side_untrusted(self, call_id: str, address: str) -> tuple[CallInfo, Side]:
+        """A call, also one that is over, and which of its sides somebody is.
+
+        Raises:
+            SignalingError: ``no-call``.
+        """
+        info = self._calls.find(call_id)
+        name, account = self._who_untrusted(address)
+        side = None if info is None else self._side_of(info, name, account)
+        if info is None or side is None:
+            raise _no_call()
+        return info, side
+
+    def _who_untrusted(self, text: str) -> tuple[str, int | None]:
+        try:
+            address = normalise_address_untrusted(text, self._region)
+        except AddressError as error:
+            raise _no_call() from error
+        account = self._ledger.find(address)
+        return address, None if account is None else self._ledger.heir(account)
+
+    def _side_of(self, info: CallInfo, address: str, account: int | None) -> Side | None:
+        # Somebody who had no account when they were called may have one now.
+        if account is not None and self._ledger.heir(info.caller) == account:
+            return Side.CALLER
+        if info.callee is None:
+            return Side.CALLEE if info.to_address == address else None
+        return Side.CALLEE if self._ledger.heir(info.callee) == account else None
+
+
+def _no_call() -> SignalingError:
+    return SignalingError("no-call", "there is no such call")
