@@ -23,7 +23,7 @@ up: build
 	@exec $(BIN)/montana up --dev
 
 test: build
-	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd || true
+	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
 	  --no-loadscope-reorder
 

@@ -5,7 +5,8 @@
     ├── PeerError            what somebody sent over a network can't be used
     │   ├── StunError        not a STUN message, or one that breaks its own rules
     │   ├── SignalingError   not a message of a page that can be carried out
-    │   └── ApiError         not a message of the node's socket
+    │   ├── ApiError         not a message of the node's socket
+    │   └── WebhookError     not a call that a bridge's webhook takes
     └── OperationError       what the operator asked for can't be done now; says what to do
 
 A broken promise of our own is an assertion, never one of these.
@@ -54,6 +55,18 @@ class SignalingError(PeerError):
 
 class ApiError(PeerError):
     """Bytes on the node's socket that are no message of its protocol."""
+
+
+class WebhookError(PeerError):
+    """What a webhook was called with can't be used.
+
+    Attributes:
+        status: the HTTP status that answers it.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OperationError(MontanaError):

@@ -1,0 +1,145 @@
+"""SMS that go out for the node.
+
+That one is about to be sent is on the disk before it is, and what came of it right after: where the
+bridge finds the first without the second, nobody knows, and it isn't sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+import trio
+
+from bridges.node_link import NodeLink
+from bridges.spool import Change, Spool
+from bridges.twilio.advice import OPTED_OUT
+from bridges.twilio.carrier import (
+    RETRY_LAST_S,
+    TEXT_MAXIMUM,
+    Accepted,
+    Again,
+    BackOff,
+    Carrier,
+    Refused,
+    is_e164,
+)
+from bridges.twilio.figures import Figures
+from bridges.twilio.statuses import Statuses
+from core.api.bridge_messages import Event, Outcome, SmsBody, SmsOptOutRequest
+from core.clock import Clock
+from core.errors import OperationError
+from core.log import log_event
+
+KIND: Final = "sending"
+AT_ONCE_MAXIMUM: Final = 16
+"""Requests to a carrier."""
+_BEGUN: Final = b""
+
+_log = logging.getLogger("montana.bridge.twilio")
+
+
+class _Ended(msgspec.Struct, frozen=True, array_like=True):
+    """What came of an SMS."""
+
+    outcome: Outcome
+    detail: str = ""
+
+
+class Sending:
+    """Sends what the node has for one way out."""
+
+    def __init__(
+        self,
+        node: NodeLink,
+        spool: Spool,
+        clock: Clock,
+        carrier: Carrier,
+        statuses: Statuses,
+        figures: Figures,
+    ) -> None:
+        self._node = node
+        self._spool = spool
+        self._clock = clock
+        self._carrier = carrier
+        self._statuses = statuses
+        self._figures = figures
+        self._limiter = trio.CapacityLimiter(AT_ONCE_MAXIMUM)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        async with trio.open_nursery() as nursery:
+            async for event in self._node.events():
+                nursery.start_soon(self._deliver, event)
+
+    async def _deliver(self, event: Event) -> None:
+        while True:
+            try:
+                ended = await self._ended(event)
+                await self._node.acknowledge(event.id, ended.outcome, ended.detail)
+                await self._spool.delete(KIND, event.id)
+            except OperationError as error:
+                # The disk is full, or the node refuses to hear it: what is stored stays true.
+                log_event(_log, logging.ERROR, "an SMS can't be dealt with", reason=error)
+                await trio.sleep(RETRY_LAST_S)
+            else:
+                self._figures.count(f"sent_{ended.outcome}")
+                return
+
+    async def _ended(self, event: Event) -> _Ended:
+        """What came of an SMS, now or before the bridge ended."""
+        stored = self._spool.get(KIND, event.id)
+        if stored == _BEGUN:
+            return _Ended("unknown", "the bridge ended while it was sent")
+        if stored is not None:
+            return msgspec.json.decode(stored, type=_Ended)
+        if not isinstance(event.body, SmsBody) or not is_e164(event.to):
+            return _Ended("failed", "it is no SMS to a telephone number")
+        if not 0 < len(event.body.text) <= TEXT_MAXIMUM:
+            return _Ended("failed", f"an SMS has from 1 to {TEXT_MAXIMUM} characters")
+        ended = await self._send(event, event.body.text)
+        if ended.outcome != "done":
+            log_event(
+                _log,
+                logging.WARNING,
+                "an SMS was not sent",
+                event_id=event.id,
+                outcome=ended.outcome,
+                reason=ended.detail,
+            )
+        return ended
+
+    async def _send(self, event: Event, text: str) -> _Ended:
+        back_off = BackOff()
+        while self._clock.unix_s() * 1000 < event.expires_ms:
+            async with self._limiter:
+                await self._spool.change(
+                    Change(KIND, event.id, _BEGUN), self._statuses.tracking(event.id)
+                )
+                outcome = await self._carrier.send(event.to, text, event.id)
+            if not isinstance(outcome, Again):
+                break
+            self._figures.advise(outcome.advice)
+            log_event(_log, logging.WARNING, "an SMS has to wait", reason=outcome.detail)
+            await self._spool.change(
+                Change(KIND, event.id, None), self._statuses.not_tracking(event.id)
+            )
+            await trio.sleep(back_off.next_s(outcome.after_s))
+        else:
+            return _Ended("failed", "it could not be sent in time")
+        if isinstance(outcome, Accepted):
+            self._figures.advise("")
+            log_event(_log, logging.DEBUG, "SMS accepted", event_id=event.id, sid=outcome.sid)
+            ended = _Ended("done")
+        else:
+            refused = isinstance(outcome, Refused)
+            ended = _Ended("failed" if refused else "unknown", outcome.detail)
+            if isinstance(outcome, Refused) and outcome.code == OPTED_OUT:
+                await self._node.request(SmsOptOutRequest(event.to, True))
+        changes = [Change(KIND, event.id, msgspec.json.encode(ended))]
+        if ended.outcome == "failed":
+            changes.append(self._statuses.not_tracking(event.id))
+        # Of one whose fate is unknown the carrier may tell later.
+        await self._spool.change(*changes)
+        return ended

@@ -1,0 +1,314 @@
+"""SMS that go out, their statuses, and answers that the response was too early for: a bridge
+process between a node's socket and Twilio's REST interface, both of which come and go."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.bridges.twilio.world import (
+    ACCOUNT,
+    PUBLIC_URL,
+    WAIT_S,
+    Sent,
+    World,
+    a_world,
+    answer_to,
+    sid_of,
+    sms_fields,
+    wait_until,
+)
+
+KILLS = 8
+COMMANDS = 160
+TO = "+79995550123"
+
+
+@pytest.fixture(scope="module")
+def running_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with a_world(tmp_path_factory.mktemp("twilio")) as made, made.node.running():
+        made.start()
+        made.connect()
+        yield made
+        made.stop()
+
+
+@pytest.fixture
+def world(running_world: World) -> World:
+    running_world.renew()
+    return running_world
+
+
+def outcome(world: World, event: str) -> tuple[str, str]:
+    told = wait_until(lambda: world.node.acknowledged.get(event))
+    return told.outcome, told.detail
+
+
+def status(world: World, sent: Sent, word: str, **more: str) -> None:
+    fields = {"MessageSid": sent.sid, "AccountSid": ACCOUNT, "MessageStatus": word, **more}
+    path = sent.fields["StatusCallback"].removeprefix(PUBLIC_URL)
+    assert world.call(path, fields).status_code == 204
+
+
+def test_an_sms_is_sent_and_its_statuses_only_go_on(world: World) -> None:
+    event = world.node.tell(1, TO, "Код: 1234 😀")
+    assert outcome(world, event) == ("done", "")
+    (sent,) = world.rest.sent
+    assert (sent.to, sent.text) == (TO, "Код: 1234 😀")
+    for word in ("queued", "sent", "sending", "sent"):
+        status(world, sent, word)
+    wait_until(lambda: world.node.statuses)
+    status(world, sent, "undelivered", ErrorCode="30005")
+    wait_until(lambda: len(world.node.statuses) == 2)
+    for word in ("sent", "delivered"):
+        status(world, sent, word)
+    event = world.node.tell(2, TO, "another")
+    wait_until(lambda: len(world.rest.sent) == 2)
+    status(world, world.rest.sent[1], "delivered")
+    wait_until(lambda: len(world.node.statuses) == 3)
+    assert [one.status for one in world.node.statuses] == ["sent", "undelivered", "delivered"]
+    assert world.node.statuses[1].detail.startswith("30005: no such number")
+
+
+def test_a_status_may_come_before_the_answer_to_the_request(world: World) -> None:
+    world.rest.on_accept = lambda sent: status(world, sent, "delivered")
+    try:
+        event = world.node.tell(1, TO, "quick")
+        assert outcome(world, event) == ("done", "")
+    finally:
+        world.rest.on_accept = None
+    wait_until(lambda: world.node.statuses)
+    assert (world.node.statuses[0].event, world.node.statuses[0].status) == (event, "delivered")
+
+
+def test_statuses_of_others_sms_are_ignored(world: World) -> None:
+    for callback in ("/status", f"/status?event={'0' * 32}"):
+        status(world, Sent(sid_of(1), "", "", {"StatusCallback": callback}), "delivered")
+    fields = {"MessageSid": sid_of(1), "MessageStatus": "sent"}
+    assert world.call("/status?event=../x", fields).status_code == 400
+    assert not world.node.statuses
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (21211, "no telephone number"),
+        (21408, "Geo permissions"),
+        (21608, "trial account"),
+        (21610, "STOP"),
+        (99999, "twilio.com/docs/api/errors"),
+    ],
+)
+def test_one_that_is_refused_says_what_to_do(world: World, code: int, says: str) -> None:
+    world.rest.failures.append((400, {"code": code, "message": "", "status": 400}, {}))
+    event = world.node.tell(1, TO, "text")
+    result, detail = outcome(world, event)
+    assert result == "failed"
+    assert detail.startswith(f"{code}: ")
+    assert says in detail
+    assert len(world.node.opted_out) == (code == 21610)
+    assert not world.rest.sent
+
+
+def test_what_was_not_taken_is_sent_again(world: World) -> None:
+    world.rest.failures += [
+        (429, {"code": 20429}, {"Retry-After": "1"}),
+        (503, {}, {}),
+        (500, {"code": 20500}, {}),
+        (401, {"code": 20003}, {}),
+    ]
+    before = world.rest.requests
+    event = world.node.tell(1, TO, "text")
+    assert outcome(world, event) == ("done", "")
+    assert world.rest.requests == before + 5
+    assert [sent.text for sent in world.rest.sent] == ["text"]
+    assert "auth_token" in world.log()
+
+
+def test_what_may_have_been_taken_is_unknown_and_not_sent_again(world: World) -> None:
+    # A proxy's answer, or one that can't be read: Twilio may have taken it.
+    for number, code in enumerate((502, 200)):
+        world.rest.failures.append((code, {}, {}))
+        before = world.rest.requests
+        event = world.node.tell(number, TO, "text")
+        assert outcome(world, event)[0] == "unknown"
+        assert world.rest.requests == before + 1
+
+
+@pytest.mark.parametrize(("to", "text"), [("tg:5", "x"), ("+7", "x"), (TO, ""), (TO, "x" * 1601)])
+def test_what_is_no_sms_fails(world: World, to: str, text: str) -> None:
+    before = world.rest.requests
+    event = world.node.tell(1, to, text)
+    assert outcome(world, event)[0] == "failed"
+    assert world.rest.requests == before
+
+
+def message(number: int, text: str, **more: object) -> dict[str, object]:
+    """As the telephone's app has it."""
+    payload = {
+        "messageId": "abc",
+        "sender": TO,
+        "recipient": None,
+        "simNumber": 1,
+        "message": text,
+        "receivedAt": f"2026-11-21T18:00:{number:02}.000+03:00",
+        **more,
+    }
+    return {
+        "id": str(random.random()),
+        "webhookId": "w",
+        "event": "sms:received",
+        "deviceId": sid_of(0),
+        "payload": payload,
+    }
+
+
+def test_a_telephones_sms_is_answered_by_the_telephone_once(world: World) -> None:
+    for _ in range(3):
+        assert world.phone_call(message(1, "BAL")).status_code == 204
+    wait_until(lambda: world.phone.sent)
+    assert world.phone_call(message(1, "BAL")).status_code == 204
+    assert world.phone_call(message(2, "BAL")).status_code == 204
+    wait_until(lambda: len(world.phone.sent) == 2)
+    assert {(sent.to, sent.text) for sent in world.phone.sent} == {(TO, answer_to("BAL"))}
+    assert len(world.node.received) == 2
+    assert {one.bridge for one in world.node.received.values()} == {"android"}
+    assert world.phone_call(message(3, "STOP")).status_code == 204
+    wait_until(lambda: world.node.opted_out)
+    assert not world.rest.sent
+
+
+def test_a_telephone_sends_and_tells_how_far_it_is(world: World) -> None:
+    event = world.node.tell(1, TO, "code", bridge="android")
+    assert outcome(world, event) == ("done", "")
+    (sent,) = world.phone.sent
+    assert sent.sid == event
+    for name in ("sms:sent", "sms:delivered", "sms:delivered", "system:ping", "sms:sent"):
+        call = {**message(1, ""), "event": name}
+        call["payload"] = {"messageId": event, "phoneNumber": TO}
+        assert world.phone_call(call).status_code == 204
+    wait_until(lambda: len(world.node.statuses) == 2)
+    assert [one.status for one in world.node.statuses] == ["sent", "delivered"]
+
+
+def test_a_telephone_that_does_not_know_the_secret_is_refused(world: World) -> None:
+    assert world.phone_call(message(1, "BAL"), age_s=301).status_code == 403
+    assert world.phone_call(message(1, "BAL"), age_s=-330).status_code == 403
+    headers = {"X-Timestamp": str(int(time.time())), "X-Signature": "00" * 32}
+    for wrong in (headers, {}, {**headers, "X-Timestamp": "²"}):
+        encoded = [(name.encode(), value.encode()) for name, value in wrong.items()]
+        response = httpx.post(f"{world.url}/android", json=message(1, "BAL"), headers=encoded)
+        assert response.status_code == 403
+    for broken in ({}, {**message(1, "x"), "payload": {}}, message(1, "x" * 5000)):
+        assert world.phone_call(broken).status_code == 400
+    assert not world.node.received
+
+
+def test_a_node_that_is_away_answers_by_sms_when_it_is_back(tmp_path: Path) -> None:
+    with a_world(tmp_path) as world:
+        world.start()
+        for number in range(5):
+            assert world.sms(number, f"command {number}") == []
+        assert world.sms(9, "STOP") == []
+        # The bridge as well.
+        world.stop()
+        world.start()
+        assert not world.rest.sent
+        with world.node.running():
+            wait_until(lambda: len(world.rest.sent) == 5 and world.node.opted_out)
+            # In the order in which one person has sent them.
+            assert [sent.text for sent in world.rest.sent] == [
+                answer_to(f"command {number}") for number in range(5)
+            ]
+            world.connect()
+            assert world.sms(2, "command 2") == []
+            assert world.sms(10, "BAL") == [answer_to("BAL")]
+            world.node.delay_s = 2.5
+            assert world.sms(11, "slow") == []
+            wait_until(lambda: len(world.rest.sent) == 6)
+            assert world.rest.sent[-1].text == answer_to("slow")
+            world.node.refuses = "busy"
+            assert world.sms(12, "refused") == []
+            world.node.delay_s, world.node.refuses = 0.0, ""
+            wait_until(lambda: len(world.rest.sent) == 7)
+            world.stop()
+
+
+def test_an_answer_waits_for_twilio(tmp_path: Path) -> None:
+    with a_world(tmp_path) as world:
+        world.rest.failures += [(503, {}, {}), (429, {}, {"Retry-After": "1"})]
+        world.start()
+        assert world.sms(1, "BAL") == []
+        with world.node.running():
+            wait_until(lambda: world.rest.sent)
+            assert [sent.text for sent in world.rest.sent] == [answer_to("BAL")]
+            world.stop()
+
+
+def test_killed_at_any_moment_each_command_has_one_effect_and_an_answer(tmp_path: Path) -> None:
+    """And each SMS goes out once at most: of one that was being sent nobody knows."""
+    generator = random.Random(7)
+    answers: Counter[int] = Counter()
+    with a_world(tmp_path) as world, world.node.running():
+        world.start()
+        events = {}
+
+        def call(number: int) -> None:
+            # As Twilio does: the fallback when the first fails, and then no more. Whether it was
+            # taken at all is known by an answer alone, so here it is asked until there is one.
+            path = "/sms"
+            while True:
+                try:
+                    response = world.call(
+                        path, sms_fields(number, f"command {number}", sender=f"+7999555{number:04}")
+                    )
+                except httpx.HTTPError:
+                    time.sleep(0.05)
+                    continue
+                assert response.status_code == 200
+                answers[number] += response.text.count("<Message>")
+                return
+
+        with ThreadPoolExecutor(6) as pool:
+            calls = [pool.submit(call, number) for number in range(COMMANDS)]
+            for kill in range(KILLS):
+                for number in range(4):
+                    events[kill * 4 + number] = world.node.tell(
+                        kill * 4 + number, f"+7999666{kill * 4 + number:04}", "code"
+                    )
+                time.sleep(generator.uniform(0.0, 0.4))
+                world.kill()
+                world.start()
+            for one in calls:
+                one.result(WAIT_S)
+        by_sms = Counter[int]()
+
+        def all_answered() -> bool:
+            by_sms.clear()
+            for sent in list(world.rest.sent):
+                if sent.to.startswith("+7999555"):
+                    by_sms[int(sent.to[8:])] += 1
+            return all(answers[number] + by_sms[number] for number in range(COMMANDS))
+
+        wait_until(all_answered)
+        wait_until(lambda: all(event in world.node.acknowledged for event in events.values()))
+        world.stop()
+        assert len(world.node.received) == COMMANDS
+        doubled = sum((answers + by_sms).values()) - COMMANDS
+        # Six are under way at the moment of a kill.
+        assert doubled <= 6 * KILLS
+        codes = Counter(sent.to for sent in world.rest.sent if sent.to.startswith("+7999666"))
+        assert max(codes.values()) == 1
+        for number, event in events.items():
+            told = world.node.acknowledged[event].outcome
+            assert told in ("done", "unknown")
+            if told == "done":
+                assert codes[f"+7999666{number:04}"] == 1
+        print(f"{doubled} of {COMMANDS} answers came twice over {KILLS} kills")
