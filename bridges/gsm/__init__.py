@@ -1,0 +1,1 @@
+"""GSM modems: SMS over the air, by AT commands on serial lines."""
