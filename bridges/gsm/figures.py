@@ -1,0 +1,90 @@
+"""What is counted of each modem, for status and metrics."""
+
+from __future__ import annotations
+
+from collections import deque
+from decimal import Decimal
+from statistics import median
+from typing import Final
+
+RECENT: Final = 100
+"""Messages that the rates are over."""
+SIGNAL_UNKNOWN: Final = 99
+
+
+class ModemFigures:
+    """Of one modem, since the bridge was started.
+
+    Attributes:
+        state: in a word or two, for people: ``ready``, ``roaming``, ``no SIM``, ``wrong PIN`` ...
+        signal: <rssi> of `+CSQ` (TS 27.007 section 8.5): 0 to 31, 99 where it isn't known.
+    """
+
+    def __init__(self, name: str, daily_cap: int) -> None:
+        self.name = name
+        self.state = "starting"
+        self.signal = SIGNAL_UNKNOWN
+        self.operator = ""
+        self.balance: Decimal | None = None
+        self.received = 0
+        self.sent = 0
+        self.failed = 0
+        self.unknown = 0
+        self.delivered = 0
+        self.undelivered = 0
+        self.sent_today = 0
+        self.restarts = 0
+        self._daily_cap = daily_cap
+        self._succeeded: deque[bool] = deque(maxlen=RECENT)
+        self._delivery_s: deque[float] = deque(maxlen=RECENT)
+
+    def count_sent(self) -> None:
+        """The network has taken a message, or a part of one."""
+        self.sent += 1
+        self._succeeded.append(True)
+
+    def count_failed(self) -> None:
+        """The network or the modem has refused one."""
+        self.failed += 1
+        self._succeeded.append(False)
+
+    def count_unknown(self) -> None:
+        """Nobody has told what became of one."""
+        self.unknown += 1
+        self._succeeded.append(False)
+
+    def count_undelivered(self) -> None:
+        """A report says that one has not arrived, and won't."""
+        self.undelivered += 1
+
+    def count_delivered(self, duration_s: float) -> None:
+        """A report says that one has arrived, so long after it was sent."""
+        self.delivered += 1
+        self._delivery_s.append(duration_s)
+
+    def as_figures(self) -> dict[str, str]:
+        """Names and values, as `BridgeStatusRequest` takes them."""
+        values: dict[str, object] = {
+            "state": self.state,
+            "operator": self.operator or None,
+            "signal_dbm": None if self.signal > 31 else 2 * self.signal - 113,
+            "received": self.received,
+            "sent": self.sent,
+            "failed": self.failed,
+            "unknown": self.unknown,
+            "delivered": self.delivered,
+            "undelivered": self.undelivered,
+            "sent_today": self.sent_today,
+            "daily_cap": self._daily_cap,
+            "restarts": self.restarts,
+            "balance": self.balance,
+        }
+        if self._succeeded:
+            values["success_percent"] = 100 * sum(self._succeeded) // len(self._succeeded)
+        if self._delivery_s:
+            values["delivery_p50_s"] = round(median(self._delivery_s), 1)
+        return {
+            f"modem.{self.name}.{name}": str(value)
+            for name, value in values.items()
+            if value is not None
+        }

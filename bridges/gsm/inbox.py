@@ -1,0 +1,288 @@
+"""What has been received: on the bridge's disk before a modem is told to delete it, with the node
+soon after.
+
+Kinds in the spool:
+
+    seen     a message's or a part's digest -> when; what comes twice is known by it
+    part     a part of a long message that isn't whole yet
+    in       a whole message that the node hasn't taken yet, in order of arrival
+    broken   what is no text, or no message at all: kept for an operator's eye, not handed on
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+import trio
+
+from bridges.gsm.alphabet import Alphabet
+from bridges.gsm.pdu import Deliver, Part
+from bridges.gsm.reassembly import Piece, Reassembly, Whole
+from bridges.process import BridgeContext
+from bridges.spool import Change
+from core.api.bridge_messages import SmsReceivedReply, SmsReceivedRequest
+from core.errors import OperationError
+from core.log import log_event
+from core.units import DAY_S
+
+SEEN_MAXIMUM: Final = 100_000
+SEEN_LIFETIME_S: Final = 3 * DAY_S
+"""A service centre gives up sending one again before that."""
+BROKEN_MAXIMUM: Final = 1_000
+BODY_MAXIMUM_CHARACTERS: Final = 4_096
+"""What `SmsReceivedRequest` has room for; a longer text is cut, and ends in an ellipsis."""
+SENDER_MAXIMUM_CHARACTERS: Final = 64
+RETRY_S: Final = 10.0
+EXPIRY_INTERVAL_S: Final = 60.0
+LOAD_MAXIMUM: Final = 1_000_000
+
+_log = logging.getLogger("montana.bridge.gsm")
+
+ReplyTo = Callable[[str, str, str, str, Change], Awaitable[None]]
+"""Sends an answer: by the SIM, to whom, its text, which message's it is, and what is changed in the
+spool together with its being stored there."""
+
+
+class _PartRecord(msgspec.Struct, frozen=True):
+    sim: str
+    sender: str
+    part: Part
+    alphabet: int
+    content: bytes
+    received_s: float
+
+
+class _Message(msgspec.Struct, frozen=True):
+    id: str
+    sim: str
+    sender: str
+    recipient: str
+    body: str
+    received_ms: int
+
+
+class Inbox:
+    """Of all modems.
+
+    Attributes:
+        doubled: how many came that were there already.
+        broken: how many were kept that could not be handed on.
+    """
+
+    def __init__(self, context: BridgeContext, numbers: dict[str, str]) -> None:
+        self._context = context
+        self._numbers = numbers
+        self._seen: OrderedDict[str, float] = OrderedDict()
+        self._reassembly = Reassembly()
+        self._waiting: OrderedDict[str, _Message] = OrderedDict()
+        self._wake = trio.Event()
+        self.doubled = 0
+        self.broken = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many messages the node hasn't taken yet."""
+        return len(self._waiting)
+
+    async def load(self) -> None:
+        """Take up what an earlier process has left."""
+        spool = self._context.spool
+        seen = [(float(value), key) for key, value in spool.items("seen", LOAD_MAXIMUM)]
+        for moment_s, key in sorted(seen):
+            self._seen[key] = moment_s
+        for key, value in spool.items("in", LOAD_MAXIMUM):
+            self._waiting[key] = msgspec.json.decode(value, type=_Message)
+        self.broken = len(spool.items("broken", BROKEN_MAXIMUM + 1))
+        pieces = []
+        for key, value in spool.items("part", LOAD_MAXIMUM):
+            one = msgspec.json.decode(value, type=_PartRecord)
+            alphabet = Alphabet(one.alphabet)
+            pieces.append(
+                Piece(key, one.sim, one.sender, one.part, alphabet, one.content, one.received_s)
+            )
+        for piece in sorted(pieces, key=lambda piece: piece.received_s):
+            await self._store_wholes(self._reassembly.add(piece))
+
+    async def keep(self, sim: str, message: Deliver) -> bool:
+        """Store what has come to a SIM; durable when this returns. False where it came before.
+
+        Raises:
+            OperationError: the spool or the disk is full.
+        """
+        if message.to_port:
+            # What an application of a phone's would read: settings, MMS.
+            return await self.keep_broken(sim, message.tpdu.hex(), "data for a port")
+        now_s = self._context.clock.unix_s()
+        key = _digest(sim, message.tpdu)
+        if message.part is None:
+            received = _Message(
+                id=key,
+                sim=sim,
+                sender=message.sender[:SENDER_MAXIMUM_CHARACTERS],
+                recipient=self._numbers.get(sim) or sim,
+                body=message.text,
+                received_ms=round(now_s * 1000),
+            )
+            order, change = _in(received)
+            is_new = await self._once(key, now_s, change)
+            if is_new:
+                self._receive(order, received)
+            return is_new
+        record = _PartRecord(
+            sim, message.sender, message.part, message.alphabet.value, message.content, now_s
+        )
+        is_new = await self._once(key, now_s, Change("part", key, msgspec.json.encode(record)))
+        if is_new:
+            piece = Piece(
+                key, sim, message.sender, message.part, message.alphabet, message.content, now_s
+            )
+            await self._store_wholes(self._reassembly.add(piece))
+        return is_new
+
+    async def keep_broken(self, sim: str, line: str, reason: str) -> bool:
+        """Store what can't be handed on; the oldest of `BROKEN_MAXIMUM` makes room. False where it
+        came before.
+
+        Raises:
+            OperationError: the spool or the disk is full.
+        """
+        now_s = self._context.clock.unix_s()
+        key = _digest(sim, line.encode())
+        stored = Change("broken", f"{round(now_s * 1000):014d}.{key[:16]}", line[:2048].encode())
+        if not await self._once(key, now_s, stored):
+            return False
+        self.broken += 1
+        log_event(_log, logging.WARNING, "an SMS can't be read", modem=sim, reason=reason)
+        if self.broken > BROKEN_MAXIMUM:
+            for oldest, _ in self._context.spool.items("broken", self.broken - BROKEN_MAXIMUM):
+                await self._context.spool.delete("broken", oldest)
+            self.broken = BROKEN_MAXIMUM
+        return True
+
+    async def run(self, reply_to: ReplyTo) -> None:
+        """Hand on what has come, and give out long messages whose parts stay away; serves until it
+        is cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hand_on, reply_to)
+            nursery.start_soon(self._expire)
+
+    # ------------------------------------------------------------ storing
+
+    async def _once(self, key: str, now_s: float, change: Change) -> bool:
+        """Do `change` with the mark that `key` was seen; False where it was before."""
+        spool = self._context.spool
+        mark = f"{now_s:.0f}".encode()
+        if key in self._seen:
+            self.doubled += 1
+            if now_s > self._seen[key] + SEEN_LIFETIME_S / 2:
+                # A modem that can't delete it: as long as it shows it, it stays known.
+                await spool.change(Change("seen", key, mark))
+                self._see(key, now_s)
+            return False
+        forgotten = [Change("seen", old, None) for old in self._forgettable(now_s)]
+        if not await spool.change(Change("seen", key, mark, if_new=True), change, *forgotten):
+            self.doubled += 1
+            return False
+        for one in forgotten:
+            self._seen.pop(one.key, None)
+        self._see(key, now_s)
+        return True
+
+    def _see(self, key: str, now_s: float) -> None:
+        self._seen[key] = now_s
+        self._seen.move_to_end(key)
+
+    def _forgettable(self, now_s: float) -> list[str]:
+        """A few of the oldest marks, where they are too old or too many."""
+        oldest = [key for key, _ in zip(self._seen, range(2), strict=False)]
+        return [
+            key
+            for key in oldest
+            if self._seen[key] < now_s - SEEN_LIFETIME_S or len(self._seen) >= SEEN_MAXIMUM
+        ]
+
+    def _receive(self, order: str, message: _Message) -> None:
+        self._waiting[order] = message
+        self._wake.set()
+
+    async def _store_wholes(self, wholes: list[Whole]) -> None:
+        for whole in wholes:
+            received = _Message(
+                id=_digest(whole.sim, "".join(whole.keys).encode()),
+                sim=whole.sim,
+                sender=whole.sender[:SENDER_MAXIMUM_CHARACTERS],
+                recipient=self._numbers.get(whole.sim) or whole.sim,
+                body=_shortened(whole.text),
+                received_ms=round(whole.received_s * 1000),
+            )
+            order, change = _in(received)
+            parts = [Change("part", key, None) for key in whole.keys]
+            await self._context.spool.change(change, *parts)
+            self._receive(order, received)
+            if not whole.is_complete:
+                log_event(_log, logging.WARNING, "parts of an SMS have not come", modem=whole.sim)
+
+    # ------------------------------------------------------------ handing on
+
+    async def _hand_on(self, reply_to: ReplyTo) -> None:
+        while True:
+            self._wake = trio.Event()
+            for order, message in list(self._waiting.items()):
+                try:
+                    await self._hand_on_one(reply_to, order, message)
+                except OperationError as error:
+                    # It stays, and others are not kept from passing.
+                    log_event(
+                        _log, logging.WARNING, "an SMS can't be handed on yet", reason=error.code
+                    )
+            with trio.move_on_after(RETRY_S if self._waiting else float("inf")):
+                await self._wake.wait()
+
+    async def _hand_on_one(self, reply_to: ReplyTo, order: str, message: _Message) -> None:
+        answer = await self._context.node.request(
+            SmsReceivedRequest(
+                bridge=self._context.name,
+                sender=message.sender,
+                recipient=message.recipient,
+                body=message.body,
+                message_id=message.id,
+                received_ms=message.received_ms,
+            )
+        )
+        assert isinstance(answer, SmsReceivedReply)
+        taken = Change("in", order, None)
+        if answer.reply is None:
+            await self._context.spool.change(taken)
+        else:
+            # An answer to what was a duplicate for the node, too: it has not been sent from here.
+            await reply_to(message.sim, message.sender, answer.reply, message.id, taken)
+        del self._waiting[order]
+
+    async def _expire(self) -> None:
+        while True:
+            now_s = self._context.clock.unix_s()
+            await self._store_wholes(self._reassembly.expire(now_s))
+            await trio.sleep(EXPIRY_INTERVAL_S)
+
+
+def _digest(sim: str, content: bytes) -> str:
+    """Names what came to a SIM: the sender's text, and the second at which the service centre has
+    taken it, are in it."""
+    return sha256(sim.encode() + b"\0" + content).hexdigest()
+
+
+def _in(message: _Message) -> tuple[str, Change]:
+    """Under which key, in order of arrival, and how a message is stored for the node."""
+    order = f"{message.received_ms:014d}.{message.id[:32]}"
+    return order, Change("in", order, msgspec.json.encode(message))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= BODY_MAXIMUM_CHARACTERS:
+        return text
+    return text[: BODY_MAXIMUM_CHARACTERS - 1] + "…"

@@ -1,0 +1,429 @@
+"""One modem, from the start to the loss of its line: it receives, sends, watches and asks.
+
+What is received goes to the inbox before the modem is told to delete or to have got it. What has
+come is found in three ways, each enough by itself: it is announced (`+CMTI`), it comes directly
+(`+CMT`, `+CDS`), or it lies in a store when that is looked through.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from bridges.gsm.at import Answered, Command, ErrorKind, Unsolicited
+from bridges.gsm.figures import ModemFigures
+from bridges.gsm.inbox import Inbox
+from bridges.gsm.outbound import Job, Outbound
+from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
+from bridges.gsm.port import NoAnswer, Port, PortLost
+from bridges.gsm.reports import Reports
+from bridges.gsm.starting import Ready, is_busy, must, number_in, select_store, softly, start
+from bridges.gsm.ussd import (
+    CODE,
+    GSM7_CODING,
+    WANTS_MORE,
+    UssdAnswer,
+    amount_in,
+    decode_answer_untrusted,
+    pack_code,
+)
+from bridges.spool import Spool
+from core.bridge_config import ModemConfig
+from core.errors import MontanaError, OperationError
+from core.log import log_event
+from core.units import HOUR_S
+
+WATCH_INTERVAL_S: Final = 30.0
+SWEEP_INTERVAL_S: Final = 60.0
+BALANCE_INTERVAL_S: Final = 6 * HOUR_S
+SUBMIT_TIMEOUT_S: Final = 120.0
+"""The network has about 45 s (TS 24.011 section 10); modems try again by themselves."""
+REBOOT_PATIENCE_S: Final = 10.0
+"""After a sign of its having started anew, a modem has so long for the answer it owes."""
+READ_ATTEMPTS: Final = 3
+USSD_TIMEOUT_S: Final = 45.0
+ANNOUNCED_MAXIMUM: Final = 256
+DIRECT_MAXIMUM: Final = 64
+
+_HOME, _ROAMING = 1, 5
+_REGISTRATION: Final = {0: "not registered", 2: "searching", 3: "registration denied"}
+_NEW: Final = (0, 1)
+"""<stat> of `+CMGL` and `+CMGR`: received, unread and read. Others were written by somebody."""
+_ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
+_LENGTH: Final = re.compile(r"(?:^|[,: ])([0-9]{1,3}) *\Z")
+_LISTED: Final = re.compile(r"\+CMGL: *([0-9]{1,5}) *, *([0-9]) *,.*, *([0-9]{1,3})\Z")
+_READ: Final = re.compile(r"\+CMGR: *()([0-9]) *,.*, *([0-9]{1,3})\Z")
+_STARTED: Final = ("^BOOT", "RDY", "^SYSSTART", "+CPIN: SIM PIN", "SMS Ready")
+
+_log = logging.getLogger("montana.bridge.gsm")
+
+
+class Restarted(MontanaError):
+    """The modem has started anew, and forgotten what it was told."""
+
+
+class Modem:
+    """A modem on an open line; `heard` is what the line hands over."""
+
+    def __init__(
+        self,
+        config: ModemConfig,
+        spool: Spool,
+        inbox: Inbox,
+        outbound: Outbound,
+        reports: Reports,
+        figures: ModemFigures,
+    ) -> None:
+        self._config = config
+        self._spool = spool
+        self._inbox = inbox
+        self._outbound = outbound
+        self._reports = reports
+        self._figures = figures
+        self._port: Port | None = None
+        self._ready: Ready | None = None
+        self._store = ""
+        self._announced: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._direct: deque[Unsolicited] = deque()
+        self._wants_sweep = False
+        self._has_started = False
+        self._wake = trio.Event()
+        self._turn = trio.Lock()
+        """Whoever sends or receives: a report isn't looked at before what it is about is known."""
+        self._asking = trio.Lock()
+        self._ussd_answer: UssdAnswer | None = None
+        self._ussd_heard = trio.Event()
+        self._ussd_packed = False
+        self._smsc: str | None = None
+
+    # ------------------------------------------------------------ its life
+
+    async def run(self, port: Port) -> None:
+        """Serve until the line is lost.
+
+        Raises:
+            PortLost, NotReady, Refused, NoAnswer, Restarted: it has to be begun again.
+            OperationError: the spool takes nothing.
+        """
+        self._port = port
+        self._figures.state = "starting"
+        self._has_started = False
+        self._wants_sweep = True
+        try:
+            self._ready = await start(port, self._config, self._spool)
+            self._store = self._ready.stores[0]
+            await self._look_around()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive)
+                nursery.start_soon(self._send)
+                nursery.start_soon(self._watch)
+                if self._config.balance_ussd is not None:
+                    nursery.start_soon(self._ask_balance, self._config.balance_ussd)
+        finally:
+            self._outbound.set_usable(self._config.name, False)
+            self._port = self._ready = None
+
+    def heard(self, said: Unsolicited) -> None:
+        """What the modem says by itself."""
+        line = said.line
+        if found := _ANNOUNCED.match(line):
+            self._announced[found[1], int(found[2])] = None
+            if len(self._announced) > ANNOUNCED_MAXIMUM:
+                self._announced.clear()
+                self._wants_sweep = True
+        elif line.startswith(("+CMT:", "+CDS:")):
+            # What has no room is not acknowledged, and so comes again.
+            if said.pdu and len(self._direct) < DIRECT_MAXIMUM:
+                self._direct.append(said)
+        elif line.startswith("+CUSD:"):
+            self._ussd_answer = decode_answer_untrusted(line, was_packed=self._ussd_packed)
+            self._ussd_heard.set()
+        elif line.startswith("^SMMEMFULL"):
+            self._wants_sweep = True
+        elif line.startswith("+CREG:"):
+            self._registered(number_in([line], 0))
+        elif line.startswith(_STARTED):
+            self._has_started = True
+            if self._port is not None:
+                self._port.hasten(REBOOT_PATIENCE_S)
+        self._wake.set()
+
+    async def _ask(self, command: Command) -> Answered:
+        return await softly(self._port_now(), command)
+
+    # ------------------------------------------------------------ receiving
+
+    async def _receive(self) -> None:
+        sweep_at = trio.current_time()
+        while True:
+            self._wake = trio.Event()
+            async with self._turn:
+                if self._has_started:
+                    await self._check_restart()
+                while self._direct:
+                    await self._take_direct(self._direct[0])
+                    self._direct.popleft()
+                while self._announced:
+                    (store, index), _ = self._announced.popitem(last=False)
+                    await self._take_stored(store, index)
+                if self._wants_sweep or trio.current_time() >= sweep_at:
+                    self._wants_sweep = False
+                    sweep_at = trio.current_time() + SWEEP_INTERVAL_S
+                    await self._sweep()
+            with trio.move_on_at(sweep_at):
+                await self._wake.wait()
+
+    async def _check_restart(self) -> None:
+        """Some modems say that they have started long after they have."""
+        self._has_started = False
+        assert self._ready is not None
+        answer = await self._ask(Command("AT+CNMI?", "+CNMI:"))
+        told = "".join(answer.lines).partition(":")[2].replace(" ", "")
+        if not told.startswith(self._ready.announce.partition("=")[2]):
+            raise Restarted("the modem has started anew")
+
+    async def _sweep(self) -> None:
+        """Look through all that is stored."""
+        assert self._ready is not None
+        for store in (*self._ready.stores[1:], self._ready.stores[0]):
+            await self._use(store)
+            command = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=60.0)
+            lines = (await must(self._port_now(), command)).lines
+            for index, status, length, line in _messages(_LISTED, lines):
+                if status not in _NEW:
+                    continue
+                if not await self._keep(line, length, is_last_try=False):
+                    await self._take_stored(store, index)
+                    continue
+                await self._delete(index)
+
+    async def _take_stored(self, store: str, index: int) -> None:
+        """Read a message, keep it, delete it: in this order."""
+        await self._use(store)
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            answer = await self._ask(Command(f"AT+CMGR={index}", "+CMGR:", with_pdus=True))
+            found = _messages(_READ, answer.lines)
+            if not found:
+                if answer.error is not None and attempt < READ_ATTEMPTS:
+                    continue
+                # It is gone: it was found in another way already.
+                break
+            _, status, length, line = found[0]
+            if status not in _NEW:
+                break
+            if await self._keep(line, length, is_last_try=attempt == READ_ATTEMPTS):
+                await self._delete(index)
+                break
+        assert self._ready is not None
+        await self._use(self._ready.stores[0])
+
+    async def _take_direct(self, said: Unsolicited) -> None:
+        """Keep what came without being stored, then say so (TS 27.005 section 3.4.4)."""
+        assert self._ready is not None
+        length = int(found[1]) if (found := _LENGTH.search(said.line)) else None
+        # One that noise has spoilt comes again, since it isn't acknowledged.
+        kept = await self._keep(said.pdu, length, is_last_try=False)
+        if kept and self._ready.acknowledges:
+            await self._ask(Command("AT+CNMA"))
+
+    async def _keep(self, line: str, length: int | None, *, is_last_try: bool) -> bool:
+        """Store what a line holds; False where it can't be read, and may be another time."""
+        try:
+            message = decode_untrusted(line, length)
+        except PduError as error:
+            if is_last_try:
+                await self._inbox.keep_broken(self._config.name, line, str(error))
+            return is_last_try
+        match message:
+            case Deliver():
+                if await self._inbox.keep(self._config.name, message):
+                    self._figures.received += 1
+            case StatusReport():
+                await self._reports.take(self._config.name, message, self._outbound.is_sending)
+        return True
+
+    async def _delete(self, index: int) -> None:
+        # One that can't be deleted is found again, and known then.
+        await self._ask(Command(f"AT+CMGD={index}", timeout_s=30.0))
+
+    async def _use(self, store: str) -> None:
+        if store != self._store:
+            await select_store(self._port_now(), store)
+            self._store = store
+
+    def _port_now(self) -> Port:
+        assert self._port is not None
+        return self._port
+
+    # ------------------------------------------------------------ sending
+
+    async def _send(self) -> None:
+        name = self._config.name
+        while True:
+            job = await self._outbound.take(name)
+            await self._send_part(job)
+            await trio.sleep(self._config.pace_s)
+
+    async def _send_part(self, job: Job) -> None:
+        name, outbound = self._config.name, self._outbound
+        port = self._port_now()
+        submitted = False
+        try:
+            async with self._turn:
+                part = job.part
+                answer = await port.ask(
+                    Command(
+                        f"AT+CMGS={part.tpdu_bytes}",
+                        "+CMGS:",
+                        payload=part.line,
+                        timeout_s=SUBMIT_TIMEOUT_S,
+                    )
+                )
+                submitted = True
+                reference = number_in(answer.lines, 0)
+                with trio.CancelScope(shield=True):
+                    if answer.error is not None:
+                        await outbound.refused(name, job, answer.error)
+                    else:
+                        await outbound.accepted(name, job, reference)
+        except (NoAnswer, PortLost) as error:
+            with trio.CancelScope(shield=True):
+                if error.submitted:
+                    await outbound.unknown(name, job, str(error))
+                else:
+                    await outbound.not_sent(name, job, str(error))
+            if isinstance(error, PortLost):
+                raise
+        except trio.Cancelled:
+            if not submitted:
+                with trio.CancelScope(shield=True):
+                    if port.submitted:
+                        await outbound.unknown(name, job, "the bridge was stopped meanwhile")
+                    else:
+                        outbound.give_back(name, job)
+            raise
+
+    # ------------------------------------------------------------ watching
+
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(WATCH_INTERVAL_S)
+            await self._look_around()
+
+    async def _look_around(self) -> None:
+        """Signal, registration, service centre; and that messages are still announced, which a
+        modem stops when something was not acknowledged."""
+        assert self._ready is not None
+        signal = number_in((await self._ask(Command("AT+CSQ", "+CSQ:"))).lines, 0)
+        self._figures.signal = 99 if signal is None else signal
+        announced = await self._ask(Command(self._ready.announce))
+        if announced.error is not None and not is_busy(announced.error):
+            raise Restarted("the modem has forgotten what it was told")
+        operator = (await self._ask(Command("AT+COPS?", "+COPS:", timeout_s=60.0))).lines
+        if operator and (named := re.search(r'"([^"]{1,32})"', operator[0])):
+            self._figures.operator = named[1]
+        centre = (await self._ask(Command("AT+CSCA?", "+CSCA:"))).lines
+        if centre and (number := re.search(r'"([^"]*)"', centre[0])):
+            self._watch_smsc(number[1])
+        self._registered(number_in((await self._ask(Command("AT+CREG?", "+CREG:"))).lines, 1))
+
+    def _watch_smsc(self, number: str) -> None:
+        if self._smsc not in (None, number):
+            log_event(
+                _log,
+                logging.WARNING,
+                "the SMS service centre of a SIM has changed",
+                modem=self._config.name,
+            )
+        self._smsc = number
+
+    def _registered(self, status: int | None) -> None:
+        """What the registration means for sending (TS 27.007 section 7.2)."""
+        if self._ready is None:
+            return
+        is_registered = status in (_HOME, _ROAMING)
+        if is_registered and self._smsc == "":
+            state = "no SMSC"
+        elif is_registered:
+            state = "ready" if status == _HOME else "roaming"
+        else:
+            state = _REGISTRATION.get(-1 if status is None else status, "registration unknown")
+        if state != self._figures.state:
+            level = logging.INFO if state == "ready" else logging.WARNING
+            log_event(_log, level, "modem", modem=self._config.name, state=state)
+        self._figures.state = state
+        self._outbound.set_usable(self._config.name, state in ("ready", "roaming"))
+
+    # ------------------------------------------------------------ USSD
+
+    async def ussd(self, code: str) -> str:
+        """Dial a code; returns what the network says.
+
+        Raises:
+            OperationError: it says nothing, or the modem can't ask now.
+        """
+        if not CODE.match(code):
+            raise OperationError("write a code such as *100#", "ussd_code")
+        if self._ready is None or self._port is None:
+            raise OperationError(
+                f"the modem {self._config.name} is not ready: {self._figures.state}",
+                "modem_away",
+                modem=self._config.name,
+                state=self._figures.state,
+            )
+        try:
+            async with self._asking:
+                answer = await self._dial(code)
+                if answer is not None and answer.status == WANTS_MORE:
+                    await self._ask(Command("AT+CUSD=2"))
+        except (NoAnswer, PortLost):
+            answer = None
+        if answer is None or not answer.text:
+            raise OperationError("the network has given no answer; try again", "ussd_silent")
+        return answer.text
+
+    async def _dial(self, code: str) -> UssdAnswer | None:
+        for packed, text in ((False, code), (True, pack_code(code))):
+            self._ussd_packed = packed
+            self._ussd_answer = None
+            self._ussd_heard = trio.Event()
+            answer = await self._ask(Command(f'AT+CUSD=1,"{text}",{GSM7_CODING}', timeout_s=30.0))
+            if answer.error is None:
+                with trio.move_on_after(USSD_TIMEOUT_S):
+                    await self._ussd_heard.wait()
+                return self._ussd_answer
+            if answer.error.kind is ErrorKind.CMS:
+                break
+        return None
+
+    async def _ask_balance(self, code: str) -> None:
+        while True:
+            if self._figures.state in ("ready", "roaming"):
+                try:
+                    self._figures.balance = amount_in(await self.ussd(code))
+                except OperationError as error:
+                    log_event(
+                        _log,
+                        logging.WARNING,
+                        "the balance of a SIM is not known",
+                        modem=self._config.name,
+                        reason=error.code,
+                    )
+            await trio.sleep(BALANCE_INTERVAL_S)
+
+
+def _messages(form: re.Pattern[str], lines: Sequence[str]) -> list[tuple[int, int, int, str]]:
+    """Index (0 where the form has none), status, length and PDU of each message in an answer; the
+    PDU is empty where it has got lost."""
+    found = []
+    for place, line in enumerate(lines):
+        if header := form.match(line):
+            following = lines[place + 1] if place + 1 < len(lines) else ""
+            pdu = "" if following.startswith("+") else following
+            found.append((int(header[1] or 0), int(header[2]), int(header[3]), pdu))
+    return found

@@ -1,0 +1,397 @@
+"""Messages that are to be sent: which SIM sends which, when, how often, and what came of it.
+
+A recipient keeps its SIM, so that people see one number; one without goes to the SIM that has sent
+the least today. A SIM that is away, or has sent as much as it may today, gives its messages to the
+others; but a long message of which a part was sent stays where it is, since only the same sender's
+parts are put together.
+
+Kinds in the spool (and those of `reports`):
+
+    out      a message that isn't sent yet
+    day      how many a SIM has sent today
+    sim      a recipient -> the SIM it keeps
+
+What a modem was given and never answered for is unknown, and not sent again. A bridge that dies in
+the midst of it hasn't heard the answer: it sends the part again, once a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from bridges.gsm.at import AtError
+from bridges.gsm.causes import Verdict, describe, verdict
+from bridges.gsm.figures import ModemFigures
+from bridges.gsm.pdu import PduError, Submit, encode_submit
+from bridges.gsm.reports import ANSWER, LOAD_MAXIMUM, Reports, Status, Told
+from bridges.process import BridgeContext
+from bridges.spool import Change
+from core.api.bridge_messages import Event, Outcome, SmsBody
+from core.errors import OperationError
+from core.log import log_event
+from core.units import DAY_S
+
+ATTEMPTS_MAXIMUM: Final = 4
+RETRY_FIRST_S: Final = 10.0
+RETRY_FACTOR: Final = 4
+"""Ten seconds, forty, and not quite three minutes."""
+ANSWER_LIFETIME_S: Final = DAY_S
+JOBS_MAXIMUM: Final = 10_000
+STICKY_MAXIMUM: Final = 10_000
+CAP_INTERVAL_S: Final = 60.0
+EXPIRY_INTERVAL_S: Final = 5.0
+PATIENCE_S: Final = 20.0
+"""A SIM that is away for less gets its messages all the same: a modem that starts anew is back."""
+OVERLOAD_JOBS: Final = 10
+"""A SIM with so many waiting gets no more of those that others can send."""
+
+_log = logging.getLogger("montana.bridge.gsm")
+
+
+class _Out(msgspec.Struct, frozen=True):
+    to: str
+    text: str
+    expires_s: float
+    reference: int
+    sim: str = ""
+    sent: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A message on its way out.
+
+    Attributes:
+        sim: the only one that can send it, as it has sent a part; None while any can.
+        sent: how many parts were sent.
+    """
+
+    id: str
+    record: _Out
+    parts: list[Submit]
+    sim: str | None
+    sent: int
+    attempts: int = 0
+    not_before: float = 0.0
+
+    @property
+    def part(self) -> Submit:
+        """What is to be sent next."""
+        return self.parts[self.sent]
+
+
+class Outbound:
+    """Messages of all SIMs.
+
+    Args:
+        caps: how many parts each SIM sends in a day.
+    """
+
+    def __init__(
+        self,
+        context: BridgeContext,
+        caps: Mapping[str, int],
+        figures: Mapping[str, ModemFigures],
+        reports: Reports,
+    ) -> None:
+        self._context = context
+        self._caps = caps
+        self._figures = figures
+        self._reports = reports
+        self._own: dict[str, deque[Job]] = {sim: deque() for sim in caps}
+        self._common: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._usable: set[str] = set()
+        self._away_since = dict.fromkeys(caps, trio.current_time())
+        self._idle: dict[str, trio.Event] = {}
+        self._sticky: OrderedDict[str, str] = OrderedDict()
+        self._reference = context.clock.random_bytes(1)[0]
+        self._day = ""
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are not sent yet."""
+        return len(self._jobs)
+
+    def load(self) -> None:
+        """Take up what an earlier process has left."""
+        self._day = self._today()
+        for sim, value in self._context.spool.items("day"):
+            day, _, count = value.decode().partition(" ")
+            if sim in self._figures and day == self._day:
+                self._figures[sim].sent_today = int(count)
+        for recipient, value in self._context.spool.items("sim", STICKY_MAXIMUM):
+            self._sticky[recipient] = value.decode()
+        for key, value in self._context.spool.items("out", LOAD_MAXIMUM):
+            self._enqueue(self._job(key, msgspec.json.decode(value, type=_Out)))
+
+    def is_sending(self, event: str) -> bool:
+        """Whether parts of the message are still to be sent."""
+        job = self._jobs.get(event)
+        return job is not None and job.sent < len(job.parts)
+
+    # ------------------------------------------------------------ what is to be sent
+
+    async def accept(self, event: Event) -> None:
+        """An SMS of the node's; it may have been accepted before."""
+        assert isinstance(event.body, SmsBody)
+        if event.id in self._jobs or self._reports.is_ended(event.id):
+            return
+        record = _Out(event.to, event.body.text, event.expires_ms / 1000, self._next_reference())
+        try:
+            job = self._job(event.id, record)
+        except PduError as error:
+            told = self._reports.ending(event.id, "failed", str(error), "failed")
+            await self._context.spool.change(told[1])
+            self._reports.tell(told)
+            return
+        if await self._context.spool.put("out", event.id, msgspec.json.encode(record)):
+            self._enqueue(job)
+
+    async def answer(self, sim: str, to: str, text: str, message_id: str, taken: Change) -> None:
+        """Answer a message by the SIM that it came to; `taken` is changed in the spool together
+        with the answer's being stored.
+
+        Raises:
+            OperationError: too many wait already, or the spool is full.
+        """
+        if len(self._jobs) >= JOBS_MAXIMUM:
+            raise OperationError("too many SMS wait to be sent", "sms_queue")
+        expires_s = self._context.clock.unix_s() + ANSWER_LIFETIME_S
+        record = _Out(to, text, expires_s, self._next_reference())
+        key = ANSWER + message_id
+        try:
+            job = self._job(key, record)
+        except PduError:
+            # A name that a carrier lets somebody write; nobody can answer it.
+            await self._context.spool.change(taken)
+            return
+        stored = Change("out", key, msgspec.json.encode(record))
+        await self._context.spool.change(stored, taken, *self._stick(to, sim))
+        self._enqueue(job)
+
+    def _job(self, key: str, record: _Out) -> Job:
+        parts = encode_submit(
+            record.to,
+            record.text,
+            reference=record.reference,
+            report=True,
+            validity_s=max(0.0, record.expires_s - self._context.clock.unix_s()),
+        )
+        return Job(key, record, parts, record.sim or None, record.sent)
+
+    def _next_reference(self) -> int:
+        self._reference = (self._reference + 1) & 0xFF
+        return self._reference
+
+    def _enqueue(self, job: Job) -> None:
+        """Give a job to a SIM, or to whichever takes it first."""
+        self._jobs[job.id] = job
+        sim = job.sim or self._sticky.get(job.record.to)
+        if sim not in self._own or (job.sim is None and not self._takes_more(sim)):
+            idle = [sim for sim in self._idle if sim in self._usable]
+            sim = min(idle, key=self._load, default=None)
+        if sim is None:
+            self._common.append(job)
+        else:
+            self._own[sim].append(job)
+            self._wake([sim])
+
+    def _takes_more(self, sim: str) -> bool:
+        if sim not in self._usable:
+            return trio.current_time() < self._away_since[sim] + PATIENCE_S
+        return len(self._own[sim]) < OVERLOAD_JOBS or len(self._usable) == 1
+
+    def _load(self, sim: str) -> float:
+        waiting = self._figures[sim].sent_today + len(self._own[sim])
+        return waiting / max(1, self._caps[sim])
+
+    def _stick(self, recipient: str, sim: str) -> list[Change]:
+        """Have a recipient keep a SIM; returns how that is stored."""
+        changes = []
+        if self._sticky.get(recipient) != sim:
+            changes.append(Change("sim", recipient, sim.encode()))
+        self._sticky[recipient] = sim
+        self._sticky.move_to_end(recipient)
+        if len(self._sticky) > STICKY_MAXIMUM:
+            forgotten, _ = self._sticky.popitem(last=False)
+            changes.append(Change("sim", forgotten, None))
+        return changes
+
+    # ------------------------------------------------------------ what a SIM sends
+
+    def set_usable(self, sim: str, usable: bool) -> None:
+        """Whether a SIM can send at present."""
+        if usable:
+            self._usable.add(sim)
+            self._wake([sim])
+        elif sim in self._usable:
+            self._usable.discard(sim)
+            self._away_since[sim] = trio.current_time()
+
+    async def take(self, sim: str) -> Job:
+        """The next message that a SIM is to send a part of; waits for one."""
+        while True:
+            job, at = self._next(sim)
+            if job is not None:
+                return job
+            self._idle[sim] = wake = trio.Event()
+            try:
+                with trio.move_on_at(at):
+                    await wake.wait()
+            finally:
+                self._idle.pop(sim, None)
+
+    def _next(self, sim: str) -> tuple[Job | None, float]:
+        """A job, or else when to look again."""
+        now = trio.current_time()
+        if sim not in self._usable:
+            return None, float("inf")
+        if self._figures[sim].sent_today >= self._caps[sim] and self._today() == self._day:
+            self._leave_to_others(sim)
+            return None, now + CAP_INTERVAL_S
+        at = float("inf")
+        for jobs in (self._own[sim], self._common):
+            for place, job in enumerate(jobs):
+                if job.not_before <= now:
+                    del jobs[place]
+                    return job, now
+                at = min(at, job.not_before)
+        return None, at
+
+    def _leave_to_others(self, sim: str) -> None:
+        movable = [job for job in self._own[sim] if job.sim is None]
+        if movable:
+            self._own[sim] = deque(job for job in self._own[sim] if job.sim is not None)
+            self._common += movable
+            self._wake(self._idle)
+
+    async def accepted(self, sim: str, job: Job, reference: int | None) -> None:
+        """The network has taken the job's next part; durable when this returns.
+
+        Args:
+            reference: the TP-MR; None where the modem didn't tell it, so that its report will be
+                nobody's.
+        """
+        self._roll_day()
+        figures = self._figures[sim]
+        figures.count_sent()
+        figures.sent_today += 1
+        job.sim = sim
+        job.sent += 1
+        job.attempts = 0
+        changes = [
+            Change("day", sim, f"{self._day} {figures.sent_today}".encode()),
+            *self._stick(job.record.to, sim),
+        ]
+        if reference is not None:
+            changes.append(
+                self._reports.await_report(sim, reference, job.id, job.sent, job.record.to)
+            )
+        if job.sent == len(job.parts):
+            await self._end(job, "sent", "", "done", changes)
+            return
+        record = msgspec.structs.replace(job.record, sim=sim, sent=job.sent)
+        changes.append(Change("out", job.id, msgspec.json.encode(record)))
+        await self._context.spool.change(*changes)
+        self._own[sim].appendleft(job)
+
+    async def refused(self, sim: str, job: Job, error: AtError) -> None:
+        """The modem or the network has refused the job's next part."""
+        match verdict(error):
+            case Verdict.UNKNOWN:
+                await self.unknown(sim, job, describe(error))
+            case Verdict.NEVER:
+                self._figures[sim].count_failed()
+                await self._end(job, "failed", describe(error), "failed")
+            case Verdict.LATER:
+                self._figures[sim].count_failed()
+                await self.not_sent(sim, job, describe(error))
+
+    async def not_sent(self, sim: str, job: Job, reason: str) -> None:
+        """The job's next part has certainly not been sent, for a reason that may pass."""
+        job.attempts += 1
+        if job.attempts >= ATTEMPTS_MAXIMUM:
+            await self._end(job, "failed", reason, "failed")
+            return
+        job.not_before = trio.current_time() + RETRY_FIRST_S * RETRY_FACTOR ** (job.attempts - 1)
+        if job.sim is None and len(self._usable - {sim}):
+            self._sticky.pop(job.record.to, None)
+            job.not_before = 0.0
+            others = [other for other in self._usable if other != sim]
+            other = min(others, key=self._load)
+            self._own[other].append(job)
+            self._wake([other])
+            return
+        self._own[sim].append(job)
+
+    async def unknown(self, sim: str, job: Job, reason: str) -> None:
+        """Nobody has told whether the job's next part was sent: the message is not sent again."""
+        self._figures[sim].count_unknown()
+        await self._end(job, "unknown", reason, "unknown")
+
+    def give_back(self, sim: str, job: Job) -> None:
+        """A job that was taken, and for which nothing was done."""
+        self._own[sim].appendleft(job)
+
+    async def run(self) -> None:
+        """End what has expired, and have others send what a SIM that stays away would have; serves
+        until it is cancelled."""
+        while True:
+            now_s = self._context.clock.unix_s()
+            expired = []
+            for jobs in (*self._own.values(), self._common):
+                stale = [job for job in jobs if job.record.expires_s <= now_s]
+                expired += stale
+                for job in stale:
+                    jobs.remove(job)
+            for job in expired:
+                await self._end(job, "failed", "expired before it could be sent", "failed")
+            for sim in self._own:
+                if sim not in self._usable and not self._takes_more(sim):
+                    self._leave_to_others(sim)
+            self._roll_day()
+            await trio.sleep(EXPIRY_INTERVAL_S)
+
+    async def _end(
+        self,
+        job: Job,
+        status: Status,
+        detail: str,
+        outcome: Outcome,
+        changes: Iterable[Change] = (),
+    ) -> None:
+        ended = [*changes, Change("out", job.id, None)]
+        told: Told | None = None
+        if not job.id.startswith(ANSWER):
+            told = self._reports.ending(job.id, status, detail, outcome)
+            ended.append(told[1])
+        if status != "sent":
+            log_event(_log, logging.WARNING, "an SMS was not sent", state=status, reason=detail)
+        await self._context.spool.change(*ended)
+        if told:
+            self._reports.tell(told)
+        del self._jobs[job.id]
+
+    def _roll_day(self) -> None:
+        today = self._today()
+        if today != self._day:
+            self._day = today
+            for figures in self._figures.values():
+                figures.sent_today = 0
+
+    def _today(self) -> str:
+        return time.strftime("%Y-%m-%d", time.gmtime(self._context.clock.unix_s()))
+
+    def _wake(self, sims: Iterable[str]) -> None:
+        for sim in list(sims):
+            if (event := self._idle.get(sim)) is not None:
+                event.set()

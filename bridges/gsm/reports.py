@@ -1,0 +1,182 @@
+"""What became of messages that were sent, by the service centres' reports.
+
+A report names the message by the modem's TP-MR, which comes round after 256 messages, and by the
+recipient. Kinds in the spool:
+
+    sent     the SIM and TP-MR of a part whose report hasn't come -> which message it is of
+    tell     what the node is to be told of a message, in order
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from bridges.gsm.figures import ModemFigures
+from bridges.gsm.pdu import Fate, StatusReport
+from bridges.process import BridgeContext
+from bridges.spool import Change
+from core.api.bridge_messages import Outcome, SmsStatusRequest
+from core.errors import OperationError
+from core.log import log_event
+
+SAME_DIGITS: Final = 7
+"""So many last digits of two spellings of a number are equal."""
+LOAD_MAXIMUM: Final = 1_000_000
+ANSWER: Final = "answer."
+"""Begins the id of a message that answers one; the node is told nothing of it."""
+
+Status = Literal["sent", "delivered", "undelivered", "failed", "unknown"]
+
+_log = logging.getLogger("montana.bridge.gsm")
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    event: str
+    part: int
+    ending: str
+    at_s: float
+
+
+class _Tell(msgspec.Struct, frozen=True):
+    event: str
+    status: Status
+    detail: str
+    outcome: Outcome | None
+
+
+Told = tuple[str, Change]
+"""What the node is to be told, before it is stored; for `Reports.tell` once it is."""
+
+
+class Reports:
+    """Of all modems.
+
+    Attributes:
+        unmatched: how many reports were of no message that is known.
+    """
+
+    def __init__(self, context: BridgeContext, figures: Mapping[str, ModemFigures]) -> None:
+        self._context = context
+        self._figures = figures
+        self._sent: dict[tuple[str, int], _Sent] = {}
+        self._outstanding: dict[str, set[int]] = {}
+        """Parts whose delivery isn't known, of each event of which there are some."""
+        self._tells: OrderedDict[str, _Tell] = OrderedDict()
+        self._last_key = 0
+        self._wake = trio.Event()
+        self.unmatched = 0
+
+    def load(self) -> None:
+        """Take up what an earlier process has left."""
+        for key, value in self._context.spool.items("tell", LOAD_MAXIMUM):
+            self._tells[key] = msgspec.json.decode(value, type=_Tell)
+            self._last_key = int(key)
+        for key, value in self._context.spool.items("sent", LOAD_MAXIMUM):
+            sim, _, reference = key.rpartition(".")
+            self._remember((sim, int(reference)), msgspec.json.decode(value, type=_Sent))
+
+    def is_ended(self, event: str) -> bool:
+        """Whether the node is about to be told the end of `event`."""
+        return any(one.event == event and one.outcome is not None for one in self._tells.values())
+
+    def ending(self, event: str, status: Status, detail: str, outcome: Outcome) -> Told:
+        """An event has come to its end."""
+        return self._told(_Tell(event, status, detail[:128], outcome))
+
+    def tell(self, told: Told) -> None:
+        """Tell the node, now that it is stored."""
+        key, change = told
+        assert change.value is not None
+        self._tells[key] = msgspec.json.decode(change.value, type=_Tell)
+        self._wake.set()
+
+    def await_report(
+        self, sim: str, reference: int, event: str, part: int, recipient: str
+    ) -> Change:
+        """A part was sent under a TP-MR; returns how that is stored."""
+        sent = _Sent(event, part, _last_digits(recipient), self._context.clock.unix_s())
+        self._remember((sim, reference), sent)
+        return Change("sent", f"{sim}.{reference}", msgspec.json.encode(sent))
+
+    async def take(self, sim: str, report: StatusReport, is_sending: Callable[[str], bool]) -> None:
+        """What a service centre says of a message that this SIM has sent; durable when this
+        returns.
+
+        Args:
+            is_sending: whether parts of an event's message are still to be sent.
+        """
+        sent = self._sent.get((sim, report.reference))
+        if sent is None or sent.ending != _last_digits(report.recipient):
+            self.unmatched += 1
+            return
+        if report.fate is Fate.TRYING:
+            return
+        self._forget((sim, report.reference))
+        is_last = sent.event not in self._outstanding and not is_sending(sent.event)
+        told: Told | None = None
+        if report.fate is Fate.UNDELIVERED:
+            self._figures[sim].count_undelivered()
+            detail = f"TP-Status {report.status}"
+            told = self._told(_Tell(sent.event, "undelivered", detail, None))
+        elif report.fate is Fate.DELIVERED:
+            self._figures[sim].count_delivered(self._context.clock.unix_s() - sent.at_s)
+            if is_last:
+                told = self._told(_Tell(sent.event, "delivered", "", None))
+        changes = [Change("sent", f"{sim}.{report.reference}", None)]
+        if told and not sent.event.startswith(ANSWER):
+            changes.append(told[1])
+        else:
+            told = None
+        await self._context.spool.change(*changes)
+        if told:
+            self.tell(told)
+
+    async def run(self) -> None:
+        """Tell the node, in order; serves until it is cancelled."""
+        while True:
+            self._wake = trio.Event()
+            while self._tells:
+                key, one = next(iter(self._tells.items()))
+                await self._tell_one(one)
+                await self._context.spool.delete("tell", key)
+                del self._tells[key]
+            await self._wake.wait()
+
+    async def _tell_one(self, one: _Tell) -> None:
+        node = self._context.node
+        try:
+            await node.request(SmsStatusRequest(one.event, one.status, one.detail))
+        except OperationError as error:
+            log_event(_log, logging.WARNING, "the node takes no SMS status", reason=error.code)
+        if one.outcome is not None:
+            await node.acknowledge(one.event, one.outcome, one.detail)
+
+    def _told(self, one: _Tell) -> Told:
+        # Time orders them over restarts, the number within one millisecond.
+        self._last_key = max(self._last_key + 1, round(self._context.clock.unix_s() * 1e6))
+        key = f"{self._last_key:020d}"
+        return key, Change("tell", key, msgspec.json.encode(one))
+
+    def _remember(self, key: tuple[str, int], sent: _Sent) -> None:
+        if key in self._sent:
+            # TP-MR has come round, and the earlier one's report never will.
+            self._forget(key)
+        self._sent[key] = sent
+        self._outstanding.setdefault(sent.event, set()).add(sent.part)
+
+    def _forget(self, key: tuple[str, int]) -> None:
+        sent = self._sent.pop(key)
+        parts = self._outstanding[sent.event]
+        parts.discard(sent.part)
+        if not parts:
+            del self._outstanding[sent.event]
+
+
+def _last_digits(number: str) -> str:
+    return "".join(filter(str.isdigit, number))[-SAME_DIGITS:]

@@ -1,0 +1,288 @@
+"""How a modem is made ready, from whatever state it is in (3GPP TS 27.007, 27.005)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final, NamedTuple
+
+import msgspec
+import trio
+
+from bridges.gsm.at import Answered, AtError, Command, ErrorKind
+from bridges.gsm.causes import (
+    CME_BUSY,
+    CME_PIN_WANTED,
+    CME_PUK_WANTED,
+    CME_SIM_ABSENT,
+    CME_WRONG_PIN,
+    CMS_BUSY,
+)
+from bridges.gsm.port import NoAnswer, Port
+from bridges.spool import Change, Spool
+from core.bridge_config import ModemConfig
+from core.errors import MontanaError
+from core.log import log_event
+
+BUSY_ATTEMPTS: Final = 30
+BUSY_INTERVAL_S: Final = 2.0
+"""A SIM that has just got its power is busy for up to a minute."""
+
+_STORES: Final = ("SM", "ME")
+"""Where messages come to: the SIM, and the modem's own memory."""
+_REPORTS_DIRECTLY: Final = "AT+CNMI=2,1,0,1,0"
+_ANNOUNCE: Final = (_REPORTS_DIRECTLY, "AT+CNMI=2,1,0,2,0", "AT+CNMI=1,1,0,1,0", "AT+CNMI=2,1")
+"""Messages are stored and announced, reports come directly; else as much of it as there is."""
+_QUOTED: Final = re.compile(r'"([A-Z]{2})"')
+
+_log = logging.getLogger("montana.bridge.gsm")
+
+
+class NotReady(MontanaError):
+    """The modem can't be used for now; the message is its state, for status: ``no SIM`` ..."""
+
+
+class Refused(MontanaError):
+    """A command that has to succeed has not."""
+
+
+class Ready(NamedTuple):
+    """What the start has found out.
+
+    Attributes:
+        stores: where messages may lie, the one that is in use first.
+        acknowledges: whether what comes directly is to be acknowledged (`+CNMA`).
+        announce: the `+CNMI` that the modem has taken.
+    """
+
+    stores: tuple[str, ...]
+    acknowledges: bool
+    announce: str
+
+
+async def start(port: Port, config: ModemConfig, spool: Spool) -> Ready:
+    """Bring a modem from any state to one in which it receives and sends.
+
+    Raises:
+        NotReady: its SIM is missing, locked or spoilt.
+        Refused: it doesn't do what each modem can.
+        NoAnswer, PortLost: as `Port.ask`.
+    """
+    # One that is starting by itself hears nothing at first.
+    await softly(port, Command("AT", timeout_s=1.0))
+    await must(port, Command("AT"))
+    await softly(port, Command("ATZ"))
+    await softly(port, Command("ATE0"))
+    await must(port, Command("AT+CMEE=1"))
+    await _switch_on(port)
+    await _open_sim(port, config, spool)
+    await softly(port, Command("AT+CREG=1"))
+    await patiently(port, Command("AT+CMGF=0"))
+    stores = await _choose_stores(port)
+    acknowledges = (await softly(port, Command("AT+CSMS=1", "+CSMS:"))).error is None
+    return Ready(stores, acknowledges, await _announce(port))
+
+
+async def must(port: Port, command: Command) -> Answered:
+    """The answer to a command that has to succeed.
+
+    Raises:
+        Refused: it doesn't.
+        NoAnswer, PortLost: as `Port.ask`.
+    """
+    answer = await port.ask(command)
+    if answer.error is not None:
+        raise Refused(f"{command.text} is refused: {answer.error}")
+    return answer
+
+
+async def softly(port: Port, command: Command) -> Answered:
+    """The answer to a command that the modem may refuse, or not even answer.
+
+    Raises:
+        PortLost: as `Port.ask`.
+    """
+    try:
+        return await port.ask(command)
+    except NoAnswer:
+        return Answered(command, (), AtError(ErrorKind.PLAIN, None))
+
+
+async def patiently(port: Port, command: Command) -> Answered:
+    """As `must`, for a command that a busy SIM refuses at first."""
+    for _ in range(BUSY_ATTEMPTS):
+        answer = await port.ask(command)
+        if not is_busy(answer.error):
+            break
+        await trio.sleep(BUSY_INTERVAL_S)
+    if answer.error is not None:
+        raise Refused(f"{command.text} is refused: {answer.error}")
+    return answer
+
+
+async def select_store(port: Port, store: str) -> None:
+    """Have messages read, written and received in `store`: all three, for some modems refuse
+    fewer.
+
+    Raises:
+        Refused, NoAnswer, PortLost: as `must`.
+    """
+    await patiently(port, Command(f'AT+CPMS="{store}","{store}","{store}"', "+CPMS:"))
+
+
+def is_busy(error: AtError | None) -> bool:
+    """Whether the SIM may do in a moment what it has refused."""
+    return error in (AtError(ErrorKind.CME, CME_BUSY), AtError(ErrorKind.CMS, CMS_BUSY))
+
+
+async def _switch_on(port: Port) -> None:
+    answer = await softly(port, Command("AT+CFUN?", "+CFUN:"))
+    if answer.lines and not answer.lines[0].replace(" ", "").startswith("+CFUN:1"):
+        await softly(port, Command("AT+CFUN=1", timeout_s=30.0))
+
+
+async def _choose_stores(port: Port) -> tuple[str, ...]:
+    answer = await patiently(port, Command("AT+CPMS=?", "+CPMS:"))
+    first = "".join(answer.lines).partition(")")[0]
+    there = _QUOTED.findall(first)
+    stores = tuple(store for store in _STORES if store in there) or _STORES[:1]
+    await select_store(port, stores[0])
+    return stores
+
+
+async def _announce(port: Port) -> str:
+    for text in _ANNOUNCE:
+        if (await softly(port, Command(text))).error is None:
+            return text
+    # Without announcements messages are found when the store is looked through.
+    return _ANNOUNCE[-1]
+
+
+# ------------------------------------------------------------ the SIM's lock
+
+
+async def _open_sim(port: Port, config: ModemConfig, spool: Spool) -> None:
+    lock = await _lock(port)
+    if lock == "READY":
+        await _confirm_attempt(config, spool)
+        return
+    if lock != "SIM PIN":
+        raise NotReady(f"SIM locked: {lock}")
+    if config.pin is None:
+        await spool.delete("pin", config.name)
+        raise NotReady("PIN missing")
+    await _enter_pin(port, config, config.pin, spool)
+    for _ in range(BUSY_ATTEMPTS):
+        if await _lock(port) == "READY":
+            return
+        await trio.sleep(BUSY_INTERVAL_S)
+    raise NotReady("SIM locked")
+
+
+async def _lock(port: Port) -> str:
+    """What the SIM waits for (TS 27.007 section 8.3)."""
+    answer = await _sim_answer(port, Command("AT+CPIN?", "+CPIN:"))
+    if answer.lines:
+        return answer.lines[0].removeprefix("+CPIN:").strip()
+    error = answer.error
+    if error is not None and error.kind is ErrorKind.CME:
+        if error.code in CME_SIM_ABSENT:
+            raise NotReady("no SIM")
+        if error.code == CME_PIN_WANTED:
+            return "SIM PIN"
+        if error.code == CME_PUK_WANTED:
+            return "SIM PUK"
+    raise NotReady(f"SIM unusable: {error or 'no state'}")
+
+
+async def _sim_answer(port: Port, command: Command) -> Answered:
+    for _ in range(BUSY_ATTEMPTS):
+        answer = await softly(port, command)
+        if not is_busy(answer.error):
+            return answer
+        await trio.sleep(BUSY_INTERVAL_S)
+    raise NotReady("SIM busy")
+
+
+class _Attempt(msgspec.Struct, frozen=True):
+    """The last PIN that was entered by a modem.
+
+    Attributes:
+        serial: of the SIM; empty where the modem doesn't tell it of one that is locked.
+        pin: its hash. Who reads the spool can try all PINs on it; the configuration beside it has
+            it in the clear.
+        state: tried, good or wrong.
+    """
+
+    serial: str
+    pin: bytes
+    state: str
+
+    def forbids(self, other: _Attempt) -> bool:
+        """Whether `other`, which is about to be made, may be the same and as wrong."""
+        same_sim = not self.serial or not other.serial or self.serial == other.serial
+        return same_sim and compare_digest(self.pin, other.pin) and self.state != "good"
+
+
+async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) -> None:
+    """Enter the PIN, unless this SIM has refused it before: three wrong ones lock it, and a
+    modem or a process that starts again and again would have entered them soon.
+
+    That it was entered is stored before it is; who dies before the answer doesn't enter it again.
+    """
+    serial = await _sim_answer(port, Command("AT+CCID", "+CCID:", bare=True))
+    digest = sha256(f"{config.name}\0{pin}".encode()).digest()
+    attempt = _Attempt(re.sub("[^0-9A-Fa-f]", "", "".join(serial.lines)[-22:]), digest, "tried")
+    known = _known_attempt(config, spool)
+    if known is not None and known.forbids(attempt):
+        log_event(
+            _log,
+            logging.ERROR,
+            "the PIN is not entered again",
+            modem=config.name,
+            advice="correct pin in the configuration; or take it out, start once, put it back",
+        )
+        raise NotReady("wrong PIN")
+    if known is None or known.state != "good":
+        await _remember(config, spool, attempt)
+    answer = await port.ask(Command(f'AT+CPIN="{pin}"', timeout_s=30.0))
+    if answer.error is None:
+        await _remember(config, spool, msgspec.structs.replace(attempt, state="good"))
+        return
+    if is_busy(answer.error):
+        # It was not looked at.
+        await spool.delete("pin", config.name)
+        raise NotReady("SIM busy")
+    await _remember(config, spool, msgspec.structs.replace(attempt, state="wrong"))
+    log_event(_log, logging.ERROR, "the PIN was refused", modem=config.name, reason=answer.error)
+    raise NotReady("wrong PIN" if answer.error.code == CME_WRONG_PIN else "PIN refused")
+
+
+async def _confirm_attempt(config: ModemConfig, spool: Spool) -> None:
+    """A SIM that is open: if its PIN was entered and nothing heard of it, it was right."""
+    known = _known_attempt(config, spool)
+    if known is not None and known.state == "tried":
+        await _remember(config, spool, msgspec.structs.replace(known, state="good"))
+
+
+def _known_attempt(config: ModemConfig, spool: Spool) -> _Attempt | None:
+    stored = spool.get("pin", config.name)
+    return None if stored is None else msgspec.json.decode(stored, type=_Attempt)
+
+
+async def _remember(config: ModemConfig, spool: Spool, attempt: _Attempt) -> None:
+    await spool.change(Change("pin", config.name, msgspec.json.encode(attempt)))
+
+
+def number_in(lines: Sequence[str], place: int) -> int | None:
+    """The number at `place` among those behind an answer's colon, or None."""
+    if not lines:
+        return None
+    values = lines[0].partition(":")[2].split(",")
+    try:
+        return int(values[place].strip()) if place < len(values) else None
+    except ValueError:
+        return None

@@ -1,0 +1,294 @@
+"""The bridge with emulated modems: what it promises when all goes well."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+
+pytestmark = pytest.mark.trio
+EMOJI = "Привет 👍🏽 {мир} " * 20
+
+
+def has_outcomes(world: GsmWorld, count: int) -> bool:
+    return len(world.node.outcomes) == count
+
+
+async def test_a_message_comes_is_answered_and_is_gone_from_the_sim(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with gsm_world(tmp_path, mock_clock) as world:
+        world.node.reply = lambda message: f"you said {message.body}"
+        await world.until_state("ready")
+        world.deliver("BAL plugh")
+        (answer,) = await world.network.sent(1)
+        await world.until(lambda: not world.stored)
+        (message,) = world.node.messages
+        assert (message.sender, message.body) == (PERSON, "BAL plugh")
+        assert (message.bridge, message.recipient) == ("gsm", world.number)
+        assert (answer.sender, answer.recipient) == (world.number, PERSON)
+        assert answer.text == "you said BAL plugh"
+        await world.until(lambda: world.figure("delivered") == "1")
+    written = caplog.text + repr([record.__dict__ for record in caplog.records])
+    assert PERSON not in written
+    assert "plugh" not in written
+
+
+async def test_messages_that_wait_in_the_modem_come_first_of_all(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        texts = [f"number {number}" for number in range(10)]
+        for text in texts:
+            world.deliver(text)
+        await world.start()
+        await world.until(lambda: len(world.texts) == len(texts) and not world.stored)
+        assert sorted(world.texts) == sorted(texts)
+
+
+@pytest.mark.parametrize("sender", [PERSON, "89991112233", "BANK", "900"])
+async def test_senders_of_each_kind(tmp_path: Path, mock_clock: MockClock, sender: str) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.deliver("hello", sender)
+        await world.until(lambda: world.texts)
+        assert world.node.messages[0].sender == sender
+
+
+async def test_who_has_no_number_gets_no_answer(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        world.node.reply = lambda _: "?"
+        await world.until_state("ready")
+        world.deliver("your code is 1", "BANK")
+        world.deliver("BAL")
+        (answer,) = await world.network.sent(1)
+        assert answer.recipient == PERSON
+        await world.until(lambda: len(world.texts) == 2)
+        await world.pass_s(10)
+        assert len(world.network.messages) == 1
+        assert world.spool.items("out") == []
+        assert world.spool.items("in") == []
+
+
+@pytest.mark.parametrize("text", [EMOJI, "x€" * 200, "short", "", "\0 nul; rm -rf $HOME `id`"])
+async def test_texts_go_both_ways_whole(tmp_path: Path, mock_clock: MockClock, text: str) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.deliver(text)
+        event = world.node.send_sms(PERSON, text, "event")
+        (sent,) = await world.network.sent(1)
+        assert (sent.recipient, sent.text) == (PERSON, text)
+        assert all(part.report_requested for part in sent.parts)
+        await world.until(lambda: world.texts and event in world.node.outcomes)
+        assert world.texts == [text]
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+        assert world.node.statuses == [(event, "sent"), (event, "delivered")]
+        assert world.node.outcomes == {event: "done"}
+        await world.until(lambda: not world.stored)
+        assert world.spool.items("out") == []
+        assert world.spool.items("sent") == []
+        assert world.spool.items("part") == []
+
+
+@pytest.mark.parametrize("wide", [False, True])
+async def test_parts_in_any_order(tmp_path: Path, mock_clock: MockClock, wide: bool) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.deliver("y" * 400, order=[2, 0, 1], wide_reference=wide)
+        world.deliver("z" * 400, order=[1, 2, 0], wide_reference=wide)
+        await world.until(lambda: len(world.texts) == 2)
+        assert set(world.texts) == {"y" * 400, "z" * 400}
+
+
+async def test_a_part_that_is_missing_holds_nothing_up_and_outlives_a_restart(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.deliver("y" * 400, missing={1}, reference=9)
+        world.deliver("another")
+        await world.until(lambda: world.texts == ["another"] and not world.stored)
+        assert len(world.spool.items("part")) == 2
+        await world.restart()
+        world.deliver("y" * 400, missing={0, 2}, reference=9)
+        await world.until(lambda: len(world.texts) == 2)
+        assert world.texts[1] == "y" * 400
+
+
+async def test_a_recipient_that_is_no_number_fails_at_once(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        event = world.node.send_sms("BANK", "hello")
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "failed"}
+        assert world.node.statuses == [(event, "failed")]
+
+
+async def test_what_expires_before_a_modem_is_there_fails(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        world.modem.registration = 2
+        await world.until_state("searching")
+        event = world.node.send_sms(PERSON, "late", expires_ms=1)
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "failed"}
+        assert world.network.parts == []
+
+
+# ------------------------------------------------------------ several modems
+
+
+async def test_load_is_spread_and_recipients_keep_their_sim(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, 3) as world:
+        for number in range(3):
+            await world.until_state("ready", f"sim{number}")
+        people = [f"+7999555{number:04d}" for number in range(9)]
+        for round_number in range(2):
+            for person in people:
+                world.node.send_sms(person, f"{round_number}", f"{person} {round_number}")
+            count = (round_number + 1) * len(people)
+            await world.network.sent(count)
+            await world.until(partial(has_outcomes, world, count))
+        senders: dict[str, set[str]] = {person: set() for person in people}
+        for message in world.network.messages:
+            senders[message.recipient].add(message.sender)
+        assert all(len(sims) == 1 for sims in senders.values())
+        shares = [
+            sum(message.sender == modem.sim.number for message in world.network.messages)
+            for modem in world.modems
+        ]
+        assert min(shares) >= 4
+        # A restart changes nobody's number.
+        await world.restart()
+        for number in range(3):
+            await world.until_state("ready", f"sim{number}")
+        world.node.send_sms(people[0], "again")
+        await world.network.sent(2 * len(people) + 1)
+        assert {world.network.messages[-1].sender} == senders[people[0]]
+
+
+async def test_an_answer_leaves_by_the_sim_that_was_written_to(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, 3) as world:
+        world.node.reply = lambda message: message.recipient
+        for number in range(3):
+            await world.until_state("ready", f"sim{number}")
+        for modem in world.modems:
+            world.network.deliver(modem.sim.number, f"{PERSON[:-1]}{modem.sim.number[-1]}", "BAL")
+        sent = await world.network.sent(3)
+        assert all(message.sender == message.text for message in sent)
+
+
+async def test_a_sim_that_goes_away_leaves_its_messages_to_the_others(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, 2) as world:
+        for number in range(2):
+            await world.until_state("ready", f"sim{number}")
+        world.node.send_sms(PERSON, "one")
+        (first,) = await world.network.sent(1)
+        gone = next(modem for modem in world.modems if modem.sim.number == first.sender)
+        gone.unplug()
+        world.node.send_sms(PERSON, "two")
+        _, second = await world.network.sent(2)
+        assert second.sender != first.sender
+
+
+async def test_caps_of_a_day_hold_over_a_restart(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, daily_cap=3) as world:
+        await world.until_state("ready")
+        events = [world.node.send_sms(PERSON, f"number {number}") for number in range(4)]
+        await world.network.sent(3)
+        await world.until(lambda: len(world.node.outcomes) == 3)
+        await world.restart()
+        await world.until_state("ready")
+        await world.pass_s(100)
+        assert len(world.network.messages) == 3
+        assert world.figure("sent_today") == "3"
+        assert events[3] not in world.node.outcomes
+
+
+async def test_messages_of_a_sim_are_paced(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, pace_s=20) as world:
+        await world.until_state("ready")
+        for number in range(3):
+            world.node.send_sms(PERSON, f"number {number}")
+        await world.network.sent(1)
+        await world.pass_s(15)
+        assert len(world.network.messages) == 1
+        await world.pass_s(10)
+        assert len(world.network.messages) == 2
+
+
+# ------------------------------------------------------------ what is told
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_ussd(tmp_path: Path, mock_clock: MockClock, packed: bool) -> None:
+    async with gsm_world(tmp_path, mock_clock, ussd_packed=packed) as world:
+        world.network.ussd["*100#"] = "Balance: 12.34 RUB"
+        world.network.ussd["*111#"] = "Баланс: 56,78 р."
+        await world.until_state("ready")
+        for code, text in world.network.ussd.items():
+            question = world.node.ask_ussd("sim0", code)
+            await world.until(partial(world.node.answers.__contains__, question))
+            assert world.node.answers[question].ok
+            assert world.node.answers[question].text == text
+
+
+async def test_questions_that_have_no_answer(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        for modem, code, word in [
+            ("sim9", "*100#", "no modem"),
+            ("sim0", 'A";+CFUN=0', "code"),
+            ("sim0", "*999#", "no answer"),
+        ]:
+            question = world.node.ask_ussd(modem, code)
+            await world.until(partial(world.node.answers.__contains__, question))
+            assert not world.node.answers[question].ok
+            assert word in world.node.answers[question].text
+
+
+async def test_figures(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, balance_ussd="*100#") as world:
+        world.network.ussd["*100#"] = "Balance: 12.34 RUB, bonus 100"
+        world.network.report_delay_s = 7.0
+        world.modem.registration = 5
+        await world.until_state("roaming")
+        world.node.send_sms(PERSON, "hello")
+        world.deliver("hello")
+        await world.until(lambda: world.figure("delivered") == "1")
+        await world.until(lambda: world.figure("balance"))
+        assert world.figure("balance") == "12.34"
+        assert world.figure("received") == "1"
+        assert world.figure("success_percent") == "100"
+        assert world.figure("operator") == world.modem.operator
+        assert world.figure("signal_dbm") == str(2 * world.modem.signal - 113)
+        assert world.node.state == "1 of 1 modems ready"
+
+
+async def test_the_node_is_away_and_nothing_is_lost(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.node.online = type(world.node.online)()
+        for number in range(5):
+            world.deliver(f"number {number}")
+        await world.until(lambda: not world.stored)
+        assert world.texts == []
+        await world.restart()
+        world.node.online.set()
+        await world.until(lambda: len(world.texts) == 5)
+        assert world.texts == [f"number {number}" for number in range(5)]
+        assert len(world.node.asked) == 5

@@ -1,0 +1,545 @@
+"""Each failure that modems have shown to others: nothing lost, nothing doubled, and an SMS whose
+fate nobody has told is unknown."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+from tests.support.modem_emulator import ModemEmulator
+from tests.support.modem_faults import FOREVER, SILENCE, Reboot, Refuse, Silence, Unplug
+
+pytestmark = pytest.mark.trio
+
+
+async def comes_once(world: GsmWorld, text: str) -> None:
+    """A message comes, is handed on once and is deleted."""
+    world.deliver(text)
+    await world.until(lambda: text in world.texts)
+    await world.until(lambda: not world.stored)
+    assert world.texts.count(text) == 1
+
+
+async def goes_once(world: GsmWorld, text: str) -> str:
+    """A message is sent once; returns the event's id."""
+    event = world.node.send_sms(PERSON, text)
+    await world.until(lambda: event in world.node.outcomes)
+    assert world.node.outcomes[event] == "done"
+    assert [message.text for message in world.network.messages].count(text) == 1
+    return event
+
+
+# ------------------------------------------------------------ what comes at the wrong time
+
+
+async def test_an_unsolicited_line_in_the_midst_of_a_reply(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.in_reply = lambda: world.modem.unsolicited("^RSSI:9")
+        await comes_once(world, "one")
+        world.modem.faults.in_reply = lambda: world.deliver("three")
+        await comes_once(world, "two")
+        await world.until(lambda: len(world.texts) == 3)
+        assert sorted(world.texts) == ["one", "three", "two"]
+
+
+async def test_a_message_is_announced_between_prompt_and_data(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.at_prompt = lambda: world.deliver("meanwhile")
+        await goes_once(world, "out")
+        await world.until(lambda: world.texts == ["meanwhile"] and not world.stored)
+        world.modem.faults.at_prompt = lambda: world.modem.unsolicited('+CREG: 1,"00C3","01"')
+        await goes_once(world, "again")
+
+
+async def test_noise_and_echo(tmp_path: Path, mock_clock: MockClock) -> None:
+    def echo(modem: ModemEmulator) -> None:
+        modem.faults.echo_always = True
+
+    async with gsm_world(tmp_path, mock_clock, prepare=echo) as world:
+        await world.until_state("ready")
+        world.modem.inject(b"\x00\xff\xfe noise \r\n\x80\x81")
+        await comes_once(world, "one")
+        await goes_once(world, "x" * 300)
+        world.modem.inject(b"x" * 100_000 + b"\r\n")
+        await comes_once(world, "two")
+
+
+async def test_a_message_is_both_stored_and_sent_directly(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.receive_twice = True
+        await comes_once(world, "one")
+        await comes_once(world, "y" * 400)
+        await world.pass_s(130)
+        assert world.texts == ["one", "y" * 400]
+        assert int(world.node.figures["received_again"]) >= 2
+
+
+async def test_announcements_that_never_come(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.lose_unsolicited = True
+        await comes_once(world, "one")
+        await comes_once(world, "two")
+
+
+# ------------------------------------------------------------ deletion and storage
+
+
+async def test_what_cannot_be_deleted_is_handed_on_once(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.answer_next("+CMGD", "+CMS ERROR: 500", times=FOREVER)
+        world.deliver("one")
+        world.deliver("y" * 400)
+        await world.until(lambda: len(world.texts) == 2)
+        await world.pass_s(130)
+        await world.restart()
+        await world.until_state("ready")
+        await world.pass_s(130)
+        assert world.texts == ["one", "y" * 400]
+        assert len(world.node.asked) == 2
+        assert world.stored == 4
+        world.modem.faults._answers.clear()
+        await world.until(lambda: not world.stored)
+        assert len(world.node.asked) == 2
+
+
+async def test_a_store_that_is_full_is_emptied_and_all_comes(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False) as world:
+        for number in range(30):
+            world.deliver(f"number {number}")
+        await world.start()
+        await world.until(lambda: len(world.texts) == 30 and not world.stored)
+        assert sorted(world.texts) == sorted(f"number {number}" for number in range(30))
+        await comes_once(world, "after that")
+
+
+async def test_a_modem_that_refuses_two_stores(tmp_path: Path, mock_clock: MockClock) -> None:
+    def choosy(modem: ModemEmulator) -> None:
+        modem.faults.stores_accepted = frozenset({3})
+
+    async with gsm_world(tmp_path, mock_clock, prepare=choosy) as world:
+        await world.until_state("ready")
+        await comes_once(world, "one")
+
+
+# ------------------------------------------------------------ PDUs that are wrong
+
+
+async def test_a_pdu_that_is_cut_short_once_is_read_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.cut_pdu_octets = 2
+        heal = lambda: setattr(world.modem.faults, "cut_pdu_octets", 0)  # noqa: E731
+        world.modem.faults.in_reply = heal
+        await comes_once(world, "one")
+
+
+@pytest.mark.parametrize(("fault", "value"), [("cut_pdu_octets", 3), ("length_off_by", 2)])
+async def test_a_pdu_that_stays_wrong_is_kept_aside(
+    tmp_path: Path, mock_clock: MockClock, fault: str, value: int
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        setattr(world.modem.faults, fault, value)
+        world.deliver("one")
+        await world.until(lambda: world.spool.items("broken") and not world.stored)
+        assert world.texts == []
+        setattr(world.modem.faults, fault, 0)
+        await comes_once(world, "two")
+        assert len(world.spool.items("broken")) == 1
+
+
+async def test_data_for_a_port_is_kept_aside(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        push = bytes.fromhex("4404809989000462111271222321090605040B8423F00106")
+        world.network.deliver_tpdu(world.number, push)
+        await world.until(lambda: world.spool.items("broken") and not world.stored)
+        assert world.texts == []
+
+
+# ------------------------------------------------------------ sending that fails
+
+
+@pytest.mark.parametrize("cms_error", [38, 500, 512])
+async def test_what_is_refused_for_now_is_sent_later(
+    tmp_path: Path, mock_clock: MockClock, cms_error: int
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.at_submit += [Refuse(cms_error), Refuse(cms_error)]
+        event = await goes_once(world, "at last")
+        assert world.figure("failed") == "2"
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+
+
+@pytest.mark.parametrize(("cms_error", "times"), [(21, 1), (28, 1), (38, 4)])
+async def test_what_is_refused_for_good_fails(
+    tmp_path: Path, mock_clock: MockClock, cms_error: int, times: int
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.at_submit += [Refuse(cms_error)] * times
+        event = world.node.send_sms(PERSON, "never")
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "failed"}
+        assert world.node.statuses == [(event, "failed")]
+        assert world.network.messages == []
+        assert not world.modem.faults.at_submit
+
+
+async def test_what_one_sim_is_refused_another_sends(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, 2) as world:
+        for number in range(2):
+            await world.until_state("ready", f"sim{number}")
+        world.modem.faults.at_submit += [Refuse(38)] * 10
+        for number in range(4):
+            await goes_once(world, f"number {number}")
+        assert {message.sender for message in world.network.messages} == {
+            world.modems[1].sim.number
+        }
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("fault", [Silence, Reboot, Unplug])
+async def test_a_modem_that_falls_silent_in_mid_send(
+    tmp_path: Path, mock_clock: MockClock, fault: Callable, sent: bool
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.at_submit.append(fault(sent=sent))
+        event = world.node.send_sms(PERSON, "perhaps")
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "unknown"}
+        assert world.node.statuses[0] == (event, "unknown")
+        if fault is Unplug:
+            world.modem.plug_in()
+        await world.until_state("ready")
+        await goes_once(world, "another")
+        await comes_once(world, "in")
+        await world.restart()
+        await world.until_state("ready")
+        await goes_once(world, "third")
+        assert [message.text for message in world.network.messages].count("perhaps") == sent
+        assert world.node.outcomes[event] == "unknown"
+
+
+async def test_the_parts_that_follow_one_that_failed_are_not_sent(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.at_submit += [None, Refuse(21)]
+        event = world.node.send_sms(PERSON, "x" * 400)
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "failed"}
+        assert len(world.network.parts) == 1
+
+
+async def test_a_bridge_that_is_stopped_between_parts_sends_the_rest(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, pace_s=30) as world:
+        await world.until_state("ready")
+        event = world.node.send_sms(PERSON, "x" * 400)
+        await world.until(lambda: len(world.network.parts) == 1, fast=False)
+        await world.until(lambda: b'"sent":1' in (world.spool.get("out", event) or b""), fast=False)
+        await world.restart()
+        (message,) = await sent_fast(world, 1)
+        assert message.text == "x" * 400
+        assert len(message.parts) == 3
+        assert len(world.network.parts) == 3
+
+
+async def sent_fast(world: GsmWorld, count: int) -> list:
+    await world.until(lambda: len(world.network.messages) >= count)
+    return world.network.messages
+
+
+# ------------------------------------------------------------ delivery reports
+
+
+@pytest.mark.parametrize(
+    ("fault", "statuses"),
+    [
+        ("lost", ["sent"]),
+        ("wrong reference", ["sent"]),
+        ("twice", ["sent", "delivered"]),
+        ("failed", ["sent", "undelivered"]),
+        ("pending", ["sent", "delivered"]),
+    ],
+)
+async def test_reports(
+    tmp_path: Path, mock_clock: MockClock, fault: str, statuses: list[str]
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.network.report_faults.append(fault)
+        event = await goes_once(world, "one")
+        await world.pass_s(30)
+        other = await goes_once(world, "two")
+        await world.until(lambda: (other, "delivered") in world.node.statuses)
+        assert [status for one, status in world.node.statuses if one == event] == statuses
+
+
+async def test_reports_that_come_after_a_restart(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.network.report_delay_s = 100.0
+        event = await goes_once(world, "x" * 400)
+        await world.restart()
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+
+
+async def test_tp_mr_comes_round(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, daily_cap=1000) as world:
+        await world.until_state("ready")
+        world.network.report_faults += ["lost"] * 256
+        for number in range(256):
+            world.node.send_sms(PERSON, f"number {number}")
+        await sent_fast(world, 256)
+        event = await goes_once(world, "after that")
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+        assert [status for _, status in world.node.statuses].count("delivered") == 1
+        await world.until(lambda: len(world.spool.items("sent")) == 255)
+
+
+# ------------------------------------------------------------ modems that go away
+
+
+async def test_unplugged_and_plugged_in_again_under_another_number(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        before = world.modem.path
+        world.modem.unplug()
+        await world.until_state("away")
+        world.deliver("while away")
+        event = world.node.send_sms(PERSON, "later")
+        world.modem.plug_in()
+        assert world.modem.path != before
+        await world.until(lambda: world.texts == ["while away"])
+        await world.until(lambda: world.node.outcomes.get(event) == "done")
+
+
+async def test_a_modem_that_hangs_for_a_while(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.hang(duration_s=300)
+        event = world.node.send_sms(PERSON, "later")
+        await world.until(lambda: world.figure("state") not in ("ready", "roaming"))
+        world.deliver("while silent")
+        await world.until(lambda: "while silent" in world.texts)
+        await world.until(lambda: world.node.outcomes.get(event) == "done")
+        assert len(world.network.messages) == 1
+
+
+async def test_a_modem_that_starts_anew_is_told_everything_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="1234") as world:
+        await world.until_state("ready")
+        for number in range(2):
+            world.modem.reboot()
+            await comes_once(world, f"number {number}")
+            await goes_once(world, f"answer {number}")
+        assert world.modem.sim.pin_entries == ["1234"] * 3
+
+
+async def test_a_sign_of_a_start_that_was_none_changes_nothing(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        for _ in range(5):
+            world.modem.unsolicited("^BOOT:20952548,0,0,0,72")
+            await world.pass_s(5)
+        await comes_once(world, "one")
+        assert world.modem.commands.count("ATZ") == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["+CSQ", "+CNMI", "+COPS", "+CSCA", "+CSMS", "+CMGD", "+CNMA", "Z", "+CREG=1"]
+)
+async def test_a_reply_that_never_comes_to_one_command(
+    tmp_path: Path, mock_clock: MockClock, command: str
+) -> None:
+    def silent(modem: ModemEmulator) -> None:
+        modem.faults.answer_next(command, SILENCE, times=2)
+
+    async with gsm_world(tmp_path, mock_clock, prepare=silent) as world:
+        world.deliver("one")
+        await world.until(lambda: "one" in world.texts)
+        await goes_once(world, "out")
+        await world.until(lambda: not world.stored)
+        assert world.texts == ["one"]
+
+
+async def test_a_line_that_somebody_else_has_is_tried_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        with world.modem.path.open("rb+", buffering=0) as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            await world.start()
+            await world.until_state("away")
+        await world.until_state("ready")
+
+
+# ------------------------------------------------------------ SIM cards
+
+
+async def test_a_pin_is_entered_once(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="1234") as world:
+        await world.until_state("ready")
+        await world.restart()
+        await world.until_state("ready")
+        assert world.modem.sim.pin_entries == ["1234"]
+
+
+async def test_a_wrong_pin_is_never_entered_again(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="9999") as world:
+        await world.until_state("wrong PIN")
+        await world.pass_s(300)
+        world.modem.unplug()
+        world.modem.plug_in()
+        await world.pass_s(200)
+        await world.restart()
+        await world.pass_s(200)
+        assert world.modem.sim.pin_entries == ["9999"]
+        assert b"9999" not in b"".join(value for _, value in world.spool.items("pin"))
+        # The operator has corrected it.
+        world.settings[0]["pin"] = "1234"
+        await world.restart()
+        await world.until_state("ready")
+        assert world.modem.sim.pin_entries == ["9999", "1234"]
+
+
+async def test_a_pin_that_was_taken_out_may_be_tried_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="9999") as world:
+        await world.until_state("wrong PIN")
+        del world.settings[0]["pin"]
+        await world.restart()
+        await world.until_state("PIN missing")
+        world.modem.sim.pin = "9999"
+        world.settings[0]["pin"] = "9999"
+        await world.restart()
+        await world.until_state("ready")
+        assert world.modem.sim.pin_entries == ["9999", "9999"]
+
+
+async def test_a_pin_of_which_nothing_was_heard_is_not_entered_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    def silent(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CPIN=", SILENCE)
+
+    async with gsm_world(
+        tmp_path, mock_clock, pin="1234", configured_pin="1234", prepare=silent
+    ) as world:
+        await world.until_state("wrong PIN")
+        await world.pass_s(300)
+        assert sum(command.startswith("AT+CPIN=") for command in world.modem.commands) == 1
+
+
+async def test_a_sim_that_is_blocked_is_left_alone(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(
+        tmp_path, mock_clock, starts=False, pin="1", configured_pin="1234"
+    ) as world:
+        world.modem.sim.pin_tries = 0
+        world.modem.reboot()
+        await world.start()
+        await world.until_state("SIM locked: SIM PUK")
+        await world.pass_s(100)
+        assert world.modem.sim.pin_entries == []
+
+
+async def test_a_sim_that_is_busy_is_waited_for(tmp_path: Path, mock_clock: MockClock) -> None:
+    def busy(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CPIN?", "+CME ERROR: 14", times=5)
+        modem.faults.answer_next("+CPMS=", "+CMS ERROR: 314", times=2)
+
+    async with gsm_world(tmp_path, mock_clock, prepare=busy) as world:
+        await world.until_state("ready")
+        await comes_once(world, "one")
+
+
+async def test_no_sim(tmp_path: Path, mock_clock: MockClock) -> None:
+    def empty(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CPIN?", "+CME ERROR: 10", times=3)
+
+    async with gsm_world(tmp_path, mock_clock, prepare=empty) as world:
+        await world.until_state("no SIM")
+        await world.until_state("ready")
+
+
+@pytest.mark.parametrize(
+    ("registration", "state"),
+    [(0, "not registered"), (2, "searching"), (3, "registration denied"), (5, "roaming")],
+)
+async def test_registration_is_watched(
+    tmp_path: Path, mock_clock: MockClock, registration: int, state: str
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.registration = registration
+        await world.until_state(state)
+        event = world.node.send_sms(PERSON, "one")
+        if state != "roaming":
+            await world.pass_s(60)
+            assert event not in world.node.outcomes
+            world.modem.registration = 1
+        await world.until(lambda: world.node.outcomes.get(event) == "done")
+
+
+async def test_a_sim_without_a_service_centre_sends_nothing(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        world.modem.sim.smsc = ""
+        await world.start()
+        await world.until_state("no SMSC")
+        event = world.node.send_sms(PERSON, "one")
+        await world.pass_s(60)
+        assert world.network.parts == []
+        world.modem.sim.smsc = "+79168999100"
+        await world.until(lambda: world.node.outcomes.get(event) == "done")
+
+
+async def test_reports_are_asked_for_again_after_one_was_spoilt(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """One that can't be read isn't acknowledged; the modem gives no more by itself then."""
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.cut_pdu_octets = 4
+        spoilt = await goes_once(world, "one")
+        await world.pass_s(100)
+        world.modem.faults.cut_pdu_octets = 0
+        event = await goes_once(world, "two")
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+        assert (spoilt, "delivered") not in world.node.statuses

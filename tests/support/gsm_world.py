@@ -1,0 +1,278 @@
+"""The GSM bridge among emulated modems, its spool on a real disk; the node is a stand-in that takes
+only what could be sent to a real one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import trio
+from trio.testing import MockClock
+
+from bridges.gsm import bridge
+from bridges.node_link import NodeLink
+from bridges.process import BridgeContext
+from bridges.spool import Spool, open_spool
+from core.api.bridge_messages import (
+    AcknowledgeRequest,
+    BridgeAnswerRequest,
+    CommandBody,
+    DoneReply,
+    Event,
+    EventBody,
+    SmsBody,
+    SmsReceivedReply,
+    SmsReceivedRequest,
+    SmsStatusRequest,
+    effect_id,
+)
+from core.api.messages import ReplyBody, Request, RequestBody
+from core.clock import SystemClock
+from core.config_file import validate_untrusted
+from core.errors import OperationError
+from tests.support.modem_emulator import EmulatedNetwork, ModemEmulator, sms_network
+from tests.support.modem_sim import SimCard
+
+STEP_S = 0.2
+STEPS_MAXIMUM = 6_000
+PERSON = "+79991112233"
+FAR_FUTURE_MS = 4_000_000_000_000
+
+
+class NodeStandIn:
+    """Where `NodeLink` is: answers as the node would, and remembers what it was told.
+
+    Attributes:
+        messages: SMS that were handed on, each once; `asked` has them as often as they were.
+        reply: what a message is answered with; an exception is raised.
+        online: set while the node is there.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[SmsReceivedRequest] = []
+        self.asked: list[SmsReceivedRequest] = []
+        self.statuses: list[tuple[str, str]] = []
+        self.outcomes: dict[str, str] = {}
+        self.answers: dict[str, BridgeAnswerRequest] = {}
+        self.reply: Callable[[SmsReceivedRequest], str | None] = lambda _: None
+        self.online = trio.Event()
+        self.online.set()
+        self.figures: dict[str, str] = {}
+        self.state = ""
+        self._events: dict[str, Event] = {}
+        self._send: trio.MemorySendChannel[Event] | None = None
+
+    async def request(self, body: RequestBody) -> ReplyBody:
+        await self.online.wait()
+        wired = msgspec.json.decode(msgspec.json.encode(Request(1, body)), type=Request)
+        assert wired.body == body
+        match body:
+            case SmsReceivedRequest():
+                self.asked.append(body)
+                reply = self.reply(body)
+                is_new = all(one.message_id != body.message_id for one in self.messages)
+                if is_new:
+                    self.messages.append(body)
+                return SmsReceivedReply(reply, not is_new)
+            case SmsStatusRequest():
+                self.statuses.append((body.event, body.status))
+            case BridgeAnswerRequest():
+                self.answers[body.id] = body
+            case AcknowledgeRequest():
+                await self.acknowledge(body.id, body.outcome, body.detail)
+            case _:
+                raise OperationError(f"a GSM bridge asks for no {type(body).__name__}")
+        return DoneReply()
+
+    async def acknowledge(self, event: str, outcome: str = "done", detail: str = "") -> None:
+        await self.online.wait()
+        msgspec.json.decode(
+            msgspec.json.encode(AcknowledgeRequest(event, cast(Any, outcome), detail[:128])),
+            type=AcknowledgeRequest,
+        )
+        assert event not in self.outcomes
+        self.outcomes[event] = outcome
+        self._events.pop(event, None)
+
+    async def events(self) -> AsyncIterator[Event]:
+        self._send, receive = trio.open_memory_channel[Event](1000)
+        for event in self._events.values():
+            self._send.send_nowait(event)
+        async for event in receive:
+            yield event
+
+    def tell(self, body: EventBody, to: str, name: str, expires_ms: int = FAR_FUTURE_MS) -> str:
+        """An event; returns its id."""
+        event = Event(id=effect_id(name), to=to, created_ms=0, expires_ms=expires_ms, body=body)
+        self._events[event.id] = event
+        if self._send is not None:
+            self._send.send_nowait(event)
+        return event.id
+
+    def send_sms(self, to: str, text: str, name: str = "", **changes: int) -> str:
+        """Have an SMS sent; returns the event's id."""
+        return self.tell(SmsBody(text), to, name or text, **changes)
+
+    def ask_ussd(self, modem: str, code: str) -> str:
+        """An operator's question; returns its id."""
+        return self.tell(CommandBody("ussd", (modem, code)), "", f"{modem} {code}")
+
+
+class GsmWorld:
+    """See `gsm_world`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        network: EmulatedNetwork,
+        modems: list[ModemEmulator],
+        spool: Spool,
+        settings: list[dict[str, Any]],
+        clock: MockClock,
+        nursery: trio.Nursery,
+    ) -> None:
+        self.clock = clock
+        self.network = network
+        self.modems = modems
+        self.modem = modems[0]
+        self.spool = spool
+        self.node = NodeStandIn()
+        self.settings = settings
+        self._folder = folder
+        self._scope: trio.CancelScope | None = None
+        self._ended = trio.Event()
+        self._nursery = nursery
+
+    def context(self) -> BridgeContext:
+        """What `bridges.process` would give it."""
+        document = {
+            "turn": {"listen": ["udp://127.0.0.1:3478"], "secrets": ["a secret of the tests"]},
+            "bridges": {"gsm": {"modems": self.settings}},
+        }
+        return BridgeContext(
+            name="gsm",
+            config=validate_untrusted(document, self._folder),
+            node=cast(NodeLink, self.node),
+            spool=self.spool,
+            clock=SystemClock(),
+        )
+
+    async def start(self) -> None:
+        """Run the bridge; `stop` ends it."""
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._nursery.start_soon(self._run, self._scope, self._ended)
+
+    async def _run(self, scope: trio.CancelScope, ended: trio.Event) -> None:
+        with scope:
+            await bridge.run(self.context())
+        ended.set()
+
+    async def stop(self) -> None:
+        """End the bridge as SIGTERM does."""
+        assert self._scope is not None
+        self._scope.cancel()
+        await self._ended.wait()
+
+    async def restart(self) -> None:
+        """End it and run it again, on the same spool."""
+        await self.stop()
+        await self.start()
+
+    async def until(self, condition: Callable[[], object], *, fast: bool = True) -> None:
+        """Wait for something to become true. Time passes `STEP_S` for each time that all tasks
+        could do something: what waits for nothing but time has not long to wait.
+
+        Raises:
+            AssertionError: it doesn't become true in `STEPS_MAXIMUM` of them.
+        """
+        for _ in range(STEPS_MAXIMUM):
+            if condition():
+                return
+            if fast:
+                self.clock.jump(STEP_S)
+            await trio.sleep(0.005)
+        raise AssertionError(f"it never came; {self.node.figures}")
+
+    async def until_state(self, state: str, name: str = "sim0") -> None:
+        """Wait for a modem's state."""
+        await self.until(lambda: self.figure("state", name) == state)
+
+    async def pass_s(self, duration_s: float) -> None:
+        """Let time pass."""
+        end = trio.current_time() + duration_s
+        await self.until(lambda: trio.current_time() >= end)
+
+    def figure(self, name: str, modem: str = "sim0") -> str | None:
+        """A figure of a modem's, as the node is told it."""
+        return self.node.figures.get(f"modem.{modem}.{name}")
+
+    @property
+    def number(self) -> str:
+        """The first modem's."""
+        return self.modem.sim.number
+
+    @property
+    def stored(self) -> int:
+        """How many messages lie in the first modem."""
+        return sum(len(store) for store in self.modem.sim.stores.values())
+
+    def deliver(self, text: str, sender: str = PERSON, **changes: Any) -> None:
+        """A message for the first modem."""
+        self.network.deliver(self.number, sender, text, **changes)
+
+    @property
+    def texts(self) -> list[str]:
+        """What was handed on."""
+        return [one.body for one in self.node.messages]
+
+
+@asynccontextmanager
+async def gsm_world(
+    folder: Path,
+    clock: MockClock,
+    count: int = 1,
+    *,
+    starts: bool = True,
+    pin: str | None = None,
+    configured_pin: str | None = None,
+    slots: int = 20,
+    prepare: Callable[[ModemEmulator], None] = lambda _: None,
+    **changes: Any,
+) -> AsyncIterator[GsmWorld]:
+    """A bridge with `count` modems (`sim0`, ...), each with a SIM; `changes` are of the emulator or
+    of the bridge's configuration (`pace_s`, `daily_cap`, `balance_ussd`).
+    `clock` is the one that trio runs by."""
+    clock.rate = 1.0
+    ours = {
+        key: changes.pop(key) for key in ("pace_s", "daily_cap", "balance_ussd") if key in changes
+    }
+    # In this order: the bridge ends before its spool is closed.
+    with open_spool(folder / "spool") as spool:
+        async with sms_network() as network, trio.open_nursery() as nursery:
+            modems = []
+            settings = []
+            for number in range(count):
+                sim = SimCard(number=f"+7999000{number:04d}", pin=pin, slots=slots)
+                link = folder / f"modem{number}"
+                modems.append(network.plug_in(link, sim, **changes))
+                # Time passes faster than the disk writes.
+                modems[-1].messages.acknowledge_within_s = 60.0
+                prepare(modems[-1])
+                one = {
+                    "name": f"sim{number}",
+                    "device": str(link),
+                    "number": sim.number,
+                    "pace_s": 0,
+                }
+                if configured_pin is not None:
+                    one["pin"] = configured_pin
+                settings.append(one | ours)
+            world = GsmWorld(folder, network, modems, spool, settings, clock, nursery)
+            if starts:
+                await world.start()
+            yield world
+            nursery.cancel_scope.cancel()
