@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bench import api as local_socket
+from bench import gsm as modems
 from bench import report as reports
 from bench import signaling as calls
 from bench import suites
@@ -40,6 +41,7 @@ Examples:
   python -m bench ledger --quick       the ledger, beside PostgreSQL
   python -m bench signaling --quick    rooms and calls, beside aiohttp
   python -m bench api --quick          requests over the node's socket
+  python -m bench gsm --quick          32 modems and the bridge that serves them
   python -m bench soak --minutes 10
   python -m bench report               the last full run as Markdown
 """
@@ -88,6 +90,7 @@ def main(context: click.Context, /, **options: Any) -> None:
             ledger=True,
             signaling=True,
             api=True,
+            gsm=True,
             **options,
         )
     elif any(options.values()):
@@ -145,6 +148,13 @@ def api(**options: Any) -> None:
 
 
 @main.command()
+@recording
+def gsm(**options: Any) -> None:
+    """32 emulated modems at 115,200 baud: a message a second each, answered or not; a backlog."""
+    _measure([], costs=False, gsm=True, servers=(MONTANA,), **options)
+
+
+@main.command()
 @click.option("--minutes", type=click.FloatRange(min=0.05), default=10.0, show_default=True)
 @click.option("--server", type=click.Choice([COTURN, MONTANA]), default=MONTANA, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a summary.")
@@ -199,6 +209,7 @@ def _measure(
     ledger: bool = False,
     signaling: bool = False,
     api: bool = False,
+    gsm: bool = False,
     quick: bool,
     servers: tuple[str, ...],
     as_json: bool,
@@ -210,7 +221,7 @@ def _measure(
             raise click.ClickException("turnserver is missing; run: sudo apt install coturn")
         _say("turnserver is missing, so montana is measured alone; sudo apt install coturn")
         names.remove(COTURN)
-    if (ledger or signaling or api) and MONTANA in names:
+    if (ledger or signaling or api or gsm) and MONTANA in names:
         try:
             check_disk()
         except MontanaError as error:
@@ -234,10 +245,14 @@ def _measure(
             made.api = local_socket.new_report(quick=quick)
             asked = local_socket.QUICK if quick else local_socket.FULL
             local_socket.measure_api(made.api, asked, _say)
+        if gsm and MONTANA in names:
+            load = modems.QUICK if quick else modems.FULL
+            made.gsm = modems.new_report(load, quick=quick)
+            modems.measure_gsm(made.gsm, load, _say)
     except MontanaError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        if made.cells or made.costs or made.ledger or made.signaling or made.api:
+        if made.cells or made.costs or made.ledger or made.signaling or made.api or made.gsm:
             reports.save(made, LATEST)
             _write_plots(made, LATEST.parent)
     if keep:

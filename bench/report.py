@@ -7,9 +7,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import api, api_report, ledger, ledger_report, signaling, signaling_report
+from bench import (
+    api,
+    api_report,
+    gsm,
+    gsm_report,
+    ledger,
+    ledger_report,
+    signaling,
+    signaling_report,
+)
 from bench.api import ApiReport
 from bench.comparison import Row, fewer, more
+from bench.gsm import GsmReport
 from bench.ledger import LedgerReport
 from bench.machine import Machine
 from bench.scenario import Load, Measurement, Mode
@@ -30,6 +40,7 @@ class Report:
     ledger: LedgerReport | None = None
     signaling: SignalingReport | None = None
     api: ApiReport | None = None
+    gsm: GsmReport | None = None
 
     def find(self, suite: str, server: str, **load: object) -> Measurement | None:
         """The measurement of the first load that has these attributes."""
@@ -58,22 +69,30 @@ def as_json(report: Report) -> dict[str, Any]:
         "ledger": ledger_report.as_json(report.ledger) if report.ledger else None,
         "signaling": signaling_report.as_json(report.signaling) if report.signaling else None,
         "api": api_report.as_json(report.api) if report.api else None,
+        "gsm": gsm_report.as_json(report.gsm) if report.gsm else None,
         "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
     }
 
 
 def merge(kept: Report, made: Report) -> Report:
     """What is kept after another run: it replaces the suites that it has measured. Others stay
-    where they are of the same machine and as thorough; the figures of the ledger, of signaling
-    and of the socket name their own."""
+    where they are of the same machine and as thorough; the figures of the ledger, of signaling,
+    of the socket and of the bridges name their own."""
     merged = replace(
         made,
         ledger=made.ledger or kept.ledger,
         signaling=made.signaling or kept.signaling,
         api=made.api or kept.api,
+        gsm=made.gsm or kept.gsm,
     )
     if not (made.cells or made.costs):
-        return replace(kept, ledger=merged.ledger, signaling=merged.signaling, api=merged.api)
+        return replace(
+            kept,
+            ledger=merged.ledger,
+            signaling=merged.signaling,
+            api=merged.api,
+            gsm=merged.gsm,
+        )
     if (kept.machine.processor, kept.machine.cores, kept.quick) != (
         made.machine.processor,
         made.machine.cores,
@@ -104,6 +123,7 @@ def load(path: Path) -> Report:
         ledger=ledger.from_json(document["ledger"]) if document.get("ledger") else None,
         signaling=signaling.from_json(document["signaling"]) if document.get("signaling") else None,
         api=api.from_json(document["api"]) if document.get("api") else None,
+        gsm=gsm.from_json(document["gsm"]) if document.get("gsm") else None,
     )
 
 
@@ -363,6 +383,9 @@ def as_text(report: Report) -> str:
     if report.api is not None:
         parts += [table.as_text() for table in api_report.tables(report.api)]
         parts.append(report.api.machine.describe())
+    if report.gsm is not None:
+        parts += [table.as_text() for table in gsm_report.tables(report.gsm)]
+        parts.append(report.gsm.machine.describe())
     return "\n\n".join(parts)
 
 
@@ -382,9 +405,12 @@ def as_markdown(report: Report) -> str:
     if report.api is not None:
         parts += [table.as_markdown() for table in api_report.tables(report.api)]
         parts += _where(report.api)
+    if report.gsm is not None:
+        parts += [table.as_markdown() for table in gsm_report.tables(report.gsm)]
+        parts += _where(report.gsm)
     return "\n\n".join(parts) + "\n"
 
 
-def _where(report: Report | LedgerReport | SignalingReport | ApiReport) -> list[str]:
+def _where(report: Report | LedgerReport | SignalingReport | ApiReport | GsmReport) -> list[str]:
     rough = ["A quick run: the figures are rough."] if report.quick else []
     return [*rough, f"Measured on {report.machine.describe()}."]

@@ -1,0 +1,69 @@
+"""What was measured of the GSM bridge, told: the bounds with their ratios, and a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from bench.bounds import BoundRow, at_least, at_most, bounds_table
+from bench.gsm import GsmReport, core_share, phases
+from bench.table import Table
+
+CORE_BOUND = 0.10
+
+
+def rows(report: GsmReport) -> list[BoundRow]:
+    """What must be reached, as far as it was measured."""
+    found = []
+    lines = f"{report.modems} modems at {report.baud:,} baud"
+    for what, served in phases(report):
+        found.append(
+            at_least(
+                f"messages handed on once, {lines}, {what}",
+                "",
+                served.messages,
+                served.messages - served.lost - served.doubled,
+                report.sync_us,
+            )
+        )
+    if report.steady is not None:
+        found.append(
+            at_most(
+                f"the bridge's share of a core, {lines}, a message a second each",
+                "%",
+                100 * CORE_BOUND,
+                100 * core_share(report.steady),
+                None,
+            )
+        )
+    return found
+
+
+def tables(report: GsmReport) -> list[Table]:
+    """Everything that was measured, the bounds first."""
+    lines = [
+        (
+            what,
+            f"{served.messages:,}",
+            f"{served.elapsed_s:,.1f}",
+            f"{served.cpu_s / served.messages * 1e3:.2f}",
+            f"{core_share(served):.1%}",
+            f"{served.line_s:.2f}",
+            "" if served.modem_s is None else f"{served.modem_s:.2f}",
+        )
+        for what, served in phases(report)
+    ]
+    headings = ("Messages", "all", "s", "CPU ms each", "core", "a line needs s", "a modem took s")
+    title = f"What comes to {report.modems} emulated modems, read, handed on and deleted"
+    return [
+        bounds_table("The GSM bridge", rows(report)),
+        Table(title=title, headings=headings, lines=lines),
+    ]
+
+
+def as_json(report: GsmReport) -> dict[str, Any]:
+    """Everything, and what follows from it, as plain values."""
+    return {
+        **asdict(report),
+        "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
+    }
