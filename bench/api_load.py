@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.process import cpu_time_ns, waited_ns
+from bench.process import core_of, core_time_ns, cpu_time_ns
 from bench.turn_client import ClientError
 from core.api.connection import ClientConnection
 from core.api.messages import Failure, Reply, ReplyBody, RequestBody
@@ -27,14 +27,14 @@ class Asked(NamedTuple):
     Attributes:
         replies: that came while it was measured.
         busy: the share of its core that the node used.
-        waited: the share of the time in which its threads waited for a core, for each other too.
+        others: the share of the time in which that core worked for others.
     """
 
     replies: int
     elapsed_ns: int
     cpu_ns: int
     busy: float
-    waited: float
+    others: float
 
 
 class _Client:
@@ -88,12 +88,14 @@ class Askers:
             client.ask(self._window)
         self._go_on(time.monotonic_ns() + int(WARM_UP_S * NS_PER_S))
         started_ns = time.monotonic_ns()
-        cpu_ns, waited = cpu_time_ns(self._pid), waited_ns(self._pid)
+        core = core_of(self._pid)
+        cpu_ns, core_ns = cpu_time_ns(self._pid), core_time_ns(core)
         replies = self._go_on(started_ns + int(seconds * NS_PER_S))
         elapsed_ns = time.monotonic_ns() - started_ns
-        cpu_ns, waited = cpu_time_ns(self._pid) - cpu_ns, waited_ns(self._pid) - waited
+        cpu_ns, core_ns = cpu_time_ns(self._pid) - cpu_ns, core_time_ns(core) - core_ns
         self._drain()
-        return Asked(replies, elapsed_ns, cpu_ns, cpu_ns / elapsed_ns, waited / elapsed_ns)
+        others = max(0.0, (core_ns - cpu_ns) / elapsed_ns)
+        return Asked(replies, elapsed_ns, cpu_ns, cpu_ns / elapsed_ns, others)
 
     def _go_on(self, end_ns: int) -> int:
         replies = 0

@@ -41,11 +41,11 @@ def tables(report: ApiReport) -> list[Table]:
             f"{min(one.rates):,.0f} to {max(one.rates):,.0f}",
             f"{1e6 / one.a_core_second:,.1f}",
             f"{one.busy:.0%}",
-            f"{one.waited:.0%}",
+            f"{one.others:.0%}",
         )
         for one in report.requests
     ]
-    headings = ("Requests", "a second", "of rounds", "CPU us", "core", "waited for it")
+    headings = ("Requests", "a second", "of rounds", "CPU us", "core", "for others")
     title = "Requests of clients in one process, on another core than the node"
     return [
         bounds_table("The node's socket", rows(report)),

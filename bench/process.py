@@ -7,6 +7,8 @@ import resource
 import time
 from pathlib import Path
 
+from core.units import NS_PER_S
+
 SERVER_CORE = 0
 GENERATOR_CORE = 1
 
@@ -31,6 +33,24 @@ def waited_ns(pid: int) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended meanwhile
     return waited
+
+
+def core_time_ns(core: int) -> int:
+    """For how long a core of this machine has worked, for whomever: /proc/stat, in steps of a tick,
+    without idle and iowait, with what a hypervisor has taken for others."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *columns = line.split()
+        if name == f"cpu{core}":
+            # proc(5): guest time is within user and nice already.
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, columns[:8])
+            ticks = user + nice + system + irq + softirq + steal
+            return ticks * NS_PER_S // os.sysconf("SC_CLK_TCK")
+    raise AssertionError(f"/proc/stat has a line of core {core}")
+
+
+def core_of(pid: int) -> int:
+    """The one core that a process may use, or the first of them."""
+    return min(os.sched_getaffinity(pid))
 
 
 def resident_bytes(pid: int) -> int:

@@ -30,7 +30,7 @@ from bench.turn_client import ClientError
 from core.api.bridge_messages import DoneReply, PingRequest
 from core.api.messages import AccountShowRequest, RequestBody
 
-TINY = ApiSizes(windows=(1, 3), send_windows=(), rounds=1, seconds=0.3)
+TINY = ApiSizes(windows=(1, 3), send_windows=(4,), rounds=1, seconds=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,17 @@ def measured() -> ApiReport:
     said: list[str] = []
     report = new_report(quick=True)
     measure_api(report, TINY, said.append)
-    assert len(said) == 2
+    assert len(said) == 3
     return report
 
 
 def test_everything_is_measured(measured: ApiReport) -> None:
     asked = [(one.kind, one.window, one.connections) for one in measured.requests]
-    assert asked == [(PING, 1, CLIENTS), (PING, 3, CLIENTS)]
+    assert asked == [(PING, 1, CLIENTS), (PING, 3, CLIENTS), (SEND, 4, CLIENTS)]
     for one in measured.requests:
         assert one.a_second > 0
         assert one.cpu_us[0] > 0
+    assert measured.requests[-1].sync_us
 
 
 def test_it_is_told_and_read_again(measured: ApiReport, tmp_path: Path) -> None:
@@ -59,10 +60,10 @@ def test_it_is_told_and_read_again(measured: ApiReport, tmp_path: Path) -> None:
     assert "### The node's socket" in reports.as_markdown(loaded)
     empty = Report(machine=this_machine([MONTANA]), quick=True)
     assert reports.merge(loaded, empty).api == measured
-    assert json.loads((tmp_path / "one.json").read_text())["api"]["rows"][0]["beside"] == "required"
+    assert json.loads((tmp_path / "one.json").read_text())["api"]["rows"][1]["beside"] == "required"
 
 
-def requests(kind: str, window: int, rate: float, busy: float, waited: float) -> Requests:
+def requests(kind: str, window: int, rate: float, busy: float, others: float) -> Requests:
     return Requests(
         kind=kind,
         window=window,
@@ -71,7 +72,7 @@ def requests(kind: str, window: int, rate: float, busy: float, waited: float) ->
         rates=[rate],
         cpu_us=[20.0],
         busy=busy,
-        waited=waited,
+        others=others,
     )
 
 

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.process import cpu_time_ns, descriptor_count, dropped_datagrams, use_core
+from bench.process import (
+    core_of,
+    core_time_ns,
+    cpu_time_ns,
+    descriptor_count,
+    dropped_datagrams,
+    use_core,
+)
 
 
 @pytest.fixture
@@ -33,6 +40,17 @@ def test_cpu_time_is_the_process_clock_and_keeps_threads_that_ended() -> None:
     after_ns = cpu_time_ns(os.getpid())
     assert after_ns - before_ns >= 20_000_000
     assert after_ns <= time.process_time_ns()
+
+
+@pytest.mark.usefixtures("all_cores")
+def test_a_core_has_worked_at_least_as_much_as_a_process_on_it() -> None:
+    core = core_of(os.getpid())
+    os.sched_setaffinity(0, {core})
+    before_ns, until_ns = core_time_ns(core), time.process_time_ns() + 200_000_000
+    while time.process_time_ns() < until_ns:
+        pass
+    # The kernel counts ticks, each for whoever it finds running.
+    assert core_time_ns(core) - before_ns >= 100_000_000
 
 
 def test_drops_are_those_of_the_own_sockets() -> None:
