@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from bench.process import cpu_time_ns, waited_ns
+from bench.process import cpu_time_ns
 from bench.servers import bench_folder, last_words, spawn, stop
 from core.api.bridge_messages import DoneReply, Event, SmsReceivedReply, SmsReceivedRequest
 from core.api.messages import ReplyBody, RequestBody
@@ -48,7 +48,7 @@ class Served:
         line_s: what the line needs for the octets that it carried, of the median modem.
         modem_s: from the bridge's first look into that modem until nothing was left in it; None
             where messages came one by one.
-        cpu_s, waited_s: of the bridge: CPU, and how long it waited for its core.
+        cpu_s: of the bridge.
     """
 
     messages: int
@@ -58,7 +58,6 @@ class Served:
     line_s: float
     modem_s: float | None
     cpu_s: float
-    waited_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +252,6 @@ class _Measuring:
     def __init__(self, field: _Field) -> None:
         self._field = field
         self._cpu_ns = cpu_time_ns(field.process.pid)
-        self._waited_ns = waited_ns(field.process.pid)
         self._octets = {modem.number: modem.octets_carried for modem in field.modems}
         self._looked_at: dict[str, float] = {}
         self._took_s: dict[str, float] = {}
@@ -286,7 +284,6 @@ class _Measuring:
             line_s=octets * BITS_AN_OCTET / BAUD,
             modem_s=self._took_s.get(median),
             cpu_s=(cpu_time_ns(pid) - self._cpu_ns) / NS_PER_S,
-            waited_s=(waited_ns(pid) - self._waited_ns) / NS_PER_S,
         )
 
     def _are_empty(self) -> bool:
