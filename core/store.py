@@ -228,7 +228,13 @@ class Store:
             self._readers[thread] += 1
         try:
             with self._environment.begin(buffers=True) as transaction:
-                yield Tables(transaction, self._handles)
+                tables = Tables(transaction, self._handles)
+                try:
+                    yield tables
+                finally:
+                    # Its place among LMDB's readers is given back with the last name for it, and
+                    # the frame of whoever looked may wait for long with `tables` still in it.
+                    del tables.transaction
         except LOST_PAGES as error:
             raise damaged(self._data.parent, str(error)) from error
         finally:

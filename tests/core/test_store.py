@@ -729,3 +729,13 @@ def test_a_new_store_that_was_broken_off_is_made_anew(tmp_path: Path) -> None:
         with store.read() as tables:
             assert type(tables) is Tables
     assert not list(tmp_path.glob(f"{NEW_FILE}*"))
+
+
+def test_a_view_that_was_left_takes_no_readers_place(tmp_path: Path) -> None:
+    with open_store(tmp_path / "store", tables=("a",), schema=Schema(1)) as store:
+        left = []
+        for _ in range(500):
+            with store.read() as tables:
+                left.append(tables)
+        with store.read() as tables:
+            assert tables.get("a", b"key") is None
