@@ -1,7 +1,7 @@
 """What the ledger stores beside its log: the tables, their keys and values.
 
-All of it can be made from the log anew, see `billing.backup`, but for what the node keeps of calls
-and rooms and has to tell somebody: no money depends on it, and a backup has none of it.
+All of it can be made from the log anew, see `billing.backup`, but for what the node keeps of calls,
+rooms and SMS and has to tell somebody: no money depends on it, and a backup has none of it.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ CALL_LISTS = "call_lists"
 CALL_TABLES = (CALLS, LIVING_CALLS, CALL_LISTS)
 ROOMS = "rooms"
 OUTBOX = "outbox"
+SMS_RECORDS = "sms_records"
+SMS_PLACES = "sms_places"
+SMS_NUMBERS = "sms_numbers"
+SMS_RECIPIENTS = "sms_recipients"
+SMS_CODES = "sms_codes"
+SMS_TABLES = (SMS_RECORDS, SMS_PLACES, SMS_NUMBERS, SMS_RECIPIENTS, SMS_CODES)
 """These, too, are the node's, in the same environment: no part of the log, nor of what is made from
 it."""
 TABLES = (
@@ -63,6 +69,7 @@ TABLES = (
     *CALL_TABLES,
     ROOMS,
     OUTBOX,
+    *SMS_TABLES,
 )
 SCHEMA = Schema(1)
 REPLAY_FROM = b"replay from"

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from base64 import b32encode
+from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -22,6 +23,7 @@ from billing.tables import DEDUPLICATION, VOUCHERS
 from billing.transfers import Code, Result, Transfer, TransferRefused, derive_id
 from core.clock import Clock
 from core.errors import OperationError
+from core.tables import Writing
 
 CODE_CHARACTERS: Final = 20
 GROUP_CHARACTERS: Final = 5
@@ -30,6 +32,12 @@ VOUCHERS_MAXIMUM: Final = 1000
 
 _EXAMPLE = "-".join(["A" * GROUP_CHARACTERS] * (CODE_CHARACTERS // GROUP_CHARACTERS))
 _CODE = re.compile(rf"[A-Z2-7]{{{CODE_CHARACTERS}}}")
+
+
+class Redeemed(Protocol):
+    """Writes down that a voucher is redeemed, see `billing.packing.Also`."""
+
+    def __call__(self, writing: Writing, /, *, transfer: Transfer) -> None: ...
 
 
 class _Voucher(msgspec.Struct, frozen=True, array_like=True):
@@ -86,9 +94,14 @@ class Vouchers:
             await self._ledger.transfer([], writes)
         return [_grouped(code) for code in codes]
 
-    async def redeem_untrusted(self, code: str, account: int) -> Transfer:
+    async def redeem_untrusted(
+        self, code: str, account: int, also: Redeemed | None = None
+    ) -> Transfer:
         """Give the account what the voucher is worth; returns the transfer, also when the same
         account has done it before.
+
+        Args:
+            also: what is written in the same transaction, where it is new.
 
         Raises:
             OperationError: there is no such voucher, or somebody else has redeemed it.
@@ -115,7 +128,8 @@ class Vouchers:
             voucher.currency,
             code=Code.VOUCHER,
         )
-        (result,) = await self._ledger.transfer([transfer])
+        beside = None if also is None else partial(also, transfer=transfer)
+        (result,) = await self._ledger.transfer([transfer], (), beside)
         if result is Result.ID_REUSED:
             raise OperationError(
                 "this voucher has been redeemed already, by another account", "voucher_redeemed"

@@ -58,6 +58,7 @@ from relay.cli_shared import (
     show_size,
     socket_options,
 )
+from relay.cli_sms import sms_group, sms_rows
 from relay.cli_statement import statement
 from relay.command_line import LocalisedCommand, LocalisedGroup, describe_usage_error
 from relay.config_summary import describe
@@ -300,6 +301,7 @@ montana.add_command(call_group)
 montana.add_command(room_group)
 montana.add_command(bridge)
 montana.add_command(gsm_group)
+montana.add_command(sms_group)
 montana.add_command(account_group)
 montana.add_command(voucher_group)
 montana.add_command(ledger_group)
@@ -331,6 +333,7 @@ def _status_rows(reply: StatusReply) -> list[tuple[str, str]]:
         if one
     ]
     rows.append(("outbox", "\n".join(outbox)))
+    rows.append(("sms", sms_rows(reply.sms)))
     table = [(text(f"status_{name}"), value) for name, value in rows if value]
     table.append((text("status_relayed"), "\n".join(relayed)))
     table.append((text("drops"), "\n".join(drops) or text("nothing")))

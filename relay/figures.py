@@ -27,6 +27,7 @@ class Figures:
         active_s: seconds in which a session relayed something, summed over all sessions.
         signaling: pages that are connected, rooms, people in them, and calls, that live now.
         outbox: see `relay.event_source.EventSource.figures`.
+        sms: see `billing.sms_desk.SmsDesk.figures`.
     """
 
     uptime_s: int
@@ -40,6 +41,7 @@ class Figures:
     active_s: int
     signaling: dict[str, int]
     outbox: dict[str, int]
+    sms: dict[str, int]
 
 
 class FigureReader:
@@ -57,6 +59,8 @@ class FigureReader:
         """Counts what lives of signaling."""
         self.outbox: Callable[[], dict[str, int]] = dict
         """Counts what waits to be told, and what has become of the rest."""
+        self.sms: Callable[[], dict[str, int]] = dict
+        """Counts SMS."""
 
     def collect_ended(self) -> None:
         """Take what ended since the last call, so that the engine may use its slots again."""
@@ -98,4 +102,5 @@ class FigureReader:
             active_s=self._ended_sessions_active_s + int(living["active_seconds"].sum()),
             signaling=self.signaling(),
             outbox=self.outbox(),
+            sms=self.sms(),
         )

@@ -772,6 +772,48 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "what the node pays for rooms is used up for today, or all places are taken",
         "на сегодня узел исчерпал оплату комнат, или заняты все места",
     ),
+    "refused_sms_number": (
+        "{written} is no telephone number; write +79991234567",
+        "{written} - не номер телефона; напишите +79991234567",
+    ),
+    "refused_sms_country": (
+        "no SMS are sent to this country; add it to [sms] countries",
+        "в эту страну SMS не отправляются; добавьте её в [sms] countries",
+    ),
+    "refused_sms_opted_out": (
+        "this number wants no SMS; it has to send START first",
+        "этот номер отказался от SMS; сначала с него должно прийти START",
+    ),
+    "refused_sms_budget": (
+        "the budget for SMS is used up; see `montana sms budget`, and messages_per_day, "
+        "messages_per_number and messages_in_total in [sms]",
+        "бюджет на SMS исчерпан; см. `montana sms budget`, а в [sms] - messages_per_day, "
+        "messages_per_number и messages_in_total",
+    ),
+    "refused_sms_full": (
+        "too many SMS wait; try again later",
+        "слишком много SMS ждут отправки; попробуйте позже",
+    ),
+    "refused_sms_length": (
+        "an SMS has from 1 character to {maximum} parts",
+        "в SMS от 1 знака до {maximum} частей",
+    ),
+    "refused_sms_no_bridge": (
+        "no bridge sends SMS; see [bridges.twilio] and [bridges.gsm]",
+        "SMS отправлять нечем; см. [bridges.twilio] и [bridges.gsm]",
+    ),
+    "refused_no_code": (
+        "this code is wrong or too old; ask for a new one",
+        "код неверен или устарел; запросите новый",
+    ),
+    "refused_too_many_codes": (
+        "too many codes were asked for; try again tomorrow",
+        "кодов запрошено слишком много; попробуйте завтра",
+    ),
+    "refused_too_many_tries": (
+        "too many wrong codes were tried; try again later",
+        "неверных кодов было слишком много; попробуйте позже",
+    ),
     "refused_no-call": ("there is no such call", "такого звонка нет"),
     "refused_wrong-state": ("the call is over already", "звонок уже закончен"),
     "refused_unavailable": (
@@ -801,6 +843,54 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "outbox_unknown": ("fate unknown", "судьба неизвестна"),
     "outbox_expired": ("expired", "устарели"),
     "outbox_dropped": ("dropped for want of room", "отброшены: не было места"),
+    "status_sms": ("SMS", "SMS"),
+    "sms_received": ("handled", "обработано"),
+    "sms_sent": ("sent", "отправлено"),
+    "sms_parts_today": ("parts today", "частей за сегодня"),
+    "sms_parts_ever": ("parts ever", "частей всего"),
+    "sms_limited": ("over the rate", "сверх темпа"),
+    "sms_duplicates": ("come twice", "пришли дважды"),
+    "sms_not_understood": ("not understood", "не поняты"),
+    "sms_other": ("not answered", "без ответа"),
+    # The tables of `montana sms`.
+    "sms_time": ("time", "время"),
+    "sms_number": ("number", "номер"),
+    "sms_action": ("what", "что"),
+    "sms_result": ("result", "итог"),
+    "sms_status": ("status", "состояние"),
+    "sms_parts": ("parts", "частей"),
+    "sms_today": ("today", "сегодня"),
+    "sms_ever": ("ever", "всего"),
+    "sms_per_number": ("to a number in a day", "на номер в день"),
+    "sms_countries": ("countries", "страны"),
+    "sms_bridge": ("bridge", "мост"),
+    "sms_of": ("{used} of {limit}", "{used} из {limit}"),
+    "sms_no_limit": ("no limit", "без предела"),
+    "sms_nowhere": ("none: see [sms] countries", "никакие: см. [sms] countries"),
+    "sms_queued": (
+        "{number} gets it in {parts} SMS; its fate: `montana sms list`, {id}.",
+        "Для {number} в очереди, SMS: {parts}; что стало с ним - `montana sms list`, {id}.",
+    ),
+    "help_sms_group": (
+        "SMS that come and go, and what they may cost.",
+        "SMS: что пришло и ушло и сколько можно потратить.",
+    ),
+    "help_sms_list": (
+        "List SMS, the last first; never their texts.",
+        "Список SMS, последние сверху; тексты не хранятся.",
+    ),
+    "help_sms_before": ("The lines before this place.", "Строки до этого места."),
+    "help_sms_send": ("Send an SMS.", "Отправить SMS."),
+    "help_sms_budget": (
+        "How many SMS were sent, and how many may be.",
+        "Сколько SMS отправлено и сколько можно.",
+    ),
+    "bad_place": ("a place as the list has shown it.", "место, каким его показал список."),
+    "bad_phone": (
+        "a telephone number such as +79991234567.",
+        "номер телефона, например +79991234567.",
+    ),
+    "bad_sms": ("a text of 1 to 4096 characters.", "текст от 1 до 4096 знаков."),
     "status_relayed": ("relayed", "передано"),
     "to_peer": ("to peers", "собеседникам"),
     "to_client": ("to clients", "клиентам"),

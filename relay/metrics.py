@@ -30,6 +30,10 @@ _OUTBOX = {
     "events": ("outbox_events", "Events that wait to be told through a bridge."),
     "oldest_s": ("outbox_oldest_seconds", "For how long the oldest of them has waited."),
 }
+_SMS = {
+    "parts_today": "Parts of SMS that were sent on this day, in UTC.",
+    "parts_ever": "Parts of SMS that were ever sent.",
+}
 _COUNTERS = {
     "packets": ("relayed_packets", "direction", "Packets relayed."),
     "bytes": ("relayed_bytes", "direction", "Payload bytes relayed."),
@@ -73,6 +77,15 @@ class _NodeCollector(Collector):
             else:
                 settled.add_metric([name], count)
         yield settled
+        handled = CounterMetricFamily(
+            "montana_sms_events", "What SMS have come to, by event.", labels=["event"]
+        )
+        for name, count in figures.sms.items():
+            if name in _SMS:
+                yield GaugeMetricFamily(f"montana_sms_{name}", _SMS[name], value=count)
+            else:
+                handled.add_metric([name], count)
+        yield handled
         yield CounterMetricFamily(
             "montana_session_active_seconds",
             "Seconds in which a session relayed something, over all sessions.",

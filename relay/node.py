@@ -25,7 +25,9 @@ from billing.ledger import LmdbLedger, open_ledger
 from billing.notices import Notices
 from billing.outbox import Outbox
 from billing.receipts import origin_of
+from billing.sms_desk import SmsDesk
 from billing.tariff import tariff_line
+from billing.wallet import SMSGateway
 from core import identity
 from core.api.messages import (
     AuditRequest,
@@ -41,6 +43,7 @@ from core.api.messages import (
 )
 from core.api.server import ApiServer
 from core.api.serving import Answer
+from core.api.sms_messages import SmsRequest
 from core.clock import Clock, SystemClock
 from core.config import Endpoint, NodeConfig, TurnConfig
 from core.errors import ConfigError, OperationError
@@ -119,6 +122,16 @@ class Node:
         self._events = EventSource(self._outbox, clock)
         self._notices = Notices(self._outbox, ledger, telegram=config.bridges.telegram is not None)
         self._desk = Desk(ledger, clock, config.billing, self._notices)
+        self._wallet = SMSGateway(
+            ledger,
+            self._desk,
+            self._outbox,
+            self._notices,
+            clock,
+            config,
+            node_key.derive_secret("sms"),
+        )
+        self._sms = SmsDesk(self._wallet, self._desk, ledger.store, clock, config)
         self._jobs = Jobs(ledger, config.data_dir, f"/{origin_of(node_key)}")
         self._upkeep = Upkeep(ledger, node_key, config.billing.keep_ticks_s)
         self._read_config = read_config
@@ -174,8 +187,11 @@ class Node:
             url=lambda: self._pages.url,
         )
         self._bridge_desk = BridgeDesk(self._desk, self._signaling, self._events, self._board)
+        self._bridge_desk.sms = self._sms
+        self._signaling.use_sms(self._wallet.sender)
         self._figures.signaling = self._signaling.figures
         self._figures.outbox = self._events.figures
+        self._figures.sms = self._sms.figures
         self._pages = Pages(
             config,
             node_key,
@@ -210,6 +226,7 @@ class Node:
                 nursery.start_soon(self._jobs.run)
                 nursery.start_soon(self._upkeep.run)
                 nursery.start_soon(self._events.run)
+                nursery.start_soon(self._sms.run)
                 nursery.start_soon(self._metering.run)
                 if self._supervisor is not None:
                     nursery.start_soon(self._supervisor.run)
@@ -331,6 +348,8 @@ class Node:
             return EndReply(before - self._listener.allocation_count)
         if isinstance(request, LedgerRequest):
             return self._desk.answer(request)
+        if isinstance(request, SmsRequest):
+            return self._sms.answer(request)
         if isinstance(request, AuditRequest):
             return self._jobs.answer(request)
         if isinstance(request, SignalingRequest):
@@ -359,6 +378,7 @@ class Node:
             signaling=figures.signaling,
             bridges=self._board.items(),
             outbox=figures.outbox,
+            sms=figures.sms,
         )
 
 

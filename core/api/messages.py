@@ -26,6 +26,7 @@ from core.api.fields import (
     Seconds,
     ShortText,
 )
+from core.api.sms_messages import SmsReply, SmsRequest
 from core.errors import ApiError
 
 API_VERSION = 2
@@ -273,6 +274,7 @@ RequestBody = (
     | SignalingRequest
     | BridgeRequest
     | BridgeAskRequest
+    | SmsRequest
 )
 
 
@@ -303,7 +305,8 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     `counters` everything that the data plane counts, under its own names; `signaling` the pages
     that are connected, rooms, people in them and calls, as they are now; `bridges` those that are
     configured or have come; `outbox` how many events wait to be told through them, for how long
-    the oldest has (`oldest_s`), and what has become of others.
+    the oldest has (`oldest_s`), and what has become of others; `sms` what has come and gone, what
+    was not answered, by cause, and parts that were sent.
     """
 
     version: str
@@ -323,6 +326,7 @@ class StatusReply(msgspec.Struct, frozen=True, tag="status", tag_field="type", k
     signaling: dict[str, int] = {}
     bridges: list[BridgeItem] = []
     outbox: dict[str, int] = {}
+    sms: dict[str, int] = {}
 
 
 class CredentialsReply(msgspec.Struct, frozen=True, tag="credentials", tag_field="type"):
@@ -638,6 +642,7 @@ ReplyBody = (
     | AuditReply
     | SignalingReply
     | BridgeReply
+    | SmsReply
     | Failure
 )
 

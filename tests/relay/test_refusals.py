@@ -22,7 +22,7 @@ from relay.signaling.messages import Error
 from tests.support.node import run_montana, running_node
 
 PREFIX = "refused_"
-ERRORS = ("OperationError", "AddressError", "AmountError")
+ERRORS = ("OperationError", "AddressError", "AmountError", "CodeRefused", "SmsRefused")
 CODES = {
     "account_closed",
     "address_frozen",
@@ -36,6 +36,7 @@ CODES = {
     "no_address",
     "no_amount",
     "no_bridges",
+    "no_code",
     "no_currency",
     "no_id",
     "no_line",
@@ -48,11 +49,20 @@ CODES = {
     "others_address",
     "own_account",
     "pending_first",
+    "sms_budget",
+    "sms_country",
+    "sms_full",
+    "sms_length",
+    "sms_no_bridge",
+    "sms_number",
+    "sms_opted_out",
     "subscribed",
     "system_address",
     "tariff_account",
     "too_many_addresses",
+    "too_many_codes",
     "too_many_places",
+    "too_many_tries",
     "voucher_count",
     "voucher_redeemed",
     "vouchers_made_before",

@@ -1,0 +1,155 @@
+"""What an SMS asks for: words of English and Russian in, a command out.
+
+People write as they like: in any case, with blanks, full-width digits, `е` for `ё`, a full stop.
+What is more than a command is none: `BAL` is one, `Bal, see you at five` is a text for somebody.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import phonenumbers
+
+from billing.accounts import AddressError, normalise_address_untrusted
+
+BODY_MAXIMUM: Final = 1_600
+"""Characters that are looked at: more than any carrier joins to one message."""
+PIN_DIGITS: Final = (4, 8)
+CODE_DIGITS: Final = 6
+
+Language = Literal["en", "ru"]
+Action = Literal[
+    "balance",
+    "history",
+    "info",
+    "send",
+    "redeem",
+    "link",
+    "pin",
+    "code",
+    "help",
+    "stop",
+    "start",
+    "text",
+]
+
+_WORDS: Final[dict[str, Action]] = {
+    **dict.fromkeys(("BAL", "BALANCE", "БАЛ", "БАЛАНС"), "balance"),
+    **dict.fromkeys(("TX", "HISTORY", "ТХ", "ИСТ", "ИСТОРИЯ"), "history"),
+    **dict.fromkeys(("INFO", "ACC", "ACCOUNT", "ИНФО", "СЧЕТ"), "info"),
+    **dict.fromkeys(("SEND", "PAY", "ПЕРЕВОД", "ПЕРЕВЕСТИ", "ОТПРАВИТЬ"), "send"),
+    **dict.fromkeys(("REDEEM", "VOUCHER", "ВАУЧЕР"), "redeem"),
+    **dict.fromkeys(("LINK", "СВЯЗАТЬ", "ПРИВЯЗАТЬ"), "link"),
+    **dict.fromkeys(("PIN", "ПИН"), "pin"),
+    **dict.fromkeys(("OK", "CODE", "ОК", "ДА", "КОД"), "code"),
+    **dict.fromkeys(("?", "HELP", "ПОМОЩЬ", "СПРАВКА"), "help"),
+    **dict.fromkeys(
+        ("STOP", "STOPALL", "UNSUBSCRIBE", "CANCEL", "END", "QUIT", "REVOKE", "OPTOUT", "СТОП"),
+        "stop",
+    ),
+    **dict.fromkeys(("START", "UNSTOP", "СТАРТ"), "start"),
+}
+_ALONE: Final = ("balance", "history", "info", "link", "help", "stop", "start")
+"""Commands to which nothing is added."""
+_PIN_WORDS: Final = tuple(word for word, action in _WORDS.items() if action == "pin")
+_BARE_CODE = re.compile(rf"[0-9]{{{CODE_DIGITS}}}")
+_PIN = re.compile(rf"[0-9]{{{PIN_DIGITS[0]},{PIN_DIGITS[1]}}}")
+_SEND = re.compile(
+    rf"(?P<number>.*?\S) (?P<amount>\S+?)(?: (?:{'|'.join(_PIN_WORDS)}) ?(?P<pin>\S+))?"
+)
+_CYRILLIC = re.compile("[А-Я]")
+_LATIN = re.compile("[A-Z]")
+_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+_RUSSIAN_REGIONS: Final = ("RU", "BY", "KZ", "KG", "TJ")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What an SMS asks for.
+
+    Attributes:
+        action: `text` for what is no command.
+        language: that of the answer; None where the words don't tell.
+        arguments: what follows the word: for `send` number, amount and PIN (or ""), as typed.
+    """
+
+    action: Action
+    language: Language | None
+    arguments: tuple[str, ...] = ()
+
+
+def parse_command_untrusted(body: str) -> Command:
+    """The command of an SMS; whatever is none is a `text`."""
+    if len(body) > BODY_MAXIMUM:
+        return Command("text", _language(body[:BODY_MAXIMUM].upper()))
+    plain = _plain(body)
+    language = _language(plain)
+    stripped = plain.rstrip(" .!;,\"'»”") or plain
+    word, _, rest = stripped.partition(" ")
+    if _BARE_CODE.fullmatch(stripped):
+        return Command("code", None, (stripped,))
+    action = _WORDS.get(word.strip(".:,;!\"'«»“”") or word)
+    if action is None or (action in _ALONE and rest):
+        return Command("text", language)
+    language = _language(word)
+    if action in ("send", "code", "pin") and rest and not any(map(str.isdigit, rest)):
+        # `Pay attention` and `OK, thanks` are for a person, as is all without a number.
+        return Command("text", language)
+    if action == "send":
+        return Command(action, language, _send_arguments(rest))
+    if action == "code":
+        code = rest.replace(" ", "")
+        if not _BARE_CODE.fullmatch(code):
+            return Command("text", language)
+        return Command(action, language, (code,))
+    if action == "pin" and rest and not _PIN.fullmatch(rest):
+        return Command(action, language, ("",))
+    return Command(action, language, (rest,) if rest else ())
+
+
+def parse_phone_untrusted(text: str, region: str | None) -> str | None:
+    """A valid telephone number as `+79991234567`; None for what is none, such as a carrier's name.
+
+    Args:
+        region: of numbers that are written without their country's.
+    """
+    try:
+        number = normalise_address_untrusted(text, region)
+    except AddressError:
+        return None
+    return number if number.startswith("+") else None
+
+
+def region_of(phone: str) -> str | None:
+    """The country of a number, in two letters; None for those that belong to none."""
+    region = phonenumbers.region_code_for_number(phonenumbers.parse(phone))
+    return None if region in (None, "001") else str(region)
+
+
+def language_of(phone: str) -> Language:
+    """What is spoken where a number is from, as far as we speak it."""
+    return "ru" if region_of(phone) in _RUSSIAN_REGIONS else "en"
+
+
+def _send_arguments(rest: str) -> tuple[str, ...]:
+    match = _SEND.fullmatch(rest)
+    return (match["number"], match["amount"].replace(",", "."), match["pin"] or "") if match else ()
+
+
+def _plain(body: str) -> str:
+    """In capitals and ASCII digits, one blank between words, without what can't be seen."""
+    spaced = "".join(
+        " " if unicodedata.category(letter) == "Cc" else letter
+        for letter in unicodedata.normalize("NFKC", body)
+    )
+    seen = "".join(letter for letter in spaced if unicodedata.category(letter) not in _INVISIBLE)
+    return " ".join(seen.upper().replace("Ё", "Е").split())
+
+
+def _language(words: str) -> Language | None:
+    if _CYRILLIC.search(words):
+        return "ru"
+    return "en" if _LATIN.search(words) else None

@@ -1,0 +1,126 @@
+"""A telephone number and a Telegram user become one account, by a code that went to the phone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from billing.money import J
+from billing.sms_codes import CODE_LIFETIME_S, CODES_OF_DAY, TRIES_OF_DAY, CodeRefused
+from core.api.bridge_messages import (
+    LinkConfirmRequest,
+    LinkedBody,
+    LinkStartReply,
+    LinkStartRequest,
+    SmsBody,
+)
+from core.api.messages import AccountReply
+from core.errors import OperationError
+from core.units import DAY_S
+from tests.support.sms_world import ALICE, BOB, World, open_world
+
+U = J.unit
+TELEGRAM, OTHER = "tg:5", "tg:6"
+pytestmark = pytest.mark.trio
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with open_world(tmp_path) as world:
+        yield world
+
+
+def code_in(text: str) -> str:
+    match = re.search(r"[A-Z2-7]{4}-[A-Z2-7]{4}", text)
+    assert match is not None
+    return match[0]
+
+
+async def confirm(world: World, code: str, address: str = TELEGRAM) -> AccountReply:
+    reply = await world.sms.answer(LinkConfirmRequest(address, code))
+    assert isinstance(reply, AccountReply)
+    return reply
+
+
+async def test_link_by_sms_makes_one_account_of_two(world: World) -> None:
+    await world.give(ALICE, "10")
+    await world.give(TELEGRAM, "5")
+    code = code_in(await world.told("LINK"))
+    reply = await confirm(world, code.lower().replace("-", " "))
+    assert set(reply.addresses) == {TELEGRAM, ALICE}
+    assert reply.balance == "15.000000"
+    assert await world.told("BAL") == "Balance: 14 J"
+    # It was theirs: they get the same answer. Nobody else does.
+    assert (await confirm(world, code)).account == reply.account
+    with pytest.raises(CodeRefused):
+        await confirm(world, code, OTHER)
+
+
+async def test_link_from_telegram_sends_a_code_that_nobody_else_can_use(world: World) -> None:
+    request = LinkStartRequest(TELEGRAM, "8 999 123-45-67", "ab" * 16)
+    for _ in range(2):
+        assert await world.sms.answer(request) == LinkStartReply(CODE_LIFETIME_S)
+    (event,) = world.events()
+    assert event.to == ALICE
+    assert isinstance(event.body, SmsBody)
+    code = code_in(event.body.text)
+    with pytest.raises(CodeRefused):
+        await confirm(world, code, OTHER)
+    assert set((await confirm(world, code)).addresses) == {TELEGRAM, ALICE}
+
+
+async def test_a_code_ends(world: World) -> None:
+    code = code_in(await world.told("LINK"))
+    world.clock.advance_s(CODE_LIFETIME_S)
+    with pytest.raises(CodeRefused):
+        await confirm(world, code)
+
+
+async def test_who_had_the_number_is_told_when_it_goes(world: World) -> None:
+    await confirm(world, code_in(await world.told("LINK")))
+    await confirm(world, code_in(await world.told("LINK")), OTHER)
+    (event,) = world.events()
+    assert (event.to, type(event.body)) == (TELEGRAM, LinkedBody)
+    assert ALICE not in str(event.body)
+
+
+async def test_few_wrong_codes_may_be_tried_in_a_day(world: World) -> None:
+    code = code_in(await world.told("LINK"))
+    for _ in range(TRIES_OF_DAY):
+        with pytest.raises(CodeRefused) as refused:
+            await confirm(world, "AAAA-AAAA")
+        assert refused.value.code == "no_code"
+    with pytest.raises(CodeRefused) as refused:
+        await confirm(world, code)
+    assert refused.value.code == "too_many_tries"
+    assert (await confirm(world, code, OTHER)).addresses == [OTHER, ALICE]
+    world.clock.advance_s(DAY_S)
+    await confirm(world, code_in(await world.told("LINK", BOB)))
+
+
+async def test_few_codes_are_sent_in_a_day(world: World) -> None:
+    for number in range(CODES_OF_DAY):
+        await world.wallet.links.start(f"tg:{number + 1}", ALICE)
+    with pytest.raises(CodeRefused):
+        await world.wallet.links.start(TELEGRAM, ALICE)
+    assert "Too many codes" in await world.told("LINK")
+    for number in range(CODES_OF_DAY):
+        await world.wallet.links.start("tg:99", f"+7999555{number:04}")
+    with pytest.raises(CodeRefused):
+        await world.wallet.links.start("tg:99", BOB)
+
+
+@pytest.mark.parametrize("address", ["user:alice", ALICE, "tg:x", "issue"])
+async def test_only_telegram_users_are_linked(world: World, address: str) -> None:
+    for request in (LinkStartRequest(address, ALICE), LinkConfirmRequest(address, "AAAA-AAAA")):
+        with pytest.raises(OperationError):
+            await world.sms.answer(request)
+
+
+@pytest.mark.parametrize("code", ["", "A", "AAAAAAAA" * 9, "😀" * 8, "AAAA-AAA1", "\x00" * 8])
+async def test_what_is_no_code_is_refused(world: World, code: str) -> None:
+    with pytest.raises(CodeRefused):
+        await confirm(world, code)

@@ -1,0 +1,267 @@
+"""What SMS may cost, how many are carried out, and what nobody can do whatever is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis.strategies as st
+import pytest
+import trio
+from hypothesis import given, settings
+
+from billing.money import J
+from billing.sms_commands import parse_phone_untrusted
+from billing.sms_limits import SmsRefused
+from core.api.bridge_messages import AlarmBody, SmsBody, SmsOptOutRequest, SmsStatusRequest
+from core.api.sms_messages import (
+    SmsBudgetReply,
+    SmsBudgetRequest,
+    SmsListReply,
+    SmsListRequest,
+    SmsSendReply,
+    SmsSendRequest,
+)
+from core.errors import OperationError
+from core.units import DAY_S, MINUTE_S
+from tests.support.sms_world import ALICE, BOB, CAROL, open_world, with_sms
+
+U = J.unit
+AMERICAN = "+12125552671"
+pytestmark = pytest.mark.trio
+
+
+def numbers(count: int) -> list[str]:
+    """So many valid numbers."""
+    return [f"+7999{index:07}" for index in range(1_000_000, 1_000_000 + count)]
+
+
+# ---------------------------------------------------------------- rates
+
+
+async def test_a_flood_from_one_number_is_answered_so_often_a_minute(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(commands_per_minute=10, commands_in_total=100)) as world:
+        await world.give(ALICE, "1000")
+        replies = [await world.say("BAL") for _ in range(300)]
+        assert sum(reply is not None for reply in replies) == 10
+        assert world.balance(ALICE) == 990 * U
+        assert world.wallet.sender.counts["limited"] == 290
+        assert len(world.records()) == 10
+        # The others are not kept from it, and what was over the limit may come again.
+        assert await world.say("BAL", BOB) == "Balance: 0 J"
+        world.clock.advance_s(MINUTE_S)
+        assert await world.say("BAL", message="m300") == "Balance: 989 J"
+
+
+async def test_a_flood_of_one_from_each_of_ten_thousand(tmp_path: Path) -> None:
+    """Each is answered once or not at all, within the rate of all and the budget; nobody pays for
+    what isn't answered."""
+    with open_world(tmp_path, with_sms(commands_in_total=6_000, messages_per_day=5_000)) as world:
+        replies: list[str | None] = []
+
+        async def one(phone: str) -> None:
+            replies.append(await world.say("BAL", phone, phone))
+
+        async with trio.open_nursery() as nursery:
+            for phone in numbers(10_000):
+                nursery.start_soon(one, phone)
+        assert sum(reply == "Balance: 0 J" for reply in replies) == 5_000
+        assert replies.count(None) == 5_000
+        counts = world.wallet.sender.counts
+        assert (counts["limited"], counts["sms_budget"]) == (4_000, 1_000)
+        assert world.total() == 0
+
+
+async def test_stop_is_heard_over_the_limit(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(commands_per_minute=1)) as world:
+        for _ in range(5):
+            await world.say("BAL")
+        await world.say("STOP")
+        world.clock.advance_s(MINUTE_S)
+        assert await world.say("BAL") is None
+
+
+# ---------------------------------------------------------------- the budget
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"messages_per_day": 10}, {"messages_per_number": 10}, {"messages_in_total": 10}],
+)
+async def test_the_budget_is_never_exceeded(tmp_path: Path, limits: dict[str, int]) -> None:
+    with open_world(tmp_path, with_sms(**limits)) as world:
+        await world.give(ALICE, "1000")
+        replies: list[str | None] = []
+
+        async def ask(number: int) -> None:
+            replies.append(await world.say("BAL" if number % 2 else "?", message=f"rush {number}"))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(ask, number)
+        assert sum(reply is not None for reply in replies) == 10
+        paid = sum(record.cost for record in world.records())
+        assert world.balance(ALICE) == 1000 * U - paid
+        assert paid == U * sum((reply or "").startswith("Balance:") for reply in replies)
+        with pytest.raises(SmsRefused) as refused:
+            await world.wallet.send_sms(ALICE, "more")
+        assert refused.value.code == "sms_budget"
+        assert sum(record.parts for record in world.records()) == 10
+        # It begins anew the next day, but for the one that is for ever.
+        world.clock.advance_s(DAY_S)
+        reply = await world.say("BAL")
+        assert (reply is None) == ("messages_in_total" in limits)
+
+
+async def test_parts_are_what_counts(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(messages_per_day=5)) as world:
+        await world.wallet.send_sms(ALICE, "я" * 71)
+        await world.wallet.send_sms(ALICE, "a" * 161)
+        with pytest.raises(SmsRefused):
+            await world.wallet.send_sms(ALICE, "a" * 161)
+        await world.wallet.send_sms(ALICE, "a")
+        with pytest.raises(SmsRefused) as refused:
+            await world.wallet.send_sms(ALICE, "a" * 1600)
+        assert refused.value.code == "sms_length"
+
+
+async def test_the_operator_is_told_before_and_when_it_is_used_up(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(messages_per_day=10, alarm="tg:7")) as world:
+        told = []
+        for number in range(10):
+            await world.wallet.send_sms(ALICE, f"{number}")
+            told.append(sum(isinstance(event.body, AlarmBody) for event in world.events()))
+        assert told == [0] * 7 + [1, 1, 2]
+        alarms = [event for event in world.events() if isinstance(event.body, AlarmBody)]
+        assert {event.to for event in alarms} == {"tg:7"}
+        assert "100 %" in str(alarms[-1].body)
+
+
+async def test_sms_go_to_configured_countries_alone(tmp_path: Path) -> None:
+    with open_world(tmp_path) as world:
+        assert await world.say("BAL", AMERICAN) is None
+        assert world.ledger.find(AMERICAN) is None
+        for text, code in (
+            (AMERICAN, "sms_country"),
+            ("112", "sms_number"),
+            ("Bank", "sms_number"),
+        ):
+            with pytest.raises(OperationError) as refused:
+                await world.wallet.send_sms(text, "hello")
+            assert refused.value.code == code
+        # Money may go there; who gets it is not told.
+        await world.give(ALICE, "100")
+        await world.told((await world.told(f"SEND {AMERICAN} 5")).rsplit(" ", 1)[1])
+        assert world.balance(AMERICAN) == 5 * U
+        assert world.events() == []
+
+
+# ---------------------------------------------------------------- sending
+
+
+async def test_an_sms_goes_by_the_bridge_that_its_number_has_written_through(
+    tmp_path: Path,
+) -> None:
+    with open_world(tmp_path) as world:
+        event = await world.wallet.send_sms("8 999 123-45-67", "hello")
+        (waiting,) = world.events()
+        assert (waiting.id, waiting.to, waiting.body) == (event, ALICE, SmsBody(text="hello"))
+        # One that is not configured any more can't send.
+        await world.wallet.process_incoming(ALICE, "BAL", "x", bridge="twilio")
+        with world.ledger.store.read() as tables:
+            assert world.wallet.sender.bridge_of(tables, ALICE) == "gsm"
+
+
+async def test_what_became_of_an_sms_is_recorded(tmp_path: Path) -> None:
+    with open_world(tmp_path) as world:
+        ids = [await world.wallet.send_sms(ALICE, "hello") for _ in range(4)]
+        await world.outbox.acknowledge(bytes.fromhex(ids[0]), "done")
+        await world.outbox.acknowledge(bytes.fromhex(ids[1]), "failed", "no such number")
+        await world.outbox.expire([bytes.fromhex(ids[2])])
+        for status in ("sent", "delivered", "sent", "unknown"):
+            await world.sms.answer(SmsStatusRequest(ids[0], status))
+        await world.sms.answer(SmsStatusRequest("ab" * 16, "delivered"))
+        statuses = [record.status for record in world.records()]
+        assert statuses == ["delivered", "failed", "expired", "waiting"]
+
+
+async def test_operators_are_answered(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(messages_per_day=100)) as world:
+        request = SmsSendRequest(ALICE, "hello", "ab" * 16)
+        for _ in range(2):
+            reply = await world.sms.answer(request)
+            assert reply == SmsSendReply("ab" * 16, 1)
+        await world.give(ALICE, "10")
+        await world.told("BAL")
+        page = await world.sms.answer(SmsListRequest(limit=1))
+        assert isinstance(page, SmsListReply)
+        (item,) = page.messages
+        assert (item.direction, item.action, item.cost) == ("in", "balance", "1.000000")
+        following = await world.sms.answer(SmsListRequest(before=page.next))
+        assert isinstance(following, SmsListReply)
+        assert [(one.direction, one.status) for one in following.messages] == [("out", "waiting")]
+        assert following.next is None
+        budget = await world.sms.answer(SmsBudgetRequest())
+        assert isinstance(budget, SmsBudgetReply)
+        assert (budget.today, budget.ever, budget.per_day) == (2, 2, 100)
+        assert (budget.countries, budget.bridge) == (["DE", "RU"], "gsm")
+        assert world.sms.figures() == {"received": 1, "sent": 1, "parts_today": 2, "parts_ever": 2}
+
+
+async def test_a_bridge_opts_people_out_and_in(tmp_path: Path) -> None:
+    with open_world(tmp_path) as world:
+        await world.sms.answer(SmsOptOutRequest(ALICE, True))
+        with pytest.raises(SmsRefused):
+            await world.wallet.send_sms(ALICE, "hello")
+        await world.sms.answer(SmsOptOutRequest(ALICE, False))
+        await world.wallet.send_sms(ALICE, "hello")
+        with pytest.raises(OperationError):
+            await world.sms.answer(SmsOptOutRequest("Bank", True))
+
+
+# ---------------------------------------------------------------- whatever is sent
+
+WORDS = st.sampled_from(
+    [
+        *("BAL", "TX", "INFO", "SEND", "REDEEM", "LINK", "PIN", "OK", "?", "HELP", "STOP", "START"),
+        *("БАЛ", "ПЕРЕВОД", "1234", "123456", "10", "0", "-1", "1e9", "0.5", "89991234568"),
+        *(ALICE, CAROL, "A" * 20, "😀", "$(id)"),
+    ]
+)
+BODIES = st.one_of(
+    st.text(st.characters(), max_size=40),
+    st.lists(WORDS, max_size=5).map(" ".join),
+    st.tuples(st.sampled_from([ALICE, BOB, CAROL]), st.integers(-3, 30)).map(
+        lambda pair: f"SEND {pair[0]} {pair[1]}"
+    ),
+    st.just("the last code"),
+)
+SENDERS = st.one_of(st.sampled_from([ALICE, BOB, CAROL]), st.text(st.characters(), max_size=20))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(SENDERS, BODIES, st.integers(0, 12)), max_size=25))
+async def test_whatever_comes_money_is_kept_and_each_message_has_one_effect(
+    messages: list[tuple[str, str, int]],
+) -> None:
+    with TemporaryDirectory() as folder, open_world(Path(folder)) as world:
+        for phone in (ALICE, BOB):
+            await world.give(phone, "50")
+        answered: dict[int, str | None] = {}
+        codes = {ALICE: "000000", BOB: "000000", CAROL: "000000"}
+        for sender, body, number in messages:
+            if body == "the last code":
+                body = codes.get(sender, "")
+            balances = [world.balance(phone) for phone in (ALICE, BOB, CAROL)]
+            reply = await world.say(body, sender, str(number))
+            if number in answered:
+                assert reply == answered[number]
+                assert balances == [world.balance(phone) for phone in (ALICE, BOB, CAROL)]
+            elif reply is not None:
+                assert parse_phone_untrusted(sender, "RU") in codes
+                codes[sender] = reply.rsplit(" ", 1)[-1][-6:]
+            answered[number] = reply
+            world.clock.advance_s(1)
+        assert world.total() == 0
+        assert all(world.balance(phone) >= 0 for phone in (ALICE, BOB, CAROL))
+        assert len([one for one in world.records() if one.incoming]) == len(answered)
