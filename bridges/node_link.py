@@ -102,8 +102,7 @@ class NodeLink:
             OperationError: the node says that it can't be done, and why.
             ApiError: no node would read this.
         """
-        # One that breaks the protocol would break the connection each time.
-        decode_client_message_untrusted(encode_message(Request(1, body)))
+        _assert_readable(body)
         while True:
             client = self._client
             if client is None:
@@ -112,19 +111,23 @@ class NodeLink:
             try:
                 return await client.request(body)
             except ApiError:
-                if self._client is client:
-                    self._broken.set()
-                    self._lose()
+                self._break(client)
 
     async def try_request(self, body: RequestBody, *, timeout_s: float) -> ReplyBody:
-        """As `request`, for so long at most.
+        """Ask once, and wait for so long at most.
 
         Raises:
-            NodeAway: no answer; it may be asked again.
+            NodeAway: no answer; whether the node has heard is unknown, and it may be asked again.
             OperationError, ApiError: as `request`.
         """
+        _assert_readable(body)
         with anyio.move_on_after(timeout_s):
-            return await self.request(body)
+            while (client := self._client) is None:
+                await self._connected.wait()
+            try:
+                return await client.request(body)
+            except ApiError:
+                self._break(client)
         raise NodeAway(f"the node has not answered in {timeout_s:g} s", "node_away")
 
     async def events(self) -> AsyncIterator[Event]:
@@ -151,6 +154,11 @@ class NodeLink:
             if self._client is client:
                 self._lose()
 
+    def _break(self, client: ApiClient) -> None:
+        if self._client is client:
+            self._broken.set()
+            self._lose()
+
     def _lose(self) -> None:
         self._client = None
         self._connected = anyio.Event()
@@ -175,3 +183,12 @@ class NodeLink:
             broken.set()
         except OperationError as error:
             log_event(_log, logging.WARNING, "the node takes no status", reason=error)
+
+
+def _assert_readable(body: RequestBody) -> None:
+    """Refuse what would break the connection each time.
+
+    Raises:
+        ApiError: no node would read it.
+    """
+    decode_client_message_untrusted(encode_message(Request(1, body)))

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
+from bridges.node_link import NodeAway
 from bridges.process import BridgeContext
 from bridges.spool import Change
 from bridges.twilio.carrier import (
@@ -37,6 +38,7 @@ BACKLOG_MAXIMUM: Final = 500
 """Messages that are being answered by SMS at the same time; the others are on the disk alone."""
 ANSWER_LIFETIME_S: Final = 24 * 3600
 """From when on an answer would surprise more than help."""
+NODE_TIMEOUT_S: Final = 30.0
 ERASE_AFTER_S: Final = 0.05
 REFUSED_LIFETIME_S: Final = 3600
 """How long a message is offered to a node that refuses it."""
@@ -204,6 +206,10 @@ class Inbox:
             try:
                 text = await self._carry_out(key, received, timeout_s=None, is_first=is_first)
                 break
+            except NodeAway:
+                # It may have been done just now: what is a duplicate then was never answered.
+                is_first = False
+                continue
             except OperationError as error:
                 # What it is refused for may pass; its age is what decides.
                 log_event(
@@ -239,10 +245,12 @@ class Inbox:
                 message_id=key,
                 received_ms=received.received_ms,
             )
-        if timeout_s is None:
-            reply = await self._node.request(request)
+        if timeout_s is not None or is_first:
+            # Asked once: of what was asked twice, nobody would know whether it came twice.
+            wait_s = NODE_TIMEOUT_S if timeout_s is None else timeout_s
+            reply = await self._node.try_request(request, timeout_s=wait_s)
         else:
-            reply = await self._node.try_request(request, timeout_s=timeout_s)
+            reply = await self._node.request(request)
         if not isinstance(reply, SmsReceivedReply) or (is_first and reply.duplicate):
             return None
         return reply.reply

@@ -26,8 +26,8 @@ from core.api.bridge_messages import (
     CallStartRequest,
 )
 from core.clock import Clock
-from core.errors import OperationError, SignalingError
-from core.tables import Tables, Writing
+from core.errors import SignalingError
+from core.tables import Writing
 from core.units import MINUTE_S
 from relay.signaling.call_admission import MINIMUM_S
 from relay.signaling.call_heartbeats import Side
@@ -56,19 +56,17 @@ _HUNG_UP_FIRST: Final = (Status.ACTIVE, Status.RINGING, Status.PENDING)
 class SmsSender(Protocol):
     """Who sends SMS, within what the operator allows."""
 
-    def check(self, tables: Tables, phone: str, parts: int = 1) -> None:
-        """Nothing forbids one of so many parts to this number.
+    def may_send(self, phone: str) -> bool:
+        """Whether an SMS of one part would be sent to a number now."""
 
-        Raises:
-            OperationError: what does.
-        """
-
-    def put(self, writing: Writing, phone: str, text: str, key: bytes, why: str) -> None:
+    def put_sms(
+        self, writing: Writing, phone: str, text: str, *, key: bytes, lifetime_s: int
+    ) -> None:
         """Have one sent once the transaction is durable.
 
         Args:
             key: 16 bytes, the event's id.
-            why: a word for its record.
+            lifetime_s: it is not sent any more when this is over.
 
         Raises:
             OperationError: it isn't allowed: to this number, or so many.
@@ -171,7 +169,7 @@ class BridgeCalls:
         def write(writing: Writing) -> None:
             is_new = self._calls.records.put_new(writing, info)
             assert is_new, "the manager has found its id free, and keeps it"
-            sms.put(writing, phone, text, identity, "call")
+            sms.put_sms(writing, phone, text, key=identity, lifetime_s=INVITATION_S)
 
         if not price:
             await self._ledger.store.write(write)
@@ -202,12 +200,7 @@ class BridgeCalls:
     def _may_send(self, phone: str) -> bool:
         if self.sms is None:
             return False
-        try:
-            with self._ledger.store.read() as tables:
-                self.sms.check(tables, phone)
-        except OperationError:
-            return False
-        return True
+        return self.sms.may_send(phone)
 
     # ------------------------------------------------------------ calls that are there
 

@@ -209,6 +209,11 @@ class Sent:
     fields: dict[str, Any]
 
 
+class _Server(ThreadingHTTPServer):
+    # What overflows is reset, and an SMS whose fate is unknown is rightly never sent again.
+    request_queue_size = 256
+
+
 @dataclass
 class StandInHttp:
     """Twilio's REST interface or, with `is_phone`, the telephone's.
@@ -261,7 +266,7 @@ class StandInHttp:
             def log_message(self, *arguments: Any) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = _Server(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         self.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever)

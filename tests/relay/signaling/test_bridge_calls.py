@@ -42,8 +42,7 @@ from core.config import BillingConfig, NodeConfig, SignalingConfig, TurnConfig
 from core.errors import OperationError, SignalingError
 from core.identity import Identity
 from core.stun.address import Address
-from core.tables import Tables, Writing
-from core.units import DAY_S
+from core.tables import Writing
 from relay.credential_issuer import CredentialIssuer
 from relay.event_source import EventSource
 from relay.signaling.bridge_calls import INVITATION_S
@@ -70,16 +69,19 @@ class Sender:
         self.outbox = outbox
         self.left = 1_000
 
-    def check(self, tables: Tables, phone: str, parts: int = 1) -> None:
+    def may_send(self, phone: str) -> bool:
         assert phone.startswith("+")
-        assert tables.count(OUTBOX) < 100
-        if self.left < parts:
-            raise OperationError("no more SMS are sent today", "sms_budget")
+        return self.left > 0
 
-    def put(self, writing: Writing, phone: str, text: str, key: bytes, why: str) -> None:
-        assert why == "call"
-        self.check(writing, phone)
-        assert self.outbox.put(writing, "twilio", phone, SmsBody(text), key=key, lifetime_s=DAY_S)
+    def put_sms(
+        self, writing: Writing, phone: str, text: str, *, key: bytes, lifetime_s: int
+    ) -> None:
+        assert lifetime_s == 15 * 60
+        assert writing.count(OUTBOX) < 100
+        if not self.may_send(phone):
+            raise OperationError("no more SMS are sent today", "sms_budget")
+        body = SmsBody(text)
+        assert self.outbox.put(writing, "twilio", phone, body, key=key, lifetime_s=lifetime_s)
         writing.after_commit(self._count)
 
     def _count(self) -> None:
@@ -439,19 +441,19 @@ async def test_what_can_not_be_sent_or_paid_for_is_no_call(tmp_path: Path) -> No
         await world.bench.credit(ann, 1)
         assert parse_amount_untrusted((await world.quote(ANN, PHONE)).minimum) == 61 * J.unit
         before = world.ledger.balance(ann, J)
-        put = world.sms.put
+        put = world.sms.put_sms
 
         def refuse(*_: object, **__: object) -> None:
             raise OperationError("no more SMS are sent today", "sms_budget")
 
-        world.sms.put = refuse  # type: ignore[method-assign]
+        world.sms.put_sms = refuse  # type: ignore[method-assign]
         assert await refusal(world, CallStartRequest(ANN, PHONE, id="a" * 32)) == "sms_budget"
         assert world.ledger.balance(ann, J) == before
         assert not world.calls.living()
         assert not world.calls.page_untrusted(ann, None, 10).calls
         assert not world.waiting()
         # The same id may be tried again, and is done then.
-        world.sms.put = put  # type: ignore[method-assign]
+        world.sms.put_sms = put  # type: ignore[method-assign]
         await world.start(ANN, PHONE, id="a" * 32)
         assert len(world.waiting()) == 1
         assert world.ledger.balance(ann, J).posted == before.posted - SMS_PRICE
