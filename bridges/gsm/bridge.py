@@ -104,7 +104,10 @@ class Bridge:
                 state = "lost"
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(port.run)
-                    await modem.run(port)
+                    try:
+                        await modem.run(port)
+                    finally:
+                        port.stop()
         except* NotReady as group:
             state = str(_first(group))
         except* (PortLost, Refused, NoAnswer, Restarted) as group:
@@ -165,6 +168,8 @@ class Bridge:
             raise OperationError("too many questions wait; try again", "ussd_busy") from None
         try:
             return await self._modems[name].ussd(code)
+        except PortLost:
+            raise OperationError("the modem went away; try again", "modem_away") from None
         finally:
             self._questions.release_on_behalf_of(body)
 

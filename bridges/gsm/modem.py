@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from bridges.gsm.at import Answered, Command, ErrorKind, Unsolicited
+from bridges.gsm.at import Answered, Command, Unsolicited
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.inbox import Inbox
 from bridges.gsm.outbound import Job, Outbound
@@ -23,15 +23,7 @@ from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
 from bridges.gsm.port import NoAnswer, Port, PortLost
 from bridges.gsm.reports import Reports
 from bridges.gsm.starting import Ready, is_busy, must, number_in, select_store, softly, start
-from bridges.gsm.ussd import (
-    CODE,
-    GSM7_CODING,
-    WANTS_MORE,
-    UssdAnswer,
-    amount_in,
-    decode_answer_untrusted,
-    pack_code,
-)
+from bridges.gsm.ussd import UssdSession, amount_in
 from bridges.spool import Spool
 from core.bridge_config import ModemConfig
 from core.errors import MontanaError, OperationError
@@ -45,8 +37,9 @@ SUBMIT_TIMEOUT_S: Final = 120.0
 """The network has about 45 s (TS 24.011 section 10); modems try again by themselves."""
 REBOOT_PATIENCE_S: Final = 10.0
 """After a sign of its having started anew, a modem has so long for the answer it owes."""
+STOP_PATIENCE_S: Final = 10.0
+"""So long a modem has for the answer it owes when the bridge is stopped."""
 READ_ATTEMPTS: Final = 3
-USSD_TIMEOUT_S: Final = 45.0
 ANNOUNCED_MAXIMUM: Final = 256
 DIRECT_MAXIMUM: Final = 64
 
@@ -95,10 +88,7 @@ class Modem:
         self._wake = trio.Event()
         self._turn = trio.Lock()
         """Whoever sends or receives: a report isn't looked at before what it is about is known."""
-        self._asking = trio.Lock()
-        self._ussd_answer: UssdAnswer | None = None
-        self._ussd_heard = trio.Event()
-        self._ussd_packed = False
+        self._ussd = UssdSession(self._ask)
         self._smsc: str | None = None
 
     # ------------------------------------------------------------ its life
@@ -141,8 +131,7 @@ class Modem:
             if said.pdu and len(self._direct) < DIRECT_MAXIMUM:
                 self._direct.append(said)
         elif line.startswith("+CUSD:"):
-            self._ussd_answer = decode_answer_untrusted(line, was_packed=self._ussd_packed)
-            self._ussd_heard.set()
+            self._ussd.heard(line)
         elif line.startswith("^SMMEMFULL"):
             self._wants_sweep = True
         elif line.startswith("+CREG:"):
@@ -271,26 +260,22 @@ class Modem:
 
     async def _send_part(self, job: Job) -> None:
         name, outbound = self._config.name, self._outbound
-        port = self._port_now()
-        submitted = False
         try:
             async with self._turn:
                 part = job.part
-                answer = await port.ask(
-                    Command(
-                        f"AT+CMGS={part.tpdu_bytes}",
-                        "+CMGS:",
-                        payload=part.line,
-                        timeout_s=SUBMIT_TIMEOUT_S,
-                    )
+                command = Command(
+                    f"AT+CMGS={part.tpdu_bytes}",
+                    "+CMGS:",
+                    payload=part.line,
+                    timeout_s=SUBMIT_TIMEOUT_S,
                 )
-                submitted = True
-                reference = number_in(answer.lines, 0)
+                # What is on its way is waited for, or nobody would know what became of it.
                 with trio.CancelScope(shield=True):
+                    answer = await self._port_now().ask(command)
                     if answer.error is not None:
                         await outbound.refused(name, job, answer.error)
                     else:
-                        await outbound.accepted(name, job, reference)
+                        await outbound.accepted(name, job, number_in(answer.lines, 0))
         except (NoAnswer, PortLost) as error:
             with trio.CancelScope(shield=True):
                 if error.submitted:
@@ -300,20 +285,20 @@ class Modem:
             if isinstance(error, PortLost):
                 raise
         except trio.Cancelled:
-            if not submitted:
-                with trio.CancelScope(shield=True):
-                    if port.submitted:
-                        await outbound.unknown(name, job, "the bridge was stopped meanwhile")
-                    else:
-                        outbound.give_back(name, job)
+            # It was still waiting for its turn.
+            outbound.give_back(name, job)
             raise
 
     # ------------------------------------------------------------ watching
 
     async def _watch(self) -> None:
-        while True:
-            await trio.sleep(WATCH_INTERVAL_S)
-            await self._look_around()
+        try:
+            while True:
+                await trio.sleep(WATCH_INTERVAL_S)
+                await self._look_around()
+        except trio.Cancelled:
+            self._port_now().hasten(STOP_PATIENCE_S)
+            raise
 
     async def _look_around(self) -> None:
         """Signal, registration, service centre; and that messages are still announced, which a
@@ -367,8 +352,6 @@ class Modem:
         Raises:
             OperationError: it says nothing, or the modem can't ask now.
         """
-        if not CODE.match(code):
-            raise OperationError("write a code such as *100#", "ussd_code")
         if self._ready is None or self._port is None:
             raise OperationError(
                 f"the modem {self._config.name} is not ready: {self._figures.state}",
@@ -376,30 +359,7 @@ class Modem:
                 modem=self._config.name,
                 state=self._figures.state,
             )
-        try:
-            async with self._asking:
-                answer = await self._dial(code)
-                if answer is not None and answer.status == WANTS_MORE:
-                    await self._ask(Command("AT+CUSD=2"))
-        except (NoAnswer, PortLost):
-            answer = None
-        if answer is None or not answer.text:
-            raise OperationError("the network has given no answer; try again", "ussd_silent")
-        return answer.text
-
-    async def _dial(self, code: str) -> UssdAnswer | None:
-        for packed, text in ((False, code), (True, pack_code(code))):
-            self._ussd_packed = packed
-            self._ussd_answer = None
-            self._ussd_heard = trio.Event()
-            answer = await self._ask(Command(f'AT+CUSD=1,"{text}",{GSM7_CODING}', timeout_s=30.0))
-            if answer.error is None:
-                with trio.move_on_after(USSD_TIMEOUT_S):
-                    await self._ussd_heard.wait()
-                return self._ussd_answer
-            if answer.error.kind is ErrorKind.CMS:
-                break
-        return None
+        return await self._ussd.dial(code)
 
     async def _ask_balance(self, code: str) -> None:
         while True:

@@ -61,11 +61,7 @@ class Port:
         self._answer: Answered | TimedOut | None = None
         self._lost: PortLost | None = None
         self._waiting = trio.CancelScope()
-
-    @property
-    def submitted(self) -> bool:
-        """Whether a message is on its way whose result hasn't come."""
-        return self._engine.submitted
+        self._running = trio.CancelScope(shield=True)
 
     def hasten(self, within_s: float) -> None:
         """Wait for the present command's result for so long at most."""
@@ -98,20 +94,25 @@ class Port:
                 raise NoAnswer(f"{name} got no answer", submitted=self._answer.submitted)
             return self._answer
 
-    async def run(self) -> NoReturn:
-        """Read until the line is lost.
+    async def run(self) -> None:
+        """Read until `stop`; what is cancelled meanwhile can wait for an answer that is due.
 
         Raises:
-            PortLost: it is.
+            PortLost: the line is lost.
         """
-        while True:
-            data = await self._read()
-            self._check(submitted=False)
-            now_ns = _now_ns()
-            events = self._engine.receive_untrusted(data, now_ns) if data else []
-            events += self._engine.tick(now_ns)
-            self._take(events)
-            self._write()
+        with self._running:
+            while True:
+                data = await self._read()
+                self._check(submitted=False)
+                now_ns = _now_ns()
+                events = self._engine.receive_untrusted(data, now_ns) if data else []
+                events += self._engine.tick(now_ns)
+                self._take(events)
+                self._write()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._running.cancel()
 
     def _take(self, events: list[Event]) -> None:
         for event in events:

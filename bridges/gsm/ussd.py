@@ -7,8 +7,11 @@ in hex for all of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from decimal import Decimal, InvalidOperation
 from typing import Final, NamedTuple
+
+import trio
 
 from bridges.gsm.alphabet import (
     CARRIAGE_RETURN,
@@ -18,10 +21,13 @@ from bridges.gsm.alphabet import (
     pack,
     unpack,
 )
+from bridges.gsm.at import Answered, Command
+from core.errors import OperationError
 
 GSM7_CODING: Final = 15
 """TS 23.038 section 5: the default alphabet, of no language."""
 WANTS_MORE: Final = 1
+TIMEOUT_S: Final = 45.0
 CODE: Final = re.compile(r"[0-9*#+]{1,40}\Z")
 """What may be dialled here; more goes through the menus of a phone."""
 
@@ -90,3 +96,48 @@ def amount_in(text: str) -> Decimal | None:
             except InvalidOperation:
                 return None
     return None
+
+
+class UssdSession:
+    """What one modem asks the network, a code at a time; `ask` has a command carried out."""
+
+    def __init__(self, ask: Callable[[Command], Awaitable[Answered]]) -> None:
+        self._ask = ask
+        self._busy = trio.Lock()
+        self._is_packed = False
+        self._answer: UssdAnswer | None = None
+        self._heard = trio.Event()
+
+    def heard(self, line: str) -> None:
+        """A line of `+CUSD`, which the modem says by itself."""
+        self._answer = decode_answer_untrusted(line, was_packed=self._is_packed)
+        self._heard.set()
+
+    async def dial(self, code: str) -> str:
+        """What the network says to a code.
+
+        Raises:
+            OperationError: it is no code, or nothing is said.
+            PortLost: the line to the modem is.
+        """
+        if not CODE.match(code):
+            raise OperationError("write a code such as *100#", "ussd_code")
+        async with self._busy:
+            answer = await self._dial(code)
+            if answer is not None and answer.status == WANTS_MORE:
+                await self._ask(Command("AT+CUSD=2"))
+        if answer is None or not answer.text:
+            raise OperationError("the network has given no answer; try again", "ussd_silent")
+        return answer.text
+
+    async def _dial(self, code: str) -> UssdAnswer | None:
+        for is_packed, text in ((False, code), (True, pack_code(code))):
+            self._is_packed = is_packed
+            self._answer = None
+            self._heard = trio.Event()
+            command = Command(f'AT+CUSD=1,"{text}",{GSM7_CODING}', timeout_s=30.0)
+            if (await self._ask(command)).error is None:
+                with trio.move_on_after(TIMEOUT_S):
+                    await self._heard.wait()
+                return self._answer
+        return None

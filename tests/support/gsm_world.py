@@ -171,10 +171,19 @@ class GsmWorld:
             await bridge.run(self.context())
         ended.set()
 
-    async def stop(self) -> None:
-        """End the bridge as SIGTERM does."""
+    def request_stop(self) -> None:
+        """Have the bridge end, as SIGTERM does."""
         assert self._scope is not None
         self._scope.cancel()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has."""
+        return self._ended.is_set()
+
+    async def stop(self) -> None:
+        """End the bridge."""
+        self.request_stop()
         await self._ended.wait()
 
     async def restart(self) -> None:

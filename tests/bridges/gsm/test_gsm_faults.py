@@ -272,6 +272,23 @@ async def test_a_bridge_that_is_stopped_between_parts_sends_the_rest(
         assert len(world.network.parts) == 3
 
 
+@pytest.mark.parametrize(("sending_s", "outcome"), [(5, "done"), (100, "unknown")])
+async def test_a_bridge_that_is_stopped_in_mid_send_waits_for_the_answer(
+    tmp_path: Path, mock_clock: MockClock, sending_s: float, outcome: str
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, sending_s=sending_s) as world:
+        await world.until_state("ready")
+        event = world.node.send_sms(PERSON, "on its way")
+        await world.until(lambda: any("+CMGS" in one for one in world.modem.commands), fast=False)
+        world.request_stop()
+        await world.until(lambda: world.has_ended)
+        await world.start()
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: outcome}
+        await world.pass_s(150)
+        assert [message.text for message in world.network.messages] == ["on its way"]
+
+
 async def sent_fast(world: GsmWorld, count: int) -> list:
     await world.until(lambda: len(world.network.messages) >= count)
     return world.network.messages
