@@ -66,7 +66,7 @@ class Bridge:
         """Serve until cancelled."""
         await self._inbox.load()
         self._reports.load()
-        self._outbound.load()
+        await self._outbound.load()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._inbox.run, self._outbound.answer)
             nursery.start_soon(self._reports.run)

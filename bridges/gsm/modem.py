@@ -271,6 +271,7 @@ class Modem:
                 )
                 # What is on its way is waited for, or nobody would know what became of it.
                 with trio.CancelScope(shield=True):
+                    await outbound.begin(job)
                     answer = await self._port_now().ask(command)
                     if answer.error is not None:
                         await outbound.refused(name, job, answer.error)

@@ -11,12 +11,14 @@ Kinds in the spool (and those of `reports`):
     day      how many a SIM has sent today
     sim      a recipient -> the SIM it keeps
 
-What a modem was given and never answered for is unknown, and not sent again. A bridge that dies in
-the midst of it hasn't heard the answer: it sends the part again, once a crash.
+What a modem was given and never answered for is unknown, and not sent again; so is what was being
+given to it when the bridge died. An answer to a message is sent again then: whoever has asked waits
+for it, and would rather read it twice.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import OrderedDict, deque
@@ -63,6 +65,7 @@ class _Out(msgspec.Struct, frozen=True):
     reference: int
     sim: str = ""
     sent: int = 0
+    is_sending: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -72,8 +75,10 @@ class Job:
     Attributes:
         sim: the only one that can send it, as it has sent a part; None while any can.
         sent: how many parts were sent.
+        number: those that came earlier have a lower one.
     """
 
+    number: int
     id: str
     record: _Out
     parts: list[Submit]
@@ -114,6 +119,7 @@ class Outbound:
         self._idle: dict[str, trio.Event] = {}
         self._sticky: OrderedDict[str, str] = OrderedDict()
         self._reference = context.clock.random_bytes(1)[0]
+        self._numbers = itertools.count()
         self._day = ""
 
     @property
@@ -121,7 +127,7 @@ class Outbound:
         """How many messages are not sent yet."""
         return len(self._jobs)
 
-    def load(self) -> None:
+    async def load(self) -> None:
         """Take up what an earlier process has left."""
         self._day = self._today()
         for sim, value in self._context.spool.items("day"):
@@ -131,7 +137,12 @@ class Outbound:
         for recipient, value in self._context.spool.items("sim", STICKY_MAXIMUM):
             self._sticky[recipient] = value.decode()
         for key, value in self._context.spool.items("out", LOAD_MAXIMUM):
-            self._enqueue(self._job(key, msgspec.json.decode(value, type=_Out)))
+            job = self._job(key, msgspec.json.decode(value, type=_Out))
+            if job.record.is_sending:
+                self._jobs[key] = job
+                await self._end(job, "unknown", "the bridge died meanwhile", "unknown")
+            else:
+                self._enqueue(job)
 
     def is_sending(self, event: str) -> bool:
         """Whether parts of the message are still to be sent."""
@@ -186,7 +197,7 @@ class Outbound:
             report=True,
             validity_s=max(0.0, record.expires_s - self._context.clock.unix_s()),
         )
-        return Job(key, record, parts, record.sim or None, record.sent)
+        return Job(next(self._numbers), key, record, parts, record.sim or None, record.sent)
 
     def _next_reference(self) -> int:
         self._reference = (self._reference + 1) & 0xFF
@@ -259,13 +270,19 @@ class Outbound:
             self._leave_to_others(sim)
             return None, now + CAP_INTERVAL_S
         at = float("inf")
+        found: list[tuple[int, deque[Job], int]] = []
         for jobs in (self._own[sim], self._common):
             for place, job in enumerate(jobs):
                 if job.not_before <= now:
-                    del jobs[place]
-                    return job, now
+                    found.append((job.number, jobs, place))
+                    break
                 at = min(at, job.not_before)
-        return None, at
+        if not found:
+            return None, at
+        _, jobs, place = min(found, key=lambda one: one[0])
+        job = jobs[place]
+        del jobs[place]
+        return job, now
 
     def _leave_to_others(self, sim: str) -> None:
         movable = [job for job in self._own[sim] if job.sim is None]
@@ -273,6 +290,11 @@ class Outbound:
             self._own[sim] = deque(job for job in self._own[sim] if job.sim is not None)
             self._common += movable
             self._wake(self._idle)
+
+    async def begin(self, job: Job) -> None:
+        """The job's next part is about to be given to a modem; durable when this returns."""
+        if not job.id.startswith(ANSWER):
+            await self._store(job, is_sending=True)
 
     async def accepted(self, sim: str, job: Job, reference: int | None) -> None:
         """The network has taken the job's next part; durable when this returns.
@@ -299,9 +321,7 @@ class Outbound:
         if job.sent == len(job.parts):
             await self._end(job, "sent", "", "done", changes)
             return
-        record = msgspec.structs.replace(job.record, sim=sim, sent=job.sent)
-        changes.append(Change("out", job.id, msgspec.json.encode(record)))
-        await self._context.spool.change(*changes)
+        await self._store(job, *changes)
         self._own[sim].appendleft(job)
 
     async def refused(self, sim: str, job: Job, error: AtError) -> None:
@@ -322,6 +342,7 @@ class Outbound:
         if job.attempts >= ATTEMPTS_MAXIMUM:
             await self._end(job, "failed", reason, "failed")
             return
+        await self._store(job)
         job.not_before = trio.current_time() + RETRY_FIRST_S * RETRY_FACTOR ** (job.attempts - 1)
         if job.sim is None and len(self._usable - {sim}):
             self._sticky.pop(job.record.to, None)
@@ -360,6 +381,14 @@ class Outbound:
                     self._leave_to_others(sim)
             self._roll_day()
             await trio.sleep(EXPIRY_INTERVAL_S)
+
+    async def _store(self, job: Job, *changes: Change, is_sending: bool = False) -> None:
+        """Store how far the job is, together with other changes."""
+        job.record = msgspec.structs.replace(
+            job.record, sim=job.sim or "", sent=job.sent, is_sending=is_sending
+        )
+        stored = Change("out", job.id, msgspec.json.encode(job.record))
+        await self._context.spool.change(stored, *changes)
 
     async def _end(
         self,

@@ -4,7 +4,7 @@ only what could be sent to a real one."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -93,8 +93,8 @@ class NodeStandIn:
             msgspec.json.encode(AcknowledgeRequest(event, cast(Any, outcome), detail[:128])),
             type=AcknowledgeRequest,
         )
-        assert event not in self.outcomes
-        self.outcomes[event] = outcome
+        # What was not heard to be told is told again, and is the same.
+        assert self.outcomes.setdefault(event, outcome) == outcome
         self._events.pop(event, None)
 
     async def events(self) -> AsyncIterator[Event]:
@@ -129,7 +129,7 @@ class GsmWorld:
         folder: Path,
         network: EmulatedNetwork,
         modems: list[ModemEmulator],
-        spool: Spool,
+        spools: ExitStack,
         settings: list[dict[str, Any]],
         clock: MockClock,
         nursery: trio.Nursery,
@@ -138,10 +138,13 @@ class GsmWorld:
         self.network = network
         self.modems = modems
         self.modem = modems[0]
-        self.spool = spool
         self.node = NodeStandIn()
         self.settings = settings
         self._folder = folder
+        self._spools_open = spools
+        self._spools: list[Path] = []
+        self.spool: Spool
+        self._open_spool(folder / "spool")
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
         self._nursery = nursery
@@ -185,6 +188,22 @@ class GsmWorld:
         """End the bridge."""
         self.request_stop()
         await self._ended.wait()
+
+    def crash(self) -> None:
+        """What kill -9 leaves: a spool as it is now. The bridge that ran is told nothing more, and
+        whatever it does goes nowhere."""
+        folder = self._folder / f"spool{len(self._spools)}"
+        folder.mkdir()
+        self.spool._environment.copy(str(folder))
+        self.node, dead = NodeStandIn(), self.node
+        self.node.__dict__.update(dead.__dict__ | {"_send": None})
+        dead.online = trio.Event()
+        self._open_spool(folder)
+        self.request_stop()
+
+    def _open_spool(self, folder: Path) -> None:
+        self.spool = self._spools_open.enter_context(open_spool(folder))
+        self._spools.append(folder)
 
     async def restart(self) -> None:
         """End it and run it again, on the same spool."""
@@ -259,8 +278,8 @@ async def gsm_world(
     ours = {
         key: changes.pop(key) for key in ("pace_s", "daily_cap", "balance_ussd") if key in changes
     }
-    # In this order: the bridge ends before its spool is closed.
-    with open_spool(folder / "spool") as spool:
+    # The bridge ends before its spool is closed.
+    with ExitStack() as spools:
         async with sms_network() as network, trio.open_nursery() as nursery:
             modems = []
             settings = []
@@ -280,7 +299,7 @@ async def gsm_world(
                 if configured_pin is not None:
                     one["pin"] = configured_pin
                 settings.append(one | ours)
-            world = GsmWorld(folder, network, modems, spool, settings, clock, nursery)
+            world = GsmWorld(folder, network, modems, spools, settings, clock, nursery)
             if starts:
                 await world.start()
             yield world

@@ -289,6 +289,31 @@ async def test_a_bridge_that_is_stopped_in_mid_send_waits_for_the_answer(
         assert [message.text for message in world.network.messages] == ["on its way"]
 
 
+@pytest.mark.parametrize("is_answer", [False, True])
+async def test_a_bridge_that_is_killed_in_mid_send(
+    tmp_path: Path, mock_clock: MockClock, is_answer: bool
+) -> None:
+    """An SMS of the node's is unknown then; an answer is sent again, once for the crash."""
+    async with gsm_world(tmp_path, mock_clock, sending_s=5) as world:
+        world.node.reply = lambda _: "the answer"
+        await world.until_state("ready")
+        if is_answer:
+            world.deliver("BAL")
+        else:
+            event = world.node.send_sms(PERSON, "the answer")
+        await world.until(lambda: any("+CMGS" in one for one in world.modem.commands), fast=False)
+        world.crash()
+        await world.start()
+        if is_answer:
+            await sent_fast(world, 2)
+        else:
+            await world.until(lambda: world.node.outcomes == {event: "unknown"})
+        await world.pass_s(150)
+        assert len(world.network.messages) == 1 + is_answer
+        assert {message.text for message in world.network.messages} == {"the answer"}
+        assert world.spool.items("out") == []
+
+
 async def sent_fast(world: GsmWorld, count: int) -> list:
     await world.until(lambda: len(world.network.messages) >= count)
     return world.network.messages

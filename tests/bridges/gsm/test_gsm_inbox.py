@@ -1,0 +1,174 @@
+"""What was received, over days in virtual time and with a spool and a node that refuse."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bridges.gsm import inbox as inbox_module
+from bridges.gsm.alphabet import Alphabet, encode_ucs2
+from bridges.gsm.inbox import BODY_MAXIMUM_CHARACTERS, BROKEN_MAXIMUM, SEEN_LIFETIME_S, Inbox
+from bridges.gsm.pdu import Deliver, Part
+from bridges.gsm.reassembly import PARTS_LIFETIME_S
+from bridges.spool import Change
+from core.api.bridge_messages import SmsReceivedRequest
+from core.clock import VirtualClock
+from core.errors import OperationError
+from core.units import DAY_S
+from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+
+pytestmark = pytest.mark.trio
+
+
+def message(text: str, part: Part | None = None, *, to_port: bool = False) -> Deliver:
+    content = encode_ucs2(text)
+    tpdu = repr((part, text)).encode()
+    return Deliver(PERSON, Alphabet.UCS2, content, None, part, to_port, tpdu)
+
+
+class Desk:
+    """An inbox with its clock, and what it wants sent."""
+
+    def __init__(self, world: GsmWorld) -> None:
+        self.world = world
+        self.clock = VirtualClock()
+        self.answers: list[tuple[str, str, str]] = []
+        self.inbox = Inbox(replace(world.context(), clock=self.clock), {"sim0": "+7000"})
+
+    async def reply_to(self, sim: str, to: str, text: str, _: str, taken: Change) -> None:
+        await self.world.spool.change(taken)
+        self.answers.append((sim, to, text))
+
+
+@asynccontextmanager
+async def desk(folder: Path, clock: MockClock) -> AsyncIterator[Desk]:
+    async with gsm_world(folder, clock, starts=False) as world, trio.open_nursery() as nursery:
+        made = Desk(world)
+        await made.inbox.load()
+        nursery.start_soon(made.inbox.run, made.reply_to)
+        yield made
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_message_is_handed_on_once_and_answered(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        made.world.node.reply = lambda one: one.body.upper()
+        assert await made.inbox.keep("sim0", message("bal"))
+        assert not await made.inbox.keep("sim0", message("bal"))
+        assert await made.inbox.keep("sim1", message("bal"))
+        await made.world.until(lambda: len(made.answers) == 2)
+        assert made.answers == [("sim0", PERSON, "BAL"), ("sim1", PERSON, "BAL")]
+        first, second = made.world.node.messages
+        assert (first.recipient, second.recipient) == ("+7000", "sim1")
+        assert first.message_id != second.message_id
+        assert made.inbox.doubled == 1
+        assert made.inbox.waiting == 0
+
+
+async def test_parts_that_stay_away_are_given_up_after_a_day(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        await made.inbox.keep("sim0", message("SEND +79990000000 1", Part(1, 2, 1)))
+        made.clock.advance_s(PARTS_LIFETIME_S - 1)
+        await made.world.pass_s(130)
+        assert made.world.texts == []
+        made.clock.advance_s(2)
+        await made.world.until(lambda: made.world.texts)
+        assert made.world.texts == ["SEND +79990000000 1 [...] "]
+        assert made.world.spool.items("part") == []
+
+
+async def test_what_was_seen_is_forgotten_after_days_unless_it_is_seen_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        await made.inbox.keep("sim0", message("stuck"))
+        for number in range(10):
+            await made.inbox.keep("sim0", message(f"number {number}"))
+        for day in range(20):
+            made.clock.advance_s(DAY_S)
+            assert not await made.inbox.keep("sim0", message("stuck"))
+            await made.inbox.keep("sim0", message(f"day {day}"))
+        assert len(made.world.spool.items("seen")) <= 2 + SEEN_LIFETIME_S / DAY_S
+        await made.world.until(lambda: len(made.world.texts) == 31)
+        assert made.world.texts.count("stuck") == 1
+
+
+async def test_marks_are_bounded(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "SEEN_MAXIMUM", 10)
+    async with desk(tmp_path, mock_clock) as made:
+        for number in range(30):
+            await made.inbox.keep("sim0", message(f"number {number}"))
+        assert len(made.world.spool.items("seen")) == 10
+        assert not await made.inbox.keep("sim0", message("number 29"))
+
+
+async def test_what_cannot_be_read_is_kept_and_bounded(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "BROKEN_MAXIMUM", 5)
+    assert BROKEN_MAXIMUM > 5
+    async with desk(tmp_path, mock_clock) as made:
+        for number in range(8):
+            made.clock.advance_s(1)
+            await made.inbox.keep_broken("sim0", f"{number:04d}", "no message")
+        assert await made.inbox.keep("sim0", message("push", to_port=True))
+        kept = [value for _, value in made.world.spool.items("broken")]
+        assert len(kept) == 5
+        assert b"0007" in kept
+        assert made.inbox.broken == 5
+        assert made.world.texts == []
+
+
+async def test_one_that_the_node_refuses_stays_and_holds_no_other_up(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        refused = {"one"}
+
+        def reply(one: SmsReceivedRequest) -> None:
+            if one.body in refused:
+                raise OperationError("the ledger is full", "full")
+
+        made.world.node.reply = reply
+        await made.inbox.keep("sim0", message("one"))
+        await made.inbox.keep("sim0", message("two"))
+        await made.world.until(lambda: made.world.texts == ["two"] and made.inbox.waiting == 1)
+        refused.clear()
+        await made.world.until(lambda: made.world.texts == ["two", "one"])
+        await made.world.until(lambda: not made.world.spool.items("in"))
+
+
+async def test_a_text_of_any_length_fits(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        for number in range(1, 101):
+            await made.inbox.keep("sim0", message(f"{number:067d}", Part(5, 100, number)))
+        await made.world.until(lambda: made.world.texts)
+        (text,) = made.world.texts
+        assert len(text) == BODY_MAXIMUM_CHARACTERS
+        assert text.endswith("…")
+
+
+async def test_a_spool_that_is_full_takes_nothing_and_loses_nothing(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.spool._entries_maximum = world.spool.entries
+        world.deliver("one")
+        await world.until_state("spool full")
+        assert world.stored == 1
+        assert world.texts == []
+        world.spool._entries_maximum = 1000
+        await world.until(lambda: world.texts == ["one"] and not world.stored)
