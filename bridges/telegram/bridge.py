@@ -1,0 +1,113 @@
+"""The bot: the one place that joins the rest of the Telegram bridge.
+
+An update is on the disk before Telegram is told that it was received (`polling`, `webhook` into
+`intake`), is carried out in the order of its chat (`commands`), and answered at Telegram's pace
+(`outgoing`); what the node has to tell is told by `notices`. python-telegram-bot speaks the Bot
+API; its `Application` is not used: it lets go of an update before that was carried out.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import anyio
+from telegram import Bot, BotCommand
+from telegram.request import HTTPXRequest
+
+from bridges.process import BridgeContext
+from bridges.telegram.commands import Commands
+from bridges.telegram.desk import Desk
+from bridges.telegram.init_data import secret_of
+from bridges.telegram.intake import Intake
+from bridges.telegram.notices import Notices
+from bridges.telegram.offers import Offers
+from bridges.telegram.outgoing import Outgoing
+from bridges.telegram.people import People
+from bridges.telegram.polling import poll
+from bridges.telegram.texts import COMMANDS
+from bridges.telegram.webhook import serve_webhook
+
+CONNECTIONS: Final = 32
+CONNECT_TIMEOUT_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 10.0
+FIGURES_INTERVAL_S: Final = 5.0
+
+
+async def run(context: BridgeContext) -> None:
+    """Serve until cancelled."""
+    # They log URLs, which hold the token, and messages.
+    for name in ("httpx", "httpcore", "telegram", "hpack", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    config = context.config.bridges.telegram
+    assert config is not None
+    bot = Bot(
+        config.token,
+        base_url=f"{config.api_url}/bot",
+        base_file_url=f"{config.api_url}/file/bot",
+        request=_requests(CONNECTIONS),
+        get_updates_request=_requests(1),
+    )
+    outgoing = Outgoing(bot, context.clock)
+    context.node.state = "waits for Telegram"
+    # `Bot.initialize` would quote the token where it is refused.
+    me = await outgoing.call(bot.get_me)
+    desk = Desk(
+        node=context.node,
+        out=outgoing,
+        people=People(context.spool),
+        offers=Offers(context.spool, context.clock, me.id),
+        clock=context.clock,
+        bot=me.username or "",
+        bot_id=me.id,
+        app=config.app,
+    )
+    commands = Commands(desk)
+    intake = Intake(context.spool, commands.carry_out, commands.tell_too_many)
+    notices = Notices(desk, context.node, context.spool, context.clock, secret_of(config.token))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(intake.run)
+        tasks.start_soon(notices.run)
+        tasks.start_soon(_tell_figures, context, intake, outgoing, desk)
+        await _name_commands(bot, outgoing)
+        context.node.state = f"@{me.username}"
+        if config.webhook_url:
+            tasks.start_soon(serve_webhook, config, bot, outgoing, intake)
+        else:
+            # While there is one, Telegram refuses to be asked.
+            await outgoing.call(bot.delete_webhook)
+            tasks.start_soon(poll, bot, intake)
+
+
+def _requests(connections: int) -> HTTPXRequest:
+    return HTTPXRequest(
+        connection_pool_size=connections,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=ANSWER_TIMEOUT_S,
+        write_timeout=ANSWER_TIMEOUT_S,
+        pool_timeout=ANSWER_TIMEOUT_S,
+    )
+
+
+async def _name_commands(bot: Bot, outgoing: Outgoing) -> None:
+    english, russian = (
+        [BotCommand(name, texts[place]) for name, texts in COMMANDS.items()] for place in (0, 1)
+    )
+    await outgoing.call(lambda: bot.set_my_commands(english))
+    await outgoing.call(lambda: bot.set_my_commands(russian, language_code="ru"))
+
+
+async def _tell_figures(
+    context: BridgeContext, intake: Intake, outgoing: Outgoing, desk: Desk
+) -> None:
+    while True:
+        context.node.figures = {
+            "updates": str(intake.taken),
+            "updates_waiting": str(len(intake)),
+            "updates_refused": str(intake.refused),
+            "updates_failed": str(intake.failed),
+            "messages": str(outgoing.sent),
+            "attempts_failed": str(outgoing.retried),
+            "people": str(len(desk.people)),
+        }
+        await anyio.sleep(FIGURES_INTERVAL_S)

@@ -1,0 +1,161 @@
+"""Takes updates in: each is on the disk before Telegram is told that it was received, and stays
+there until it was carried out. Those of a chat are carried out one after another, chats beside each
+other.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import anyio
+import anyio.abc
+import msgspec
+
+from bridges.spool import Change, Spool
+from bridges.telegram.table import Table
+from bridges.telegram.updates import Incoming
+from core.log import log_event
+
+PENDING_MAXIMUM: Final = 2_000
+"""With so many nothing more is taken from Telegram, which keeps it."""
+CHAT_MAXIMUM: Final = 50
+"""Of one chat; what comes beyond is refused, so that one can't fill the place of all."""
+DONE_MAXIMUM: Final = 10_000
+"""Updates of late that are known again when Telegram tells of them twice."""
+_KIND: Final = "update"
+
+CarryOut = Callable[[Incoming], Awaitable[None]]
+TellTooMany = Callable[[Incoming, int], Awaitable[None]]
+_log = logging.getLogger("montana.bridge.telegram")
+
+
+class Intake:
+    """The updates that wait.
+
+    Attributes:
+        taken, refused, failed: how many were received, were too many, and could not be carried out.
+    """
+
+    def __init__(self, spool: Spool, carry_out: CarryOut, tell_too_many: TellTooMany) -> None:
+        self._spool = spool
+        self._carry_out = carry_out
+        self._tell_too_many = tell_too_many
+        self._done = Table(spool, "done", DONE_MAXIMUM)
+        self._chats: dict[int, deque[Incoming]] = {}
+        self._pending: set[int] = set()
+        self._too_many: dict[int, int] = {}
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._room = anyio.Event()
+        self.taken = 0
+        self.refused = 0
+        self.failed = 0
+        for _, value in spool.items(_KIND, 2 * PENDING_MAXIMUM):
+            self._queue(msgspec.json.decode(value, type=Incoming))
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be taken."""
+        return len(self._pending) < PENDING_MAXIMUM
+
+    async def run(self) -> None:
+        """Carry out what waits and what comes, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            for chat in list(self._chats):
+                tasks.start_soon(self._work, chat)
+            await anyio.sleep_forever()
+
+    async def wait_for_room(self) -> None:
+        """Return when more may be taken."""
+        while not self.has_room:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    async def take(self, updates: Sequence[Incoming]) -> None:
+        """Take updates; they are durable when this returns. Those that were taken before are left
+        alone.
+
+        Raises:
+            OperationError: the disk is full; none was taken.
+        """
+        new: dict[int, Incoming] = {}
+        for incoming in updates:
+            if incoming.update in self._pending or str(incoming.update) in self._done:
+                continue
+            waiting = len(self._chats.get(incoming.chat, ()))
+            waiting += sum(one.chat == incoming.chat for one in new.values())
+            if waiting >= CHAT_MAXIMUM:
+                self.refused += 1
+                self._too_many[incoming.chat] = self._too_many.get(incoming.chat, 0) + 1
+            else:
+                new[incoming.update] = incoming
+        if not new:
+            return
+        # Before the disk is waited for: the same one may come again meanwhile.
+        self._pending.update(new)
+        try:
+            await self._spool.change(
+                *(
+                    Change(_KIND, _key(incoming), msgspec.json.encode(incoming))
+                    for incoming in new.values()
+                )
+            )
+        except BaseException:
+            self._pending.difference_update(new)
+            raise
+        self.taken += len(new)
+        for incoming in new.values():
+            self._queue(incoming)
+
+    def _queue(self, incoming: Incoming) -> None:
+        self._pending.add(incoming.update)
+        waiting = self._chats.get(incoming.chat)
+        if waiting is not None:
+            waiting.append(incoming)
+            return
+        self._chats[incoming.chat] = deque([incoming])
+        if self._tasks is not None:
+            self._tasks.start_soon(self._work, incoming.chat)
+
+    async def _work(self, chat: int) -> None:
+        waiting = self._chats[chat]
+        while waiting:
+            incoming = waiting[0]
+            await self._carry_out_one(incoming)
+            if len(waiting) == 1 and (count := self._too_many.pop(chat, 0)):
+                await self._tell_too_many(incoming, count)
+            await self._spool.change(
+                Change(_KIND, _key(incoming), None),
+                *self._done.put_changes(str(incoming.update), b""),
+            )
+            waiting.popleft()
+            self._pending.discard(incoming.update)
+            self._room.set()
+        del self._chats[chat]
+
+    async def _carry_out_one(self, incoming: Incoming) -> None:
+        try:
+            await self._carry_out(incoming)
+        except Exception as error:
+            # It would fail after each start, and nobody would be answered any more. What it says
+            # may quote what somebody has written.
+            self.failed += 1
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            log_event(
+                _log,
+                logging.ERROR,
+                "an update could not be carried out",
+                error=type(error).__name__,
+                place=f"{place.filename}:{place.lineno}",
+            )
+
+
+def _key(incoming: Incoming) -> str:
+    return f"{incoming.update:020d}"

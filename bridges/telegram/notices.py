@@ -1,0 +1,182 @@
+"""Tells people in their chats what the node has to tell them: it rings, money has come."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import anyio
+import anyio.abc
+import msgspec
+
+from bridges.node_link import NodeLink
+from bridges.spool import Spool
+from bridges.telegram import keyboards
+from bridges.telegram.desk import Desk
+from bridges.telegram.init_data import InitDataError, check_untrusted
+from bridges.telegram.outgoing import NotSent
+from bridges.telegram.table import Table
+from bridges.telegram.texts import duration, kind_text, say, short, status_text
+from core.api.bridge_messages import (
+    AlarmBody,
+    BridgeAnswerRequest,
+    Event,
+    ForwardBody,
+    InitDataBody,
+    LinkedBody,
+    ReceiptBody,
+    RingBody,
+    RingOverBody,
+    TransferReceivedBody,
+)
+from core.clock import Clock
+from core.errors import OperationError
+from core.log import log_event
+
+RINGS_MAXIMUM: Final = 10_000
+_MS_PER_S: Final = 1000
+
+_log = logging.getLogger("montana.bridge.telegram")
+
+
+class _Ring(msgspec.Struct, frozen=True):
+    """A message that says that it rings."""
+
+    chat: int
+    message: int
+    caller: str
+
+
+class Notices:
+    """Delivers events.
+
+    Args:
+        secret: what initData is signed with.
+    """
+
+    def __init__(
+        self, desk: Desk, node: NodeLink, spool: Spool, clock: Clock, secret: bytes
+    ) -> None:
+        self._desk = desk
+        self._node = node
+        self._clock = clock
+        self._secret = secret
+        self._rings = Table(spool, "ring", RINGS_MAXIMUM)
+
+    async def run(self) -> None:
+        """Deliver what the node tells, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            async for event in self._node.events():
+                tasks.start_soon(self._deliver, event)
+
+    async def _deliver(self, event: Event) -> None:
+        if isinstance(event.body, InitDataBody):
+            await self._answer_init_data(event.id, event.body.init_data)
+            return
+        chat = _chat_of(event.to)
+        if chat is None:
+            await self._node.acknowledge(event.id, "failed", "not a user of Telegram")
+            return
+        until_s = event.expires_ms / _MS_PER_S
+        try:
+            match event.body:
+                case RingBody():
+                    await self._ring(chat, event.body, until_s)
+                case RingOverBody():
+                    await self._ring_over(chat, event.body, until_s)
+                case _:
+                    await self._desk.out.send(chat, self._text(chat, event), until_s=until_s)
+        except NotSent as error:
+            if error.reason == "blocked":
+                await self._desk.people.know(chat, blocked=True)
+            log_event(
+                _log,
+                logging.WARNING,
+                "a notice was not taken",
+                kind=type(event.body).__name__,
+                reason=error.reason,
+            )
+            await self._node.acknowledge(event.id, "failed", error.reason)
+        else:
+            await self._node.acknowledge(event.id)
+
+    async def _ring(self, chat: int, ring: RingBody, until_s: float) -> None:
+        if ring.call in self._rings:
+            # It rings there already; only that the node was told got lost.
+            return
+        language = self._desk.people.language_of(chat)
+        caller = self._desk.called(language, ring.caller)
+        message = await self._desk.out.send(
+            chat,
+            say(
+                language,
+                "rings",
+                name=caller,
+                kind=kind_text(language, ring.kind),
+            ),
+            keyboards.ring_buttons(language, ring.call, ring.url),
+            until_s=until_s,
+        )
+        await self._rings.put(ring.call, msgspec.json.encode(_Ring(chat, message, caller)))
+
+    async def _ring_over(self, chat: int, over: RingOverBody, until_s: float) -> None:
+        stored = self._rings.get(over.call)
+        if stored is None:
+            return
+        ring = msgspec.json.decode(stored, type=_Ring)
+        language = self._desk.people.language_of(chat)
+        status = status_text(language, over.status, over.seconds)
+        text = say(language, "over", name=ring.caller, status=status)
+        await self._desk.out.edit(ring.chat, ring.message, text, until_s=until_s)
+        await self._rings.remove(over.call)
+
+    def _text(self, chat: int, event: Event) -> str:
+        language = self._desk.people.language_of(chat)
+        match event.body:
+            case ReceiptBody() as body:
+                name = self._desk.called(language, body.other)
+                time = duration(body.seconds)
+                if not body.cost:
+                    return say(language, "receipt_free", name=name, time=time)
+                cost, balance = short(body.cost), short(body.balance)
+                return say(language, "receipt", name=name, time=time, cost=cost, balance=balance)
+            case TransferReceivedBody() as body:
+                return say(
+                    language,
+                    "received",
+                    name=self._desk.called(language, body.sender),
+                    amount=short(body.amount),
+                    currency="Ɉ" if body.currency == "J" else body.currency,
+                    balance=short(body.balance),
+                )
+            case LinkedBody() as body:
+                return say(language, "phone_linked", phone=body.phone, balance=short(body.balance))
+            case ForwardBody() as body:
+                return say(
+                    language,
+                    "forward",
+                    sender=body.sender,
+                    recipient=body.recipient,
+                    text=body.text,
+                )
+            case AlarmBody() as body:
+                return say(language, "alarm", text=body.text)
+        raise AssertionError(f"the node gives Telegram no {type(event.body).__name__}")
+
+    async def _answer_init_data(self, event: str, init_data: str) -> None:
+        try:
+            user = check_untrusted(init_data, self._secret, self._clock.unix_s())
+            answer = BridgeAnswerRequest(event, True, str(user))
+        except InitDataError as error:
+            answer = BridgeAnswerRequest(event, False, str(error))
+        try:
+            await self._node.request(answer)
+        except OperationError as error:
+            log_event(_log, logging.WARNING, "an answer was not taken", reason=error)
+
+
+def _chat_of(address: str) -> int | None:
+    number = address.removeprefix("tg:")
+    if number == address or not number.isascii() or not number.isdigit() or len(number) > 16:
+        return None
+    return int(number)

@@ -1,0 +1,104 @@
+"""Takes updates that Telegram sends by itself: POST requests, through a reverse proxy with a
+certificate (core.telegram.org/bots/api, "setWebhook")."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from telegram import Bot
+
+from bridges.telegram.intake import Intake
+from bridges.telegram.outgoing import Outgoing
+from bridges.telegram.updates import ALLOWED_UPDATES, UpdateError, read_untrusted
+from core.bridge_config import TelegramConfig
+from core.errors import OperationError
+from core.log import log_event
+from core.units import MIB
+
+BODY_MAXIMUM_BYTES: Final = MIB
+BODY_TIMEOUT_S: Final = 10.0
+CONNECTIONS: Final = 10
+SECRET_HEADER: Final = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105
+
+_log = logging.getLogger("montana.bridge.telegram")
+
+
+async def serve_webhook(
+    config: TelegramConfig, bot: Bot, outgoing: Outgoing, intake: Intake
+) -> None:
+    """Take updates until cancelled."""
+    assert config.webhook_listen is not None
+    await outgoing.call(
+        lambda: bot.set_webhook(
+            config.webhook_url,
+            secret_token=config.webhook_secret,
+            allowed_updates=ALLOWED_UPDATES,
+            max_connections=CONNECTIONS,
+        )
+    )
+    server = Config()
+    server.bind = [str(config.webhook_listen)]
+    server.h11_max_incomplete_size = 16 * 1024
+    server.accesslog = None
+    server.errorlog = _log
+    server.include_server_header = False
+    app = make_app(config, intake)
+    await serve(app, server, shutdown_trigger=anyio.sleep_forever)  # type: ignore[arg-type]
+
+
+def make_app(config: TelegramConfig, intake: Intake) -> Starlette:
+    """What answers Telegram."""
+
+    async def post(request: Request) -> Response:
+        given = request.headers.get(SECRET_HEADER, "")
+        if not hmac.compare_digest(given.encode(), config.webhook_secret.encode()):
+            return Response(status_code=403)
+        if not intake.has_room:
+            # Telegram comes again.
+            return Response(status_code=503, headers={"Retry-After": "5"})
+        try:
+            with anyio.fail_after(BODY_TIMEOUT_S):
+                body = await _body(request)
+        except (TimeoutError, ClientDisconnect):
+            return Response(status_code=408)
+        if body is None:
+            return Response(status_code=413)
+        return await _take(body, intake)
+
+    path = urlsplit(config.webhook_url).path or "/"
+    return Starlette(routes=[Route(path, post, methods=["POST"])])
+
+
+async def _body(request: Request) -> bytes | None:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > BODY_MAXIMUM_BYTES:
+            return None
+    return bytes(body)
+
+
+async def _take(body: bytes, intake: Intake) -> Response:
+    try:
+        incoming = read_untrusted(body)
+    except UpdateError as error:
+        log_event(_log, logging.WARNING, "an update was left out", reason=error)
+        # It comes from Telegram, and would come again for ever.
+        return Response(status_code=200)
+    if incoming is not None:
+        try:
+            await intake.take([incoming])
+        except OperationError as error:
+            log_event(_log, logging.ERROR, "an update could not be stored", reason=error)
+            return Response(status_code=503)
+    return Response(status_code=200)

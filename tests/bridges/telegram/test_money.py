@@ -1,0 +1,248 @@
+"""Commands about money, from the chat to the ledger and back: the real library against a stand-in
+Bot API server that takes what Telegram takes, and a real node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from bridges.telegram.texts import COMMANDS
+from tests.support.bot_api import BotApi, FakePerson, bot_api, wait_until
+from tests.support.node import RunningNode
+from tests.support.telegram_bridge import balance, bridge_of, telegram_node
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[BotApi]:
+    with bot_api() as server:
+        yield server
+        assert server.problems == []
+
+
+@pytest.fixture(scope="module")
+def node(api: BotApi) -> Iterator[RunningNode]:
+    with telegram_node(api) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alice(api: BotApi, node: RunningNode) -> FakePerson:
+    person = api.person(11, "Alice", "alice_a", "en")
+    person.write("/start")
+    person.wait_for("money by the second")
+    node.command("account", "credit", "tg:11", "1000")
+    return person
+
+
+@pytest.fixture(scope="module")
+def bob(api: BotApi, node: RunningNode) -> FakePerson:
+    person = api.person(12, "Боб", "bob_b", "ru")
+    person.write("/start")
+    person.wait_for("деньги по секундам")
+    return person
+
+
+def test_the_menu_of_commands_is_in_both_languages(api: BotApi, node: RunningNode) -> None:
+    names = list(COMMANDS)
+    assert len(names) == 11
+    assert [one["command"] for one in api.commands[""]] == names
+    assert [one["command"] for one in api.commands["ru"]] == names
+    assert api.commands["ru"] != api.commands[""]
+
+
+def test_start_opens_an_account_and_shows_the_menu(alice: FakePerson, bob: FakePerson) -> None:
+    labels = [button["text"] for button in alice.messages[0].keyboard]
+    assert len(labels) == 5
+    assert "request_users" in alice.messages[0].button("📞 Call")
+    assert "request_users" in bob.messages[0].button("Позвонить")
+
+
+def test_balance_by_command_and_by_the_menu(alice: FakePerson, node: RunningNode) -> None:
+    before = len(alice.messages)
+    alice.write("/balance")
+    alice.write(f"/balance@{'montana_test_bot'.upper()}")
+    alice.write("💰 Balance")
+    alice.write("/balance@another_bot")
+    alice.wait_for("You have", 3)
+    wait_until(lambda: len(alice.messages) == before + 3)
+    have = float(balance(node, "tg:11"))
+    assert all(text.startswith(f"You have {have:g} Ɉ") for text in alice.texts()[-3:])
+
+
+def test_a_transfer_is_shown_confirmed_and_done_once(
+    alice: FakePerson, bob: FakePerson, node: RunningNode, api: BotApi
+) -> None:
+    before = float(balance(node, "tg:12"))
+    alice.write("/send @BOB_B 150.5")
+    offer = alice.wait_for("Send 150.5 Ɉ to Боб (@bob_b)?")
+    assert "Fee 1.505 Ɉ, 152.005 Ɉ in all." in offer.text
+    # Twice, by two updates: both buttons are one offer.
+    alice.press(offer, "Send")
+    alice.press_data(offer, offer.button("Send")["callback_data"])
+    done = alice.wait_for("Sent 150.5 Ɉ to Боб (@bob_b). Fee 1.505 Ɉ.")
+    assert done.number == offer.number
+    assert done.buttons == []
+    bob.wait_for("Вам перевод 150.5 Ɉ, от: Alice (@alice_a)")
+    wait_until(lambda: not api.waiting)
+    alice.write("/history")
+    alice.wait_for("-150.5 Ɉ")
+    assert float(balance(node, "tg:12")) == before + 150.5
+    assert sum("Вам перевод 150.5" in text for text in bob.texts()) == 1
+
+
+def test_what_was_cancelled_is_not_sent_afterwards(alice: FakePerson, node: RunningNode) -> None:
+    before = balance(node, "tg:11")
+    alice.write("/send @bob_b 7")
+    offer = alice.wait_for("Send 7 Ɉ")
+    data = offer.button("Send")["callback_data"]
+    alice.press(offer, "Cancel")
+    cancelled = alice.wait_for("nothing was done")
+    alice.press_data(cancelled, data)
+    alice.write("/balance")
+    alice.wait_for("You have")
+    assert balance(node, "tg:11") == before
+
+
+def test_nobody_else_can_press_it(
+    alice: FakePerson, bob: FakePerson, node: RunningNode, api: BotApi
+) -> None:
+    alice.write("/send @bob_b 8")
+    offer = alice.wait_for("Send 8 Ɉ")
+    bob.press_data(offer, offer.button("Send")["callback_data"])
+    wait_until(lambda: "Эта кнопка не для вас." in api.shown.values())
+    assert "Sent 8" not in " ".join(alice.texts())
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("/send", "Write whom and how much"),
+        ("/send @bob_b", "Write whom and how much"),
+        ("/send @bob_b -5", "An amount is a number"),
+        ("/send @bob_b 0", "An amount is a number"),
+        ("/send @bob_b 1e9", "An amount is a number"),
+        ("/send @bob_b 1.1234567", "An amount is a number"),
+        ("/send @bob_b ١٢", "An amount is a number"),
+        ("/send @nobody_here 5", "I have never seen @nobody_here"),
+        ("/send $(reboot) 5", "I have never seen $(reboot)"),
+        ("/send @alice_a 5", "That is you."),
+        ("/redeem", "Write the voucher's code"),
+        ("/redeem " + "😀" * 2000, "Write the voucher's code"),
+        ("/redeem ABCD-EFGH", "Not done: "),
+        ("/link", "Write your number"),
+        ("/reboot", "no command of mine"),
+        ("hello\0there", "no command of mine"),
+        ("/history 1", " · "),
+    ],
+)
+def test_whatever_is_written_has_a_clear_answer(
+    alice: FakePerson, bob: FakePerson, written: str, answer: str
+) -> None:
+    before = sum(answer in text for text in alice.texts())
+    alice.write(written)
+    alice.wait_for(answer, before + 1)
+
+
+def test_more_than_there_is_is_refused_in_the_readers_language(
+    bob: FakePerson, alice: FakePerson
+) -> None:
+    bob.write("/send @alice_a 900000")
+    offer = bob.wait_for("Перевести 900000 Ɉ: Alice (@alice_a)?")
+    bob.press(offer, "Перевести")
+    bob.wait_for("Не выполнено: на счёте недостаточно денег.")
+
+
+def test_a_voucher_is_redeemed_once(bob: FakePerson, node: RunningNode) -> None:
+    (code,) = json.loads(node.command("voucher", "create", "25", "--json"))["codes"]
+    before = float(balance(node, "tg:12"))
+    bob.write(f"/redeem {code}")
+    bob.wait_for("Погашено: 25 Ɉ.")
+    bob.write(f"/redeem {code.lower()}")
+    bob.write("/balance")
+    bob.wait_for("У вас")
+    assert float(balance(node, "tg:12")) == before + 25
+
+
+def test_a_telephone_number_gets_a_wallet(alice: FakePerson, node: RunningNode) -> None:
+    alice.write("/send +4930123456 3")
+    alice.press(alice.wait_for("Send 3 Ɉ to +4930123456?"), "Send")
+    alice.wait_for("Sent 3 Ɉ to +4930123456.")
+    assert float(balance(node, "+4930123456")) >= 3
+
+
+def test_an_answer_means_whom_it_answers(alice: FakePerson, bob: FakePerson) -> None:
+    alice.write("/send 4", reply_to_message={"message_id": 1, "from": bob.as_user()})
+    alice.wait_for("Send 4 Ɉ to Боб (@bob_b)?")
+
+
+def test_what_is_edited_or_forwarded_or_of_a_bot_is_no_command(
+    alice: FakePerson, api: BotApi, node: RunningNode
+) -> None:
+    before = len(alice.messages)
+    message = {
+        "message_id": 5,
+        "date": 1,
+        "from": alice.as_user(),
+        "chat": api.chat(11),
+        "text": "/balance",
+    }
+    api.update(edited_message=message)
+    alice.write("/balance", forward_origin={"type": "hidden_user", "sender_user_name": "x"})
+    alice.write("/balance", via_bot={"id": 9, "is_bot": True, "first_name": "x"})
+    api.update(message={**message, "from": {**alice.as_user(), "is_bot": True}})
+    api.update(message={"broken": 1})
+    api.update(message={**message, "chat": {"id": "eleven", "type": "private"}})
+    wait_until(lambda: not api.waiting)
+    alice.write("/help")
+    alice.wait_for("What I can do")
+    assert len(alice.messages) == before + 1
+    assert bridge_of(node)["restarts"] == 0
+
+
+def test_a_language_that_was_chosen_stays(alice: FakePerson) -> None:
+    alice.write("/help")
+    alice.press(alice.wait_for("What I can do"), "Русский")
+    alice.wait_for("Теперь по-русски.")
+    alice.write("/balance")
+    message = alice.wait_for("У вас")
+    alice.write("/help")
+    shown = alice.wait_for("Что я умею", 2)
+    alice.press(shown, "English")
+    alice.wait_for("English from now on.")
+    assert message.text.endswith("Ɉ.")
+
+
+def test_groups_are_shown_nothing_of_an_account(api: BotApi, alice: FakePerson) -> None:
+    group = -100
+    alice.write("/balance", group=group)
+    alice.write("what does the bot make of this", group=group)
+    alice.write("/stickers", group=group)
+    alice.write("/help", group=group)
+    alice.wait_for("What I can do", chat=group)
+    assert [message.text.partition(":")[0] for message in api.messages(group)] == [
+        "Not in front of everybody",
+        "What I can do",
+    ]
+
+
+def test_more_history_is_a_page_further(alice: FakePerson, node: RunningNode) -> None:
+    for _ in range(12):
+        node.command("account", "credit", "tg:11", "1")
+    alice.write("/history")
+    page = alice.wait_for("+1 Ɉ")
+    assert len(page.text.splitlines()) == 10
+    before = len(alice.messages)
+    alice.press(page, "Earlier")
+    wait_until(lambda: len(alice.messages) == before + 1)
+
+
+def test_too_much_at_once_is_refused_and_told(api: BotApi, node: RunningNode) -> None:
+    eve = api.person(13, "Eve", "eve_e", "en")
+    for _ in range(120):
+        eve.write("/start wrong")
+    told = eve.wait_for("That was too much at once")
+    assert "70" in told.text or "69" in told.text or "messages were not" in told.text
+    answered = sum("money by the second" in text for text in eve.texts())
+    assert 50 <= answered < 120

@@ -1,0 +1,124 @@
+"""Updates are taken apart: what people ask is kept, the rest is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridges.spool import VALUE_MAXIMUM_BYTES
+from bridges.telegram.updates import (
+    TEXT_MAXIMUM,
+    Incoming,
+    UpdateError,
+    number_untrusted,
+    read_untrusted,
+)
+
+USER = {"id": 7, "is_bot": False, "first_name": "A", "username": "alice", "language_code": "ru"}
+CHAT = {"id": 7, "type": "private"}
+MESSAGE = {"message_id": 3, "date": 1, "from": USER, "chat": CHAT, "text": "/start"}
+PRESS = {"id": "9", "from": USER, "data": "x:1", "chat_instance": "1", "message": MESSAGE}
+UPDATES: list[dict[str, Any]] = [
+    {"update_id": 1, "message": MESSAGE},
+    {"update_id": 2, "callback_query": PRESS},
+    {
+        "update_id": 3,
+        "my_chat_member": {
+            "chat": CHAT,
+            "from": USER,
+            "date": 1,
+            "old_chat_member": {"status": "member", "user": USER},
+            "new_chat_member": {"status": "kicked", "user": USER},
+        },
+    },
+    {
+        "update_id": 4,
+        "message": {
+            "message_id": 3,
+            "from": USER,
+            "chat": CHAT,
+            "users_shared": {"request_id": 1, "users": [{"user_id": 8, "first_name": "B"}]},
+        },
+    },
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def test_each_kind_is_read() -> None:
+    kinds = [incoming.kind for update in UPDATES if (incoming := read_untrusted(update))]
+    assert kinds == ["text", "press", "blocked", "picked"]
+    picked = read_untrusted(UPDATES[3])
+    assert picked is not None
+    assert [person.user for person in picked.others] == [8]
+
+
+@pytest.mark.parametrize("field", ["edited_message", "channel_post", "inline_query", "poll"])
+def test_what_is_no_command_is_left_out(field: str) -> None:
+    assert read_untrusted({"update_id": 1, field: MESSAGE}) is None
+
+
+def test_names_can_not_turn_the_text_around() -> None:
+    sender = {**USER, "first_name": "A\u202etxt.exe\n\x00"}
+    incoming = read_untrusted({"update_id": 1, "message": {**MESSAGE, "from": sender}})
+    assert incoming is not None
+    assert incoming.sender.name == "Atxt.exe"
+
+
+def places(value: Any) -> list[tuple[Any, ...]]:
+    found: list[tuple[Any, ...]] = [()]
+    items: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
+        found += [(key, *place) for place in places(inner)]
+    return found
+
+
+@given(st.data())
+def test_whatever_is_changed_it_is_read_or_one_error(data: st.DataObject) -> None:
+    update = json.loads(json.dumps(data.draw(st.sampled_from(UPDATES))))
+    *way, last = data.draw(st.sampled_from([place for place in places(update) if place]))
+    target = update
+    for key in way:
+        target = target[key]
+    target[last] = data.draw(JSON)
+    for form in (update, json.dumps(update).encode("utf-8", "surrogatepass")):
+        try:
+            incoming = read_untrusted(form)
+        except UpdateError:
+            continue
+        if incoming is not None:
+            assert number_untrusted(update) == incoming.update
+            # What is stored is found again as it was, and has room.
+            stored = msgspec.json.encode(incoming)
+            assert len(stored) <= VALUE_MAXIMUM_BYTES
+            assert msgspec.json.decode(stored, type=Incoming) == incoming
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_one_error(body: bytes) -> None:
+    try:
+        read_untrusted(body)
+    except UpdateError:
+        return
+
+
+@pytest.mark.parametrize("character", ["a", "\0", "ж", "😀", '"'])
+def test_the_longest_text_has_room(character: str) -> None:
+    message = {**MESSAGE, "text": character * 9_000, "reply_to_message": {"from": USER}}
+    incoming = read_untrusted({"update_id": 1, "message": message})
+    assert incoming is not None
+    assert incoming.text == character * TEXT_MAXIMUM
+    assert len(msgspec.json.encode(incoming)) <= VALUE_MAXIMUM_BYTES
