@@ -7,7 +7,6 @@ A bridge is a module with `async def run(context)`, which serves until it is can
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import os
@@ -35,7 +34,6 @@ EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_HELD: Final = 3
 """Another process is this bridge already."""
-_PR_SET_PDEATHSIG: Final = 1
 _ON_ASYNCIO: Final = frozenset({"telegram"})
 """Those whose library knows nothing else."""
 
@@ -59,10 +57,8 @@ def main(name: str, config_path: Path, parent: int | None = None) -> int:
     Args:
         parent: the process that has started this one, and without which it ends.
     """
-    if parent is not None:
-        _end_with(parent)
     try:
-        return run_bridge(name, config_path)
+        return run_bridge(name, config_path, parent)
     except ConfigError as error:
         code, sentence = EXIT_USAGE, str(error)
     except MontanaError as error:
@@ -71,8 +67,8 @@ def main(name: str, config_path: Path, parent: int | None = None) -> int:
     return code
 
 
-def run_bridge(name: str, config_path: Path) -> int:
-    """Run the bridge `name` of a configuration.
+def run_bridge(name: str, config_path: Path, parent: int | None = None) -> int:
+    """Run the bridge `name` of a configuration; `parent` as in `main`.
 
     Raises:
         ConfigError: the file can't be used, or has no such bridge.
@@ -108,14 +104,16 @@ def run_bridge(name: str, config_path: Path) -> int:
             spool=cleanup.enter_context(open_spool(folder)),
             clock=SystemClock(),
         )
-        anyio.run(_serve, context, backend="asyncio" if name in _ON_ASYNCIO else "trio")
+        anyio.run(_serve, context, parent, backend="asyncio" if name in _ON_ASYNCIO else "trio")
     return 0
 
 
-async def _serve(context: BridgeContext) -> None:
+async def _serve(context: BridgeContext, parent: int | None) -> None:
     module = importlib.import_module(f"bridges.{context.name}.bridge")
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as tasks:
+            if parent is not None:
+                tasks.start_soon(_end_with, parent)
             tasks.start_soon(context.node.run)
             tasks.start_soon(module.run, context)
             log_event(_log, logging.INFO, "bridge started", bridge=context.name)
@@ -125,11 +123,16 @@ async def _serve(context: BridgeContext) -> None:
     log_event(_log, logging.INFO, "bridge ended", bridge=context.name)
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process with the one that has started it (prctl(2)): the next node
-    starts bridges of its own."""
-    library = ctypes.CDLL(None, use_errno=True)
-    library.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
-        # It is gone already.
-        sys.exit(EXIT_FAILED)
+async def _end_with(parent: int) -> None:
+    """End this process with the one that has started it: the next node starts bridges of its own.
+
+    Not by prctl's PR_SET_PDEATHSIG, which is about the thread that has started it: trio lets that
+    go some seconds later.
+    """
+    try:
+        with open(os.pidfd_open(parent), "rb", buffering=0) as ended:
+            if os.getppid() == parent:
+                await anyio.wait_readable(ended)
+    except ProcessLookupError:
+        pass
+    signal.raise_signal(signal.SIGTERM)
