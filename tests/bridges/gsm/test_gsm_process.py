@@ -18,7 +18,7 @@ from tests.support.node import RunningNode, running_node
 
 pytestmark = pytest.mark.trio
 PERSON = "+4915112345678"
-WAIT_S = 60
+WAIT_S = 300
 
 
 def config(link: Path) -> str:
