@@ -29,13 +29,19 @@ api_url = "{api.url}"
 
 
 @contextlib.contextmanager
-def telegram_node(api: BotApi, more: str = "", tables: str = "") -> Iterator[RunningNode]:
-    """A node whose bridge has named its commands; no log line of it holds the token."""
+def telegram_node(
+    api: BotApi, more: str = "", tables: str = "", listen: str = "127.0.0.1:0"
+) -> Iterator[RunningNode]:
+    """A node whose bridge has named its commands; no log line of it holds the token. `listen`:
+    where its pages are, since what it says of that is `PUBLIC_URL`."""
     with tempfile.TemporaryDirectory(prefix="montana-telegram-") as name:
         config = write_config(Path(name), more=tables + telegram_config(api, more))
         text = config.read_text()
         # Telegram opens no other pages.
-        config.write_text(text.replace("[http]", f'[http]\npublic_url = "{PUBLIC_URL}"'))
+        own = '[http]\nlisten = "127.0.0.1:0"'
+        assert own in text
+        http = f'[http]\npublic_url = "{PUBLIC_URL}"\nlisten = "{listen}"'
+        config.write_text(text.replace(own, http))
         with running_node(config=config) as node:
             node.socket = config.with_name("data") / "node.sock"
             wait_until(lambda: "ru" in api.commands, node.log)
