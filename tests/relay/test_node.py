@@ -72,6 +72,7 @@ def test_ready_says_where_everything_is(node: RunningNode) -> None:
         "http",
         "socket",
         "metrics",
+        "bridges",
         "room_link",
         "invitation_link",
     }
