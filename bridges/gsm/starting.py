@@ -226,6 +226,11 @@ class _Attempt(msgspec.Struct, frozen=True):
         same_sim = not self.serial or not other.serial or self.serial == other.serial
         return same_sim and compare_digest(self.pin, other.pin) and self.state != "good"
 
+    def vouches_for(self, other: _Attempt) -> bool:
+        """Whether `other` is the one that was right the last time."""
+        is_same = self.serial == other.serial and compare_digest(self.pin, other.pin)
+        return is_same and self.state == "good"
+
 
 async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) -> None:
     """Enter the PIN, unless this SIM has refused it before: three wrong ones lock it, and a
@@ -246,7 +251,7 @@ async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) ->
             advice="correct pin in the configuration; or take it out, start once, put it back",
         )
         raise NotReady("wrong PIN")
-    if known is None or known.state != "good":
+    if known is None or not known.vouches_for(attempt):
         await _remember(config, spool, attempt)
     answer = await port.ask(Command(f'AT+CPIN="{pin}"', timeout_s=30.0))
     if answer.error is None:

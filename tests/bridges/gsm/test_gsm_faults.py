@@ -508,6 +508,22 @@ async def test_a_pin_of_which_nothing_was_heard_is_not_entered_again(
         assert sum(command.startswith("AT+CPIN=") for command in world.modem.commands) == 1
 
 
+async def test_a_new_pin_of_which_nothing_was_heard_is_not_entered_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="1234") as world:
+        await world.until_state("ready")
+        # That another one was right before says nothing of this one.
+        world.settings[0]["pin"] = "9999"
+        world.modem.faults.answer_next("+CPIN=", SILENCE, times=10)
+        world.modem.reboot()
+        await world.restart()
+        await world.until_state("wrong PIN")
+        await world.pass_s(300)
+        entered = [one for one in world.modem.commands if one.startswith("AT+CPIN=")]
+        assert entered == ['AT+CPIN="1234"', 'AT+CPIN="9999"']
+
+
 async def test_a_sim_that_is_blocked_is_left_alone(tmp_path: Path, mock_clock: MockClock) -> None:
     async with gsm_world(
         tmp_path, mock_clock, starts=False, pin="1", configured_pin="1234"
