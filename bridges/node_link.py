@@ -21,6 +21,7 @@ from core.api.bridge_messages import (
     BridgeStatusRequest,
     Event,
     Outcome,
+    QuestionBody,
     SubscribeRequest,
 )
 from core.api.client import ApiClient, connect
@@ -136,9 +137,21 @@ class NodeLink:
             yield event
 
     async def acknowledge(self, event: str, outcome: Outcome = "done", detail: str = "") -> None:
-        """Say what has become of an event."""
-        await self.request(AcknowledgeRequest(event, outcome, detail[:128]))
-        self._given.discard(event)
+        """Say what has become of an event, until the node has stored it: what is carried out
+        already is not carried out again because the node's disk is full."""
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                await self.request(AcknowledgeRequest(event, outcome, detail[:128]))
+            except OperationError as error:
+                log_event(
+                    _log, logging.WARNING, "the node does not hear of an event", code=error.code
+                )
+                await anyio.sleep(delay_s)
+                delay_s = min(2 * delay_s, RETRY_LAST_S)
+            else:
+                self._given.discard(event)
+                return
 
     async def _serve(self, client: ApiClient) -> None:
         self._client = client
@@ -166,8 +179,11 @@ class NodeLink:
     async def _take_events(self, client: ApiClient, broken: anyio.Event) -> None:
         with contextlib.suppress(ApiError):
             async for event in client.events():
-                # No more than the window of them: the node waits for the first then.
-                if event.id not in self._given:
+                # No more than the window of them: the node waits for the first then. Questions,
+                # which nobody acknowledges, are asked once.
+                if isinstance(event.body, QuestionBody):
+                    self._give.send_nowait(event)
+                elif event.id not in self._given:
                     self._given.add(event.id)
                     self._give.send_nowait(event)
         broken.set()

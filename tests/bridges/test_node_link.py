@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 import trio
 
@@ -15,6 +16,7 @@ from bridges.node_link import NodeAway, NodeLink
 from core.api.bridge_messages import (
     AcknowledgeRequest,
     BridgeStatusRequest,
+    CommandBody,
     DoneReply,
     Event,
     PingRequest,
@@ -42,17 +44,22 @@ class Subscribed:
 
 
 class SmallNode:
-    """What a node is to a bridge. `held` requests get no answer."""
+    """What a node is to a bridge. `held` requests get no answer, so many acknowledgements are
+    refused."""
 
     def __init__(self) -> None:
         self.asked: list[RequestBody] = []
         self.held = False
+        self.refusals = 0
         self.events = [event(number) for number in range(3)]
 
     async def answer(self, request: RequestBody) -> ReplyBody:
         self.asked.append(request)
         if isinstance(request, SmsOptOutRequest):
             raise OperationError("this is no number", "no_number")
+        if isinstance(request, AcknowledgeRequest) and self.refusals:
+            self.refusals -= 1
+            raise OperationError("the disk is full", "disk_full")
         if self.held and isinstance(request, PingRequest):
             await trio.sleep_forever()
         return DoneReply()
@@ -150,6 +157,31 @@ async def test_events_are_given_once_at_a_time_until_they_are_acknowledged(tmp_p
     said = [one for one in node.asked if isinstance(one, AcknowledgeRequest)]
     assert [one.outcome for one in said] == ["failed", "done", "done"]
     assert len(said[0].detail) == 128
+
+
+@pytest.mark.trio
+async def test_a_node_whose_disk_is_full_is_told_again(tmp_path: Path) -> None:
+    path, node = tmp_path / "node.sock", SmallNode()
+    node.refusals = 2
+    async with node.running(path), linked(path) as link:
+        one = await anext(link.events())
+        await link.acknowledge(one.id)
+    said = [one for one in node.asked if isinstance(one, AcknowledgeRequest)]
+    assert said == [AcknowledgeRequest(event(0).id, "done")] * 3
+
+
+@pytest.mark.trio
+async def test_questions_are_not_kept(tmp_path: Path) -> None:
+    path, node = tmp_path / "node.sock", SmallNode()
+    question = msgspec.structs.replace(event(0), to="", body=CommandBody("ussd", ("a", "*100#")))
+    node.events = [question]
+    async with linked(path) as link:
+        events = link.events()
+        async with node.running(path):
+            assert await anext(events) == question
+        # Its id is remembered by nobody, as nothing would ever forget it.
+        async with node.running(path):
+            assert await anext(events) == question
 
 
 @pytest.mark.trio
