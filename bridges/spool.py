@@ -13,6 +13,7 @@ call's changes happen together or not at all. Works under trio and under asyncio
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -23,13 +24,22 @@ import anyio.to_thread
 import lmdb
 
 from core.errors import OperationError
+from core.log import log_event
 
+FULL_RETRY_S: Final = 5.0
 ENTRIES_MAXIMUM: Final = 1_000_000
 VALUE_MAXIMUM_BYTES: Final = 64 * 1024
 MAP_BYTES: Final = 1 << 30
 """Address space, not disk."""
 _KEY_MAXIMUM_BYTES: Final = 480
 """LMDB takes 511, the kind with it."""
+
+
+_log = logging.getLogger("montana.bridge")
+
+
+class SpoolFull(OperationError):
+    """Nothing can be stored now: the spool or the disk is full."""
 
 
 class Change(NamedTuple):
@@ -97,7 +107,7 @@ class Spool:
         one of this key already.
 
         Raises:
-            OperationError: the spool or the disk is full.
+            SpoolFull: the spool or the disk is full.
         """
         return await self.change(Change(kind, key, value, if_new=True))
 
@@ -110,7 +120,7 @@ class Spool:
         that was to be new is there.
 
         Raises:
-            OperationError: the spool or the disk is full; nothing was done.
+            SpoolFull: the spool or the disk is full; nothing was done.
         """
         for one in changes:
             assert one.value is None or len(one.value) <= VALUE_MAXIMUM_BYTES
@@ -128,18 +138,32 @@ class Spool:
             raise mine.error
         return mine.is_done
 
+    async def change_at_last(self, *changes: Change) -> bool:
+        """As `change`, but waits while the disk is full: for what has happened and must be
+        known."""
+        while True:
+            try:
+                return await self.change(*changes)
+            except SpoolFull as error:
+                log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
+                await anyio.sleep(FULL_RETRY_S)
+
     def _commit(self, group: Sequence[_Waiting]) -> None:
         try:
             with self._environment.begin(write=True) as transaction:
                 for one in group:
                     one.is_done = self._do(transaction, one)
         except lmdb.Error as error:
-            full = OperationError(
+            full = SpoolFull(
                 f"the spool {self._environment.path()} takes no more ({error}); make room on the "
                 "disk, or look why the node takes nothing from it"
             )
             for one in group:
                 one.is_done, one.error = False, full
+        except Exception as error:
+            # Nothing of it is there, whatever has gone wrong: nobody may think so.
+            for one in group:
+                one.is_done, one.error = False, error
 
     def _do(self, transaction: lmdb.Transaction, one: _Waiting) -> bool:
         for change in one.changes:
@@ -149,7 +173,7 @@ class Spool:
         shrinks = any(change.value is None for change in one.changes)
         # Who takes something out as well must be able to, however full it is.
         if grows and not shrinks and transaction.stat()["entries"] >= self._entries_maximum:
-            one.error = OperationError(
+            one.error = SpoolFull(
                 f"the spool has {self._entries_maximum} entries, and takes no more; look why the "
                 "node takes nothing from it"
             )

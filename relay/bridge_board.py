@@ -34,7 +34,8 @@ class BridgeBoard:
     def process(self, name: str, state: str, pid: int | None = None) -> None:
         """What the node has done with a bridge's process."""
         bridge = self._bridges[name]
-        bridge.state, bridge.pid = state, pid
+        # What it has said before is true of a process that has ended.
+        bridge.state, bridge.pid, bridge.said = state, pid, None
 
     def restarted(self, name: str) -> None:
         """A bridge's process has ended, and is to be started again."""

@@ -49,7 +49,11 @@ class Supervisor:
         delay_s = RESTART_FIRST_S
         while True:
             begun_s = trio.current_time()
-            code = await self._run_once(name)
+            try:
+                code: int | str = await self._run_once(name)
+            except OSError as error:
+                # For want of memory or descriptors, say: the node goes on.
+                code = error.strerror or str(error)
             if trio.current_time() - begun_s >= STEADY_S:
                 delay_s = RESTART_FIRST_S
             if code == EXIT_HELD:

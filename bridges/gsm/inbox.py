@@ -222,7 +222,7 @@ class Inbox:
             )
             order, change = _in(received)
             parts = [Change("part", key, None) for key in whole.keys]
-            await self._context.spool.change(change, *parts)
+            await self._context.spool.change_at_last(change, *parts)
             self._receive(order, received)
             if not whole.is_complete:
                 log_event(_log, logging.WARNING, "parts of an SMS have not come", modem=whole.sim)

@@ -388,7 +388,7 @@ class Outbound:
             job.record, sim=job.sim or "", sent=job.sent, is_sending=is_sending
         )
         stored = Change("out", job.id, msgspec.json.encode(job.record))
-        await self._context.spool.change(stored, *changes)
+        await self._context.spool.change_at_last(stored, *changes)
 
     async def _end(
         self,
@@ -405,7 +405,7 @@ class Outbound:
             ended.append(told[1])
         if status != "sent":
             log_event(_log, logging.WARNING, "an SMS was not sent", state=status, reason=detail)
-        await self._context.spool.change(*ended)
+        await self._context.spool.change_at_last(*ended)
         if told:
             self._reports.tell(told)
         del self._jobs[job.id]

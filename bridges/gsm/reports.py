@@ -133,7 +133,7 @@ class Reports:
             changes.append(told[1])
         else:
             told = None
-        await self._context.spool.change(*changes)
+        await self._context.spool.change_at_last(*changes)
         if told:
             self.tell(told)
 

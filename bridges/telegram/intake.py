@@ -15,7 +15,7 @@ import anyio
 import anyio.abc
 import msgspec
 
-from bridges.spool import Change, Spool
+from bridges.spool import FULL_RETRY_S, Change, Spool, SpoolFull
 from bridges.telegram.table import Table
 from bridges.telegram.updates import Incoming
 from core.log import log_event
@@ -131,7 +131,8 @@ class Intake:
             await self._carry_out_one(incoming)
             if len(waiting) == 1 and (count := self._too_many.pop(chat, 0)):
                 await self._tell_too_many(incoming, count)
-            await self._spool.change(
+            # Else it would be carried out again by the next process, and answered again.
+            await self._spool.change_at_last(
                 Change(_KIND, _key(incoming), None),
                 *self._done.put_changes(str(incoming.update), b""),
             )
@@ -141,8 +142,21 @@ class Intake:
         del self._chats[chat]
 
     async def _carry_out_one(self, incoming: Incoming) -> None:
+        while True:
+            try:
+                await self._try_to_carry_out(incoming)
+            except SpoolFull as error:
+                # Telegram has forgotten it; whatever of it was done is not done again.
+                log_event(_log, logging.ERROR, "an update has to wait", reason=error)
+                await anyio.sleep(FULL_RETRY_S)
+            else:
+                return
+
+    async def _try_to_carry_out(self, incoming: Incoming) -> None:
         try:
             await self._carry_out(incoming)
+        except SpoolFull:
+            raise
         except Exception as error:
             # It would fail after each start, and nobody would be answered any more. What it says
             # may quote what somebody has written.

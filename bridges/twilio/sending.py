@@ -135,11 +135,12 @@ class Sending:
         else:
             refused = isinstance(outcome, Refused)
             ended = _Ended("failed" if refused else "unknown", outcome.detail)
-            if isinstance(outcome, Refused) and outcome.code == OPTED_OUT:
-                await self._node.request(SmsOptOutRequest(event.to, True))
         changes = [Change(KIND, event.id, msgspec.json.encode(ended))]
         if ended.outcome == "failed":
             changes.append(self._statuses.not_tracking(event.id))
         # Of one whose fate is unknown the carrier may tell later.
         await self._spool.change(*changes)
+        if isinstance(outcome, Refused) and outcome.code == OPTED_OUT:
+            # Not before: what became of this one is known, whatever the node says.
+            await self._node.request(SmsOptOutRequest(event.to, True))
         return ended

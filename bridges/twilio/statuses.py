@@ -133,7 +133,11 @@ class Statuses:
                 changes = [self.not_tracking(event)]
                 if tracked.rank == 0:
                     changes.append(_telling(event, "unknown", "the carrier has never told"))
-                await self._spool.change(*changes)
+                try:
+                    await self._spool.change(*changes)
+                except OperationError as error:
+                    log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
+                    break
                 self._has_more.set()
             await trio.sleep(SWEEP_INTERVAL_S)
 

@@ -12,7 +12,8 @@ from typing import Any
 import anyio
 import pytest
 
-from bridges.spool import Change, Spool, open_spool
+import bridges.spool
+from bridges.spool import Change, Spool, SpoolFull, open_spool
 from core.errors import OperationError
 from tests.support.node import ROOT
 
@@ -167,3 +168,48 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         assert kept >= set(range(last + 1))
 
     run("trio", read, tmp_path / "spool")
+
+
+def test_what_has_happened_waits_for_a_disk_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridges.spool, "FULL_RETRY_S", 0.01)
+
+    async def write(spool: Spool) -> None:
+        small = Spool(spool._environment, entries_maximum=1)
+        await small.put("sent", "a", b"")
+        with pytest.raises(SpoolFull):
+            await small.put("sent", "b", b"")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(small.change_at_last, Change("sent", "b", b""))
+            await anyio.sleep(0.05)
+            assert small.get("sent", "b") is None
+            await small.delete("sent", "a")
+        assert small.get("sent", "b") == b""
+
+    run("trio", write, tmp_path)
+
+
+def test_what_goes_wrong_in_a_commit_is_nobodys_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write(spool: Spool) -> None:
+        def fail(*_: object) -> bool:
+            raise MemoryError("none is left")
+
+        monkeypatch.setattr(spool, "_do", fail)
+        failures = 0
+
+        async def put(key: str) -> None:
+            nonlocal failures
+            try:
+                await spool.put("received", key, b"")
+            except MemoryError:
+                failures += 1
+
+        async with anyio.create_task_group() as tasks:
+            for key in "abc":
+                tasks.start_soon(put, key)
+        assert failures == 3
+
+    run("trio", write, tmp_path)
