@@ -39,6 +39,7 @@ BODY_MAXIMUM_CHARACTERS: Final = 4_096
 SENDER_MAXIMUM_CHARACTERS: Final = 64
 RETRY_S: Final = 10.0
 EXPIRY_INTERVAL_S: Final = 60.0
+FORGET_INTERVAL_S: Final = 1.0
 LOAD_MAXIMUM: Final = 1_000_000
 
 _log = logging.getLogger("montana.bridge.gsm")
@@ -80,6 +81,7 @@ class Inbox:
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._reassembly = Reassembly()
         self._waiting: OrderedDict[str, _Message] = OrderedDict()
+        self._taken: list[Change] = []
         self._wake = trio.Event()
         self.doubled = 0
         self.broken = 0
@@ -169,6 +171,7 @@ class Inbox:
         is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hand_on, reply_to)
+            nursery.start_soon(self._forget)
             nursery.start_soon(self._expire)
 
     # ------------------------------------------------------------ storing
@@ -257,11 +260,20 @@ class Inbox:
         assert isinstance(answer, SmsReceivedReply)
         taken = Change("in", order, None)
         if answer.reply is None:
-            await self._context.spool.change(taken)
+            self._taken.append(taken)
         else:
             # An answer to what was a duplicate for the node, too: it has not been sent from here.
             await reply_to(message.sim, message.sender, answer.reply, message.id, taken)
         del self._waiting[order]
+
+    async def _forget(self) -> None:
+        """Remove what the node has taken and not answered, much of it in one commit: who is killed
+        before it hands it on again, and the node knows it."""
+        while True:
+            taken, self._taken = self._taken, []
+            if taken:
+                await self._context.spool.change(*taken)
+            await trio.sleep(FORGET_INTERVAL_S)
 
     async def _expire(self) -> None:
         while True:

@@ -31,6 +31,8 @@ from core.log import log_event
 from core.units import HOUR_S
 
 WATCH_INTERVAL_S: Final = 30.0
+RARELY: Final = 10
+"""Every so many looks at a modem, one at its network as well."""
 SWEEP_INTERVAL_S: Final = 60.0
 BALANCE_INTERVAL_S: Final = 6 * HOUR_S
 SUBMIT_TIMEOUT_S: Final = 120.0
@@ -90,6 +92,7 @@ class Modem:
         """Whoever sends or receives: a report isn't looked at before what it is about is known."""
         self._ussd = UssdSession(self._ask)
         self._smsc: str | None = None
+        self._looks = 0
 
     # ------------------------------------------------------------ its life
 
@@ -104,6 +107,7 @@ class Modem:
         self._figures.state = "starting"
         self._has_started = False
         self._wants_sweep = True
+        self._looks = 0
         try:
             self._ready = await start(port, self._config, self._spool)
             self._store = self._ready.stores[0]
@@ -310,13 +314,18 @@ class Modem:
         announced = await self._ask(Command(self._ready.announce))
         if announced.error is not None and not is_busy(announced.error):
             raise Restarted("the modem has forgotten what it was told")
+        if self._looks % RARELY == 0:
+            await self._look_at_network()
+        self._looks += 1
+        self._registered(number_in((await self._ask(Command("AT+CREG?", "+CREG:"))).lines, 1))
+
+    async def _look_at_network(self) -> None:
         operator = (await self._ask(Command("AT+COPS?", "+COPS:", timeout_s=60.0))).lines
         if operator and (named := re.search(r'"([^"]{1,32})"', operator[0])):
             self._figures.operator = named[1]
         centre = (await self._ask(Command("AT+CSCA?", "+CSCA:"))).lines
         if centre and (number := re.search(r'"([^"]*)"', centre[0])):
             self._watch_smsc(number[1])
-        self._registered(number_in((await self._ask(Command("AT+CREG?", "+CREG:"))).lines, 1))
 
     def _watch_smsc(self, number: str) -> None:
         if self._smsc not in (None, number):

@@ -133,21 +133,20 @@ class Port:
 
     async def _read(self) -> bytes:
         """What has come; empty where a deadline came first."""
-        while True:
-            try:
-                data = os.read(self._descriptor, RECEIVE_BYTES)
-            except BlockingIOError:
-                with trio.CancelScope() as self._waiting:
-                    self._set_deadline()
-                    await trio.lowlevel.wait_readable(self._descriptor)
-                if self._waiting.cancelled_caught:
-                    return b""
-                continue
-            except OSError as error:
-                self._lose(f"the line can't be read: {error.strerror}")
-            if not data:
-                self._lose("the line was closed")
-            return data
+        with trio.CancelScope() as self._waiting:
+            self._set_deadline()
+            await trio.lowlevel.wait_readable(self._descriptor)
+        if self._waiting.cancelled_caught:
+            return b""
+        try:
+            data = os.read(self._descriptor, RECEIVE_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            self._lose(f"the line can't be read: {error.strerror}")
+        if not data:
+            self._lose("the line was closed")
+        return data
 
     def _write(self) -> None:
         data = self._engine.data_to_send()
