@@ -152,11 +152,8 @@ class SmsPayments:
                 before(writing)
             self._check_daily(writing, phone, amount)
             number = read_number(writing, phone, self._sender.budget.day)
-            store_number(
-                writing,
-                phone,
-                msgspec.structs.replace(number, sent=number.sent + amount, pin_tries=0),
-            )
+            changed = msgspec.structs.replace(number, sent=number.sent + amount)
+            store_number(writing, phone, changed)
             note_recipient(writing, phone, recipient)
             self._answers.record(writing, message, answer(), cost=cost)
 

@@ -227,6 +227,18 @@ def world_items(world: World, table: str) -> list[tuple[bytes, bytes]]:
         return tables.items(table)
 
 
+async def test_a_send_without_the_pin_gives_no_more_tries_of_it(world: World) -> None:
+    await world.befriend(ALICE, BOB)
+    await world.give(ALICE, "100")
+    await world.told((await world.told("PIN 4711")).rsplit(" ", 1)[1])
+    for left in (2, 1):
+        assert f"tries left: {left}" in await world.told(f"SEND {BOB} 1 PIN 4712")
+    # Whoever forges a sender can send these, too.
+    assert "Sent 1 J" in await world.told(f"SEND {BOB} 1")
+    assert "tries left: 0" in await world.told(f"SEND {BOB} 1 PIN 4712")
+    assert "blocked" in await world.told(f"SEND {BOB} 1 PIN 4711")
+
+
 async def test_many_wrong_pins_at_once_are_three(world: World) -> None:
     await world.give(ALICE, "100")
     await world.told((await world.told("PIN 4711")).rsplit(" ", 1)[1])
