@@ -62,7 +62,13 @@ class Pins:
         matches = partial(self._matches, pin, stored)
         if not await trio.to_thread.run_sync(matches, limiter=self._limiter):
             raise Answered(Answer("wrong_pin", {"left": str(TRIES - tries)}))
-        await self._store.write(lambda writing: self.set(writing, phone, stored))
+
+        def forgive(writing: Writing) -> None:
+            # It may have got another PIN meanwhile.
+            if read_number(writing, phone, self._budget.day).pin_hash == stored:
+                self.set(writing, phone, stored)
+
+        await self._store.write(forgive)
 
     def set(self, writing: Writing, phone: str, hashed: str) -> None:
         """The PIN is the one that was hashed, and may be tried anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,13 +14,15 @@ import trio
 from billing import sms_answers
 from billing.ledger import FEES, NODE
 from billing.money import J
+from billing.pins import Pins
+from billing.sms_answers import Answered
 from billing.sms_codes import CODE_LIFETIME_S, TRIES_OF_CODE, TRIES_OF_DAY
 from billing.sms_records import KEEP_S, SmsRecord
 from core.api.bridge_messages import ForwardBody, SmsBody
 from core.api.messages import VoucherCreateRequest, VouchersReply
 from core.tables import Writing
 from core.units import DAY_S, HOUR_S
-from tests.support.sms_world import ALICE, BOB, CAROL, World, open_world, with_sms
+from tests.support.sms_world import ALICE, BOB, CAROL, SECRET, World, open_world, with_sms
 
 U = J.unit
 pytestmark = pytest.mark.trio
@@ -237,6 +240,27 @@ async def test_a_send_without_the_pin_gives_no_more_tries_of_it(world: World) ->
     assert "Sent 1 J" in await world.told(f"SEND {BOB} 1")
     assert "tries left: 0" in await world.told(f"SEND {BOB} 1 PIN 4712")
     assert "blocked" in await world.told(f"SEND {BOB} 1 PIN 4711")
+
+
+async def test_a_pin_that_was_right_does_not_come_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = Pins(world.ledger.store, world.wallet.sender.budget, SECRET)
+    new = await pins.hash("9999")
+    await world.ledger.store.write(partial(pins.set, phone=ALICE, hashed=await pins.hash("4711")))
+    matches = pins._matches
+
+    def change_meanwhile(pin: str, stored: str) -> bool:
+        change = partial(pins.set, phone=ALICE, hashed=new)
+        world.ledger.store.submit(change).result()
+        return matches(pin, stored)
+
+    monkeypatch.setattr(pins, "_matches", change_meanwhile)
+    await pins.check(ALICE, "4711")
+    monkeypatch.undo()
+    with pytest.raises(Answered):
+        await pins.check(ALICE, "4711")
+    await pins.check(ALICE, "9999")
 
 
 async def test_many_wrong_pins_at_once_are_three(world: World) -> None:
