@@ -185,9 +185,7 @@ class SMSGateway:
             if message.command.action == "stop":
                 await self._store.write(partial(self._opt_out, message))
                 return
-            if message.command.action != "start":
-                with self._store.read() as tables:
-                    self.sender.budget.check(tables, message.phone)
+            self._assert_answerable(message)
             await self._act(message)
         except Answered as answered:
             try:
@@ -196,6 +194,15 @@ class SMSGateway:
                 await self._answers.leave(message, error.code)
         except SmsRefused as error:
             await self._answers.leave(message, error.code)
+
+    def _assert_answerable(self, message: Message) -> None:
+        """Refuse who can't be sent an answer, before they have an account."""
+        try:
+            with self._store.read() as tables:
+                self.sender.budget.check(tables, message.phone)
+        except SmsRefused as error:
+            if not (message.command.action == "start" and error.code == "sms_opted_out"):
+                raise
 
     async def _act(self, message: Message) -> None:
         account = await self._desk.open_user(message.phone)

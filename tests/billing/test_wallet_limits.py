@@ -139,8 +139,9 @@ async def test_the_operator_is_told_before_and_when_it_is_used_up(tmp_path: Path
 
 async def test_sms_go_to_configured_countries_alone(tmp_path: Path) -> None:
     with open_world(tmp_path) as world:
-        assert await world.say("BAL", AMERICAN) is None
-        assert world.ledger.find(AMERICAN) is None
+        for body in ("BAL", "START"):
+            assert await world.say(body, AMERICAN) is None
+            assert world.ledger.find(AMERICAN) is None
         for text, code in (
             (AMERICAN, "sms_country"),
             ("112", "sms_number"),
