@@ -96,6 +96,9 @@ class PhoneLinks:
         """Link `address`, of a Telegram user, with the number that `code` was sent to; the number
         of their account. It is the same when it is asked for again.
 
+        A wallet that the number alone has passes on whole. Where another Telegram user has the
+        number, it alone passes on, for SIM cards find new owners: the account stays whose it is.
+
         Raises:
             OperationError: the code does not do it, or the accounts can't be made one.
         """
@@ -117,12 +120,15 @@ class PhoneLinks:
         def also(writing: Writing) -> None:
             self._codes.use(writing, telegram, code, now_ms, day)
             if former is not None and before != account:
-                self._tell(writing, former, kept.phone, account)
+                assert before is not None
+                self._tell(writing, former, kept.phone, before)
 
+        if former is not None and before is not None and before != account:
+            await self._ledger.unlink(before, kept.phone)
         return await self._ledger.link(account, kept.phone, also=also)
 
     def _tell(self, writing: Writing, telegram: str, phone: str, account: int) -> None:
-        """Tell who had the number until now."""
+        """Tell who had the number until now; `account` is theirs."""
         balance = format_amount(self._ledger.balance(account, J).posted, J)
         body = LinkedBody(phone=masked(phone), balance=balance)
         key = new_id(self._clock)

@@ -103,6 +103,10 @@ class ConfirmationCodes:
         )
         writing.put(SMS_CODES, _key(phone), msgspec.msgpack.encode(confirmation))
 
+    def waits(self, tables: Tables, phone: str, now_ms: int) -> bool:
+        """Whether anything of a number's waits for a code."""
+        return _waiting(tables, phone, now_ms) is not None
+
     def find_untrusted(
         self, tables: Tables, phone: str, code: str, now_ms: int, day: int
     ) -> Confirmation | None:

@@ -60,6 +60,7 @@ _PIN = re.compile(rf"[0-9]{{{PIN_DIGITS[0]},{PIN_DIGITS[1]}}}")
 _SEND = re.compile(
     rf"(?P<number>.*?\S) (?P<amount>\S+?)(?: (?:{'|'.join(_PIN_WORDS)}) ?(?P<pin>\S+))?"
 )
+_THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 _CYRILLIC = re.compile("[А-Я]")
 _LATIN = re.compile("[A-Z]")
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -136,7 +137,13 @@ def language_of(phone: str) -> Language:
 
 def _send_arguments(rest: str) -> tuple[str, ...]:
     match = _SEND.fullmatch(rest)
-    return (match["number"], match["amount"].replace(",", "."), match["pin"] or "") if match else ()
+    if match is None:
+        return ()
+    amount = match["amount"]
+    # `1,000` is a thousand to some and one to others: it stays what is no amount.
+    if not _THOUSANDS.fullmatch(amount):
+        amount = amount.replace(",", ".")
+    return match["number"], amount, match["pin"] or ""
 
 
 def _plain(body: str) -> str:

@@ -154,7 +154,9 @@ class Budget:
             ("messages_in_total", config.messages_in_total, before.ever, after.ever),
         ):
             for percent in ALARM_PERCENTS:
-                if limit and old * 100 < percent * limit <= new * 100:
+                # With less left than an answer of two parts takes, it is as good as used up.
+                bound = limit - 1 if percent == 100 else limit * percent / 100
+                if limit and old < bound <= new:
                     self._alarm(writing, of, percent)
 
     def _alarm(self, writing: Writing, of: str, percent: int) -> None:

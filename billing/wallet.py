@@ -155,12 +155,17 @@ class SMSGateway:
         phone = _valid_text(sender, SENDER_CHARACTERS) if number is None else number
         message = Message(identity, phone, bridge, parse_command_untrusted(body))
         wants_out = number is not None and self._wants_out(message)
+        forward = None
+        if self._is_for_owner(message):
+            forward = self._forward(message, body, recipient, received_ms)
         if not (wants_out or self._rate.admit(phone)):
             self.sender.log_refusal(phone, "limited")
+            if forward is not None:
+                # Whoever has brought it keeps it, and brings it again: it is somebody's.
+                raise OperationError("too many SMS in a minute; try again later", "sms_rate")
             return Received(None, False)
-        forward = self._forward(message, body, recipient, received_ms)
         try:
-            if message.command.action == "text" and forward is not None:
+            if forward is not None:
                 await self._store.write(forward)
             elif number is None:
                 await self._answers.leave(message, "no_number")
@@ -172,6 +177,15 @@ class SMSGateway:
         record = self._answers.find(identity)
         assert record is not None, "what was carried out has a record"
         return Received(self._answers.text_of(record), False)
+
+    def _is_for_owner(self, message: Message) -> bool:
+        """Whether an SMS is no command; digits that nothing waits for are none: somebody is sent a
+        code by somebody else."""
+        command = message.command
+        if command.action != "code":
+            return command.action == "text"
+        with self._store.read() as tables:
+            return not self._codes.waits(tables, message.phone, self._answers.now_ms())
 
     def _wants_out(self, message: Message) -> bool:
         """Who wants no SMS any more is always heard, the first time."""

@@ -794,6 +794,10 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "too many SMS wait; try again later",
         "слишком много SMS ждут отправки; попробуйте позже",
     ),
+    "refused_sms_rate": (
+        "too many SMS in a minute; try again later",
+        "слишком много SMS за минуту; попробуйте позже",
+    ),
     "refused_sms_length": (
         "an SMS has from 1 character to {maximum} parts",
         "в SMS от 1 знака до {maximum} частей",

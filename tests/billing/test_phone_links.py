@@ -79,10 +79,18 @@ async def test_a_code_ends(world: World) -> None:
         await confirm(world, code)
 
 
-async def test_who_had_the_number_is_told_when_it_goes(world: World) -> None:
+async def test_who_had_the_number_keeps_the_money_and_is_told_when_it_goes(world: World) -> None:
+    """A number that is given to somebody else, or a SIM card that was swapped, opens no account."""
+    await world.give(ALICE, "10")
+    await world.give(TELEGRAM, "5000")
     await confirm(world, code_in(await world.told("LINK")))
-    await confirm(world, code_in(await world.told("LINK")), OTHER)
+    taken = await confirm(world, code_in(await world.told("LINK")), OTHER)
+    assert taken.addresses == [OTHER, ALICE]
+    assert taken.balance == "0.000000"
+    assert world.balance(TELEGRAM) == 5010 * U
     (event,) = world.events()
+    assert isinstance(event.body, LinkedBody)
+    assert event.body.balance == "5010.000000"
     assert (event.to, type(event.body)) == (TELEGRAM, LinkedBody)
     assert ALICE not in str(event.body)
 

@@ -47,6 +47,8 @@ WIDEST = {
         ("ПОМОЩЬ", Command("help", "ru")),
         ("link", Command("link", "en")),
         ("SEND +79991234567 10", Command("send", "en", ("+79991234567", "10", ""))),
+        # A thousand to some, one to others.
+        ("SEND +79991234567 1,000", Command("send", "en", ("+79991234567", "1,000", ""))),
         ("send\n8 (999) 123-45-67\t10,5", Command("send", "en", ("8 (999) 123-45-67", "10.5", ""))),
         ("перевод ８９９９１２３４５６７ １０", Command("send", "ru", ("89991234567", "10", ""))),
         ("SEND 89991234567 10 pin 1234", Command("send", "en", ("89991234567", "10", "1234"))),

@@ -20,6 +20,7 @@ from billing.sms_codes import CODE_LIFETIME_S, TRIES_OF_CODE, TRIES_OF_DAY
 from billing.sms_records import KEEP_S, SmsRecord
 from core.api.bridge_messages import ForwardBody, SmsBody
 from core.api.messages import VoucherCreateRequest, VouchersReply
+from core.errors import OperationError
 from core.tables import Writing
 from core.units import DAY_S, HOUR_S
 from tests.support.sms_world import ALICE, BOB, CAROL, SECRET, World, open_world, with_sms
@@ -496,6 +497,32 @@ async def test_what_is_no_command_goes_to_its_owner(tmp_path: Path) -> None:
         assert b"4711" not in msgspec.msgpack.encode(world.records())
         help_text = await world.wallet.process_incoming(BOB, "hi", "v", recipient="sim2")
         assert help_text is not None
+
+
+async def test_no_text_of_an_owners_is_lost_to_the_rate(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(owners={"sim1": "tg:5"}, commands_per_minute=10)) as world:
+        for number in range(10):
+            await world.say(f"hello {number}")
+        for _ in range(2):
+            with pytest.raises(OperationError) as refused:
+                await world.say("hello 10", message="again")
+            assert refused.value.code == "sms_rate"
+        assert await world.say("BAL") is None
+        world.clock.advance_s(60)
+        assert await world.say("hello 10", message="again") is None
+        assert len(world.events()) == len(world.records()) == 11
+
+
+async def test_digits_are_a_code_where_something_waits_for_one(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(owners={"sim1": "tg:5"})) as world:
+        await world.give(ALICE, "100")
+        await world.give(BOB, "1")
+        assert await world.say("123456") is None
+        (event,) = world.events()
+        assert isinstance(event.body, ForwardBody)
+        assert event.body.text == "123456"
+        question = await world.told(f"SEND {BOB} 5")
+        assert "Sent 5 J" in await world.told(question.rsplit(" ", 1)[1])
 
 
 async def test_who_wants_no_sms_gets_none_until_start(world: World) -> None:

@@ -55,6 +55,7 @@ CODES = {
     "sms_length",
     "sms_no_bridge",
     "sms_number",
+    "sms_rate",
     "sms_opted_out",
     "subscribed",
     "system_address",
