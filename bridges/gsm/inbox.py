@@ -272,7 +272,7 @@ class Inbox:
         while True:
             taken, self._taken = self._taken, []
             if taken:
-                await self._context.spool.change(*taken)
+                await self._context.spool.change_at_last(*taken)
             await trio.sleep(FORGET_INTERVAL_S)
 
     async def _expire(self) -> None:

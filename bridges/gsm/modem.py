@@ -273,9 +273,9 @@ class Modem:
                     payload=part.line,
                     timeout_s=SUBMIT_TIMEOUT_S,
                 )
+                await outbound.begin(job)
                 # What is on its way is waited for, or nobody would know what became of it.
                 with trio.CancelScope(shield=True):
-                    await outbound.begin(job)
                     answer = await self._port_now().ask(command)
                     if answer.error is not None:
                         await outbound.refused(name, job, answer.error)
@@ -290,7 +290,7 @@ class Modem:
             if isinstance(error, PortLost):
                 raise
         except trio.Cancelled:
-            # It was still waiting for its turn.
+            # It was still waiting for its turn, or for room on the disk.
             outbound.give_back(name, job)
             raise
 

@@ -144,7 +144,7 @@ class Reports:
             while self._tells:
                 key, one = next(iter(self._tells.items()))
                 await self._tell_one(one)
-                await self._context.spool.delete("tell", key)
+                await self._context.spool.change_at_last(Change("tell", key, None))
                 del self._tells[key]
             await self._wake.wait()
 

@@ -172,3 +172,17 @@ async def test_a_spool_that_is_full_takes_nothing_and_loses_nothing(
         assert world.texts == []
         world.spool._entries_maximum = 1000
         await world.until(lambda: world.texts == ["one"] and not world.stored)
+
+
+async def test_what_is_to_be_sent_waits_for_room_on_the_disk(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.spool._entries_maximum = world.spool.entries
+        event = world.node.send_sms(PERSON, "one")
+        await world.pass_s(20)
+        assert world.network.messages == []
+        world.spool._entries_maximum = 1000
+        await world.until(lambda: world.node.outcomes == {event: "done"})
+        assert [message.text for message in world.network.messages] == ["one"]
