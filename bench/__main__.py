@@ -14,6 +14,7 @@ from bench import api as local_socket
 from bench import gsm as modems
 from bench import report as reports
 from bench import signaling as calls
+from bench import sms as text_messages
 from bench import suites
 from bench.ledger import FULL, QUICK, check_disk, measure_ledger, new_report
 from bench.ledger_plot import ledger_plots
@@ -42,6 +43,7 @@ Examples:
   python -m bench signaling --quick    rooms and calls, beside aiohttp
   python -m bench api --quick          requests over the node's socket
   python -m bench gsm --quick          32 modems and the bridge that serves them
+  python -m bench sms --quick          SMS commands by Twilio's webhook
   python -m bench soak --minutes 10
   python -m bench report               the last full run as Markdown
 """
@@ -91,6 +93,7 @@ def main(context: click.Context, /, **options: Any) -> None:
             signaling=True,
             api=True,
             gsm=True,
+            sms=True,
             **options,
         )
     elif any(options.values()):
@@ -155,6 +158,13 @@ def gsm(**options: Any) -> None:
 
 
 @main.command()
+@recording
+def sms(**options: Any) -> None:
+    """SMS commands through Twilio's webhook, answered and paid for, node and bridge on one core."""
+    _measure([], costs=False, sms=True, servers=(MONTANA,), **options)
+
+
+@main.command()
 @click.option("--minutes", type=click.FloatRange(min=0.05), default=10.0, show_default=True)
 @click.option("--server", type=click.Choice([COTURN, MONTANA]), default=MONTANA, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a summary.")
@@ -210,6 +220,7 @@ def _measure(
     signaling: bool = False,
     api: bool = False,
     gsm: bool = False,
+    sms: bool = False,
     quick: bool,
     servers: tuple[str, ...],
     as_json: bool,
@@ -221,7 +232,7 @@ def _measure(
             raise click.ClickException("turnserver is missing; run: sudo apt install coturn")
         _say("turnserver is missing, so montana is measured alone; sudo apt install coturn")
         names.remove(COTURN)
-    if (ledger or signaling or api or gsm) and MONTANA in names:
+    if (ledger or signaling or api or gsm or sms) and MONTANA in names:
         try:
             check_disk()
         except MontanaError as error:
@@ -249,10 +260,15 @@ def _measure(
             load = modems.QUICK if quick else modems.FULL
             made.gsm = modems.new_report(load, quick=quick)
             modems.measure_gsm(made.gsm, load, _say)
+        if sms and MONTANA in names:
+            made.sms = text_messages.new_report(quick=quick)
+            sent = text_messages.QUICK if quick else text_messages.FULL
+            text_messages.measure_sms(made.sms, sent, _say)
     except MontanaError as error:
         raise click.ClickException(str(error)) from error
     finally:
-        if made.cells or made.costs or made.ledger or made.signaling or made.api or made.gsm:
+        others = (made.ledger, made.signaling, made.api, made.gsm, made.sms)
+        if made.cells or made.costs or any(others):
             reports.save(made, LATEST)
             _write_plots(made, LATEST.parent)
     if keep:

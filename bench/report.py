@@ -16,6 +16,8 @@ from bench import (
     ledger_report,
     signaling,
     signaling_report,
+    sms,
+    sms_report,
 )
 from bench.api import ApiReport
 from bench.comparison import Row, fewer, more
@@ -25,6 +27,7 @@ from bench.machine import Machine
 from bench.scenario import Load, Measurement, Mode
 from bench.servers import COTURN, MONTANA, MONTANA_LOW_LATENCY
 from bench.signaling import SignalingReport
+from bench.sms import SmsReport
 from bench.suites import ROUND_TRIP_RATES, AllocationCost, Cell
 from bench.table import Table
 
@@ -41,6 +44,7 @@ class Report:
     signaling: SignalingReport | None = None
     api: ApiReport | None = None
     gsm: GsmReport | None = None
+    sms: SmsReport | None = None
 
     def find(self, suite: str, server: str, **load: object) -> Measurement | None:
         """The measurement of the first load that has these attributes."""
@@ -70,6 +74,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "signaling": signaling_report.as_json(report.signaling) if report.signaling else None,
         "api": api_report.as_json(report.api) if report.api else None,
         "gsm": gsm_report.as_json(report.gsm) if report.gsm else None,
+        "sms": sms_report.as_json(report.sms) if report.sms else None,
         "rows": [{**asdict(row), "met": row.met} for row in rows(report)],
     }
 
@@ -84,6 +89,7 @@ def merge(kept: Report, made: Report) -> Report:
         signaling=made.signaling or kept.signaling,
         api=made.api or kept.api,
         gsm=made.gsm or kept.gsm,
+        sms=made.sms or kept.sms,
     )
     if not (made.cells or made.costs):
         return replace(
@@ -92,6 +98,7 @@ def merge(kept: Report, made: Report) -> Report:
             signaling=merged.signaling,
             api=merged.api,
             gsm=merged.gsm,
+            sms=merged.sms,
         )
     if (kept.machine.processor, kept.machine.cores, kept.quick) != (
         made.machine.processor,
@@ -124,6 +131,7 @@ def load(path: Path) -> Report:
         signaling=signaling.from_json(document["signaling"]) if document.get("signaling") else None,
         api=api.from_json(document["api"]) if document.get("api") else None,
         gsm=gsm.from_json(document["gsm"]) if document.get("gsm") else None,
+        sms=sms.from_json(document["sms"]) if document.get("sms") else None,
     )
 
 
@@ -386,6 +394,9 @@ def as_text(report: Report) -> str:
     if report.gsm is not None:
         parts += [table.as_text() for table in gsm_report.tables(report.gsm)]
         parts.append(report.gsm.machine.describe())
+    if report.sms is not None:
+        parts += [table.as_text() for table in sms_report.tables(report.sms)]
+        parts.append(report.sms.machine.describe())
     return "\n\n".join(parts)
 
 
@@ -408,9 +419,14 @@ def as_markdown(report: Report) -> str:
     if report.gsm is not None:
         parts += [table.as_markdown() for table in gsm_report.tables(report.gsm)]
         parts += _where(report.gsm)
+    if report.sms is not None:
+        parts += [table.as_markdown() for table in sms_report.tables(report.sms)]
+        parts += _where(report.sms)
     return "\n\n".join(parts) + "\n"
 
 
-def _where(report: Report | LedgerReport | SignalingReport | ApiReport | GsmReport) -> list[str]:
+def _where(
+    report: Report | LedgerReport | SignalingReport | ApiReport | GsmReport | SmsReport,
+) -> list[str]:
     rough = ["A quick run: the figures are rough."] if report.quick else []
     return [*rough, f"Measured on {report.machine.describe()}."]
