@@ -36,9 +36,11 @@ FIGURES_INTERVAL_S: Final = 5.0
 
 async def run(context: BridgeContext) -> None:
     """Serve until cancelled."""
-    # They log URLs, which hold the token, and messages.
-    for name in ("httpx", "httpcore", "telegram", "hpack", "asyncio"):
+    # They log URLs, which hold the token, and what was received.
+    for name in ("httpx", "httpcore", "hpack", "asyncio", "hypercorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Even at its worst: what it could not read. `outgoing` and `polling` tell of that.
+    logging.getLogger("telegram").setLevel(logging.CRITICAL + 1)
     config = context.config.bridges.telegram
     assert config is not None
     bot = Bot(

@@ -112,11 +112,12 @@ class Calling:
         else:
             await self._desk.out.send(incoming.chat, text)
 
-    async def reject(self, incoming: Incoming, call: str) -> None:
-        """The callee doesn't want it."""
+    async def reject(self, incoming: Incoming, call: str) -> str:
+        """The callee doesn't want it; what is said then. The message changes as that of any ring
+        that is over, when the node tells of it."""
         request = CallRejectRequest(call, _address(incoming))
         await self._desk.ask(incoming, request, CallEndReply)
-        await self._desk.change(incoming, say(self._desk.language(incoming), "rejected"))
+        return say(self._desk.language(incoming), "rejected")
 
     async def calls(self, incoming: Incoming, before: str | None = None) -> None:
         """Calls, the last first."""

@@ -179,8 +179,8 @@ class Commands:
         if not incoming.is_private:
             return ""
         if letter == keyboards.REJECT and _CALL.fullmatch(value):
-            await self._calling.reject(incoming, value)
-        elif letter == keyboards.HANG_UP and _CALL.fullmatch(value):
+            return await self._calling.reject(incoming, value)
+        if letter == keyboards.HANG_UP and _CALL.fullmatch(value):
             await self._calling.hang_up(incoming, value)
         elif letter == keyboards.HISTORY:
             await self._money.history(incoming, value)

@@ -136,6 +136,9 @@ class Notices:
             case ReceiptBody() as body:
                 name = self._desk.called(language, body.other)
                 time = duration(body.seconds)
+                if not body.seconds:
+                    status = status_text(language, body.reason, 0)
+                    return say(language, "over", name=name, status=status)
                 if not body.cost:
                     return say(language, "receipt_free", name=name, time=time)
                 cost, balance = short(body.cost), short(body.balance)

@@ -27,6 +27,8 @@ from core.units import MIB
 
 BODY_MAXIMUM_BYTES: Final = MIB
 BODY_TIMEOUT_S: Final = 10.0
+CLOSING_S: Final = 1.0
+"""For answers that are on their way when the bridge ends."""
 CONNECTIONS: Final = 10
 SECRET_HEADER: Final = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105
 
@@ -50,10 +52,23 @@ async def serve_webhook(
     server.bind = [str(config.webhook_listen)]
     server.h11_max_incomplete_size = 16 * 1024
     server.accesslog = None
-    server.errorlog = _log
+    server.errorlog = logging.getLogger("hypercorn")
     server.include_server_header = False
-    app = make_app(config, intake)
-    await serve(app, server, shutdown_trigger=anyio.sleep_forever)  # type: ignore[arg-type]
+    server.graceful_timeout = CLOSING_S
+    stopped = anyio.Event()
+
+    async def listen() -> None:
+        # The server doesn't bear being cancelled; it is told to stop.
+        with anyio.CancelScope(shield=True):
+            app = make_app(config, intake)
+            await serve(app, server, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(listen)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            stopped.set()
 
 
 def make_app(config: TelegramConfig, intake: Intake) -> Starlette:

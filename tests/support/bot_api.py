@@ -30,7 +30,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, web
 TOKEN = "4242:AAtests-only-tests-only-tests-only-0"
 BOT_ID = 4242
 BOT_NAME = "montana_test_bot"
-WAIT_S = 60.0
+WAIT_S = 120.0
 _USERNAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{3,31}")
 _COMMAND = re.compile(r"[a-z0-9_]{1,32}")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}")
