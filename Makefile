@@ -24,7 +24,7 @@ up: build
 
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile \
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
 	  --no-loadscope-reorder
 
 bench: build
