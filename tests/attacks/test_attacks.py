@@ -58,6 +58,8 @@ def running_node_without_allow(**limits: str) -> Iterator[RunningNode]:
         text = config.read_text().replace('allow = ["127.0.0.0/8", "::1/128"]', "allow = []")
         config.write_text(text)
         with running_node(config=config) as running:
+            # It has all that it opens for itself once it has answered.
+            running.status()
             yield running
 
 
