@@ -50,6 +50,7 @@ cdef class Book:
     cdef readonly dict pending
     cdef readonly dict refunded
     cdef readonly dict heirs
+    cdef readonly dict absorbed
 
     cdef int _save(self, uint32_t account, uint32_t currency) except -1
     cdef const Record *_earlier(

@@ -126,6 +126,7 @@ cdef class Book:
         pending: id -> (debit, credit, currency, amount, expires_ns) of transfers to be resolved.
         refunded: id -> how much of a transfer has been refunded.
         heirs: account -> the one that it was merged into.
+        absorbed: account -> those that were merged into it.
     """
 
     def __cinit__(self):
@@ -138,6 +139,7 @@ cdef class Book:
         self.pending = {}
         self.refunded = {}
         self.heirs = {}
+        self.absorbed = {}
         self._resize(1024)
 
     def __dealloc__(self):
@@ -205,6 +207,8 @@ cdef class Book:
         assert self.heir(heir) != account
         self._remember(self.heirs, account)
         self.heirs[account] = heir
+        self._remember(self.absorbed, heir)
+        self.absorbed[heir] = (*self.absorbed.get(heir, ()), account)
 
     def heir(self, uint32_t account):
         """Who has taken an account over, at the end of all merges; itself where nobody has."""

@@ -221,6 +221,10 @@ class Ledger(Protocol):
         """Who has taken an account over, at the end of all merges; itself where nobody has. A
         refund leads from the payee's heir to the payer's."""
 
+    def lineage(self, account: int) -> list[int]:
+        """All accounts that were merged with this one, itself and their heir included, which is the
+        first."""
+
     async def history(
         self, account: int, before: int | None = None, limit: int = 100
     ) -> list[HistoryLine]:
@@ -376,6 +380,13 @@ class LmdbLedger:
     def heir(self, account: int) -> int:
         """See `Ledger`."""
         return self.book.heir(account)
+
+    def lineage(self, account: int) -> list[int]:
+        """See `Ledger`."""
+        found = [self.heir(account)]
+        for one in found:
+            found.extend(self.book.absorbed.get(one, ()))
+        return found
 
     async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
         """See `Ledger`."""

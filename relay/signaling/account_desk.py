@@ -162,19 +162,23 @@ class AccountDesk:
 
     def ring(self, account: int, ringing: Ringing) -> bool:
         """Have it ring on every page of an account; whether there is one."""
-        sessions = self._by_account.get(account, ())
-        for session in sessions:
+        for session in self._pages_of(account):
             session.tell(ringing)
         return self.has_page(account)
 
     def has_page(self, account: int) -> bool:
         """Whether an account has a page open on which it can ring."""
-        return any(session.channel is not None for session in self._by_account.get(account, ()))
+        return any(session.channel is not None for session in self._pages_of(account))
 
     def ring_over(self, account: int, over: RingOver) -> None:
         """It rings no more."""
-        for session in self._by_account.get(account, ()):
+        for session in self._pages_of(account):
             session.tell(over)
+
+    def _pages_of(self, account: int) -> list[Session]:
+        # Some may have signed in before accounts were merged.
+        owners = self._ledger.lineage(account)
+        return [session for one in owners for session in self._by_account.get(one, ())]
 
     def _tell_ringing(self, session: Session) -> None:
         for ringing in self._calls.ringing_for(session.place.account):

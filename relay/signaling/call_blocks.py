@@ -20,7 +20,8 @@ class CallBlocks:
     """The blocked addresses of all accounts, in the ledger's log: they stand in its backups.
 
     An address is blocked together with the account that has it at the time, so that another address
-    of the same account rings as little.
+    of the same account rings as little. What an account had blocked that was merged into another is
+    blocked by that one.
 
     Args:
         region: of telephone numbers that are written without their country.
@@ -42,13 +43,13 @@ class CallBlocks:
             normal = normalise_address_untrusted(address, self._region)
         except AddressError as error:
             raise SignalingError("no-account", str(error), **error.values) from error
-        key = _owner_key(owner) + normal.encode()
         async with self._changing:
             entries = self._entries(owner)
             if (normal in entries) == is_blocked:
                 return
-            value = None
+            owners, value = self._ledger.lineage(owner), None
             if is_blocked:
+                owners = owners[:1]
                 if len(entries) >= BLOCKED_MAXIMUM:
                     raise SignalingError(
                         "full",
@@ -56,7 +57,9 @@ class CallBlocks:
                         maximum=BLOCKED_MAXIMUM,
                     )
                 value = (self._ledger.find(normal) or 0).to_bytes(4, "big")
-            await self._ledger.transfer([], [SideWrite(BLOCKED_CALLERS, key, value)])
+            keys = [_owner_key(one) + normal.encode() for one in owners]
+            writes = [SideWrite(BLOCKED_CALLERS, key, value) for key in keys]
+            await self._ledger.transfer([], writes)
 
     def addresses(self, owner: int) -> list[str]:
         """What an account has blocked."""
@@ -67,16 +70,21 @@ class CallBlocks:
         entries = self._entries(owner)
         if not entries:
             return False
+        caller = self._ledger.heir(caller)
         if not entries.keys().isdisjoint(self._ledger.account(caller).addresses):
             return True
         return any(number and self._ledger.heir(number) == caller for number in entries.values())
 
     def _entries(self, owner: int) -> dict[str, int]:
         """Blocked addresses, and the accounts that they had then, 0 for none."""
-        start = _owner_key(owner)
+        found: dict[str, int] = {}
         with self._ledger.store.read() as tables:
-            found = tables.items(BLOCKED_CALLERS, start, _owner_key(owner + 1), BLOCKED_MAXIMUM)
-        return {key[len(start) :].decode(): int.from_bytes(value, "big") for key, value in found}
+            # Its own ones last: they tell best whose an address was.
+            for one in reversed(self._ledger.lineage(owner)):
+                start, stop = _owner_key(one), _owner_key(one + 1)
+                for key, value in tables.items(BLOCKED_CALLERS, start, stop, BLOCKED_MAXIMUM):
+                    found[key[len(start) :].decode()] = int.from_bytes(value, "big")
+        return found
 
 
 def _owner_key(owner: int) -> bytes:

@@ -403,7 +403,7 @@ class CallDesk:
         found = []
         for info in self.calls.living(account):
             is_caller_there = CallSeat(info.id, Side.CALLER) in self._sessions
-            if info.callee != account or not is_caller_there:
+            if not self._is_callee(info, account) or not is_caller_there:
                 continue
             if self.calls.blocks.has_blocked(account, info.caller):
                 continue
@@ -430,7 +430,7 @@ class CallDesk:
             SignalingError: ``no-call``, ``wrong-state``.
         """
         info = self.calls.find(call)
-        if info is None or info.callee != account:
+        if info is None or not self._is_callee(info, account):
             raise SignalingError("no-call", "there is no such call")
         await self.calls.reject_call(call)
 
@@ -439,8 +439,14 @@ class CallDesk:
     ) -> tuple[list[CallItem], str | None]:
         """An account's calls, the newest first, and what the next page is `before`."""
         page = self.calls.page_untrusted(account, before, limit)
-        items = [call_item(info, outgoing=info.caller == account) for info in page.calls]
+        items = [
+            call_item(info, outgoing=self.calls.are_one(info.caller, account))
+            for info in page.calls
+        ]
         return items, page.next
+
+    def _is_callee(self, info: CallInfo, account: int) -> bool:
+        return info.callee is not None and self.calls.are_one(info.callee, account)
 
 
 def call_item(info: CallInfo, *, outgoing: bool) -> CallItem:

@@ -168,8 +168,8 @@ class CallRecords:
             found = tables.items(LIVING_CALLS, limit=LIVING_MAXIMUM)
         return [_decoder.decode(value) for _, value in found]
 
-    def page_untrusted(self, account: int, before: str | None, limit: int) -> Page:
-        """An account's calls, the newest first, as they are stored.
+    def page_untrusted(self, accounts: Sequence[int], before: str | None, limit: int) -> Page:
+        """The calls of accounts that are one by now, the newest first, as they are stored.
 
         Args:
             before: the `next` of the page before.
@@ -179,21 +179,24 @@ class CallRecords:
             SignalingError: `before` is nothing that a page had.
         """
         assert 0 < limit <= PAGE_MAXIMUM
-        start = account.to_bytes(4, "big")
-        end = (account + 1).to_bytes(4, "big")
-        if before is not None:
-            end = start + _place_untrusted(before)
+        stop = None if before is None else _place_untrusted(before)
         calls: list[CallInfo] = []
+        places: set[bytes] = set()
         with self._store.read() as tables:
-            keys = [key for key, _ in tables.items_back(CALL_LISTS, end, limit)]
-            keys = [key for key in keys if key.startswith(start)]
-            for key in keys:
-                info = _find(tables, f"CALL-{key[12:].decode()}")
+            for account in accounts:
+                start = account.to_bytes(4, "big")
+                end = (account + 1).to_bytes(4, "big") if stop is None else start + stop
+                found = tables.items_back(CALL_LISTS, end, limit)
+                # A call between two of them stands in both lists.
+                places.update(key[4:] for key, _ in found if key.startswith(start))
+            shown = sorted(places, reverse=True)[:limit]
+            for place in shown:
+                info = _find(tables, f"CALL-{place[8:].decode()}")
                 assert info is not None, "a call and its places in lists come and go together"
                 calls.append(info)
-        if len(keys) < limit:
+        if len(shown) < limit:
             return Page(calls, None)
-        return Page(calls, _name_place(keys[-1][4:]))
+        return Page(calls, _name_place(shown[-1]))
 
 
 def page_of_untrusted(infos: Iterable[CallInfo], before: str | None, limit: int) -> Page:

@@ -540,16 +540,22 @@ class CallManager:
 
     def living(self, account: int | None = None) -> list[CallInfo]:
         """The calls that are not over, of an account or of all, the newest first."""
+        owners = None if account is None else set(self._ledger.lineage(account))
         found = [
             call.info
             for call in self._calls.values()
-            if account is None or account in (call.info.caller, call.info.callee)
+            if owners is None or not owners.isdisjoint((call.info.caller, call.info.callee))
         ]
         return sorted(found, key=lambda info: info.created_ns, reverse=True)
 
+    def are_one(self, account: int, other: int) -> bool:
+        """Whether two accounts are the same one, or were merged since."""
+        return self._ledger.heir(account) == self._ledger.heir(other)
+
     def page_untrusted(self, account: int, before: str | None, limit: int) -> Page:
-        """An account's calls, the newest first; see `CallRecords.page_untrusted`."""
-        page = self.records.page_untrusted(account, before, limit)
+        """The calls of an account, and of those that it has taken over, the newest first; see
+        `CallRecords.page_untrusted`."""
+        page = self.records.page_untrusted(self._ledger.lineage(account), before, limit)
         return page._replace(calls=[self._latest(info) for info in page.calls])
 
     def living_page_untrusted(self, before: str | None, limit: int) -> Page:

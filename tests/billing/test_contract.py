@@ -419,6 +419,14 @@ async def test_a_merge_that_was_refused_leaves_no_heir(ledger: Ledger) -> None:
         await ledger.link(ALICE, "user:bob")
     assert ledger.heir(BOB) == BOB
     assert await ledger.transfer([refund(5, 10)]) == [Result.DONE]
+    await ledger.transfer([resolve(6, Kind.VOID_PENDING, reference=4)])
+
+    def refuse(_writing: Writing) -> None:
+        raise OperationError("not with me")
+
+    with pytest.raises(OperationError, match="not with me"):
+        await ledger.link(ALICE, "user:bob", also=refuse)
+    assert (ledger.lineage(ALICE), ledger.lineage(BOB)) == ([ALICE], [BOB])
 
 
 # ---------------------------------------------------------------- accounts
@@ -496,6 +504,7 @@ async def test_linking_merges_two_accounts_once(ledger: Ledger) -> None:
     bob = ledger.account(BOB)
     assert (bob.closed, bob.merged_into, bob.addresses) == (True, ALICE, ())
     assert ledger.find("user:bob") == ledger.find("tg:2") == ALICE
+    assert ledger.lineage(ALICE) == ledger.lineage(BOB) == [ALICE, BOB]
     after = everything(ledger)
     await ledger.link(ALICE, "user:bob")
     await ledger.link(ALICE, "tg:2")

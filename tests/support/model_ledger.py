@@ -455,6 +455,11 @@ class ModelLedger:
         info = self._of(account).info
         return account if info.merged_into is None else self.heir(info.merged_into)
 
+    def lineage(self, account: int) -> list[int]:
+        heir = self.heir(account)
+        others = [one for one in self.all if one != heir and self.heir(one) == heir]
+        return [heir, *others]
+
     async def balances(self, accounts: Sequence[int]) -> list[dict[Currency, Balance]]:
         return [
             {currency: self.balance(account, currency) for currency in CURRENCIES}

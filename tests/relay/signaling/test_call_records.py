@@ -73,17 +73,17 @@ async def test_lists_are_paged_from_the_newest_for_both_sides(tmp_path: Path) ->
             assert await records.create(info)
         pages, before = [], None
         while True:
-            page = records.page_untrusted(6, before, 10)
+            page = records.page_untrusted([6], before, 10)
             pages.append(page.calls)
             if (before := page.next) is None:
                 break
         assert [len(page) for page in pages] == [10, 10, 5]
         assert [info for page in pages for info in page] == made[::-1]
-        assert records.page_untrusted(7, None, 100) == (made[1::2][::-1], None)
-        assert records.page_untrusted(8, None, 100) == ([], None)
+        assert records.page_untrusted([7], None, 100) == (made[1::2][::-1], None)
+        assert records.page_untrusted([8], None, 100) == ([], None)
         # A page that is full to the end leads to an empty one.
-        full = records.page_untrusted(6, None, 25)
-        assert records.page_untrusted(6, full.next, 25) == ([], None)
+        full = records.page_untrusted([6], None, 25)
+        assert records.page_untrusted([6], full.next, 25) == ([], None)
 
 
 @pytest.mark.trio
@@ -93,7 +93,7 @@ async def test_lists_are_paged_from_the_newest_for_both_sides(tmp_path: Path) ->
 async def test_a_place_that_no_page_had_is_refused(tmp_path: Path, before: str) -> None:
     with open_small(tmp_path, VirtualClock()) as ledger:
         with pytest.raises(SignalingError) as caught:
-            CallRecords(ledger.store).page_untrusted(6, before, 10)
+            CallRecords(ledger.store).page_untrusted([6], before, 10)
         assert caught.value.code == "malformed"
 
 
@@ -112,7 +112,7 @@ async def test_what_is_too_old_goes_when_new_calls_come(tmp_path: Path) -> None:
         await records.create(call(42, created_ns=young_ns + 101))
         assert [records.find(one.id) for one in old] == [None] * 8
         for account in (6, 7):
-            assert len(records.page_untrusted(account, None, 100).calls) == 3
+            assert len(records.page_untrusted([account], None, 100).calls) == 3
         with ledger.store.read() as tables:
             assert tables.count(CALLS) == 0
             assert tables.count(LIVING_CALLS) == 3

@@ -394,6 +394,40 @@ async def test_a_blocked_caller_hears_what_a_stranger_to_the_node_hears(tmp_path
         await world.calls.create("user:alice", "user:bob")
 
 
+async def test_calls_and_blocks_follow_whoever_takes_an_account_over(tmp_path: Path) -> None:
+    phone = "+4915112345678"
+    async with open_world(tmp_path) as world:
+        _, bob = await alice_and_bob(world)
+        number = await world.account(phone, 0)
+        await world.bench.credit(bob, 100)
+        made = []
+        for caller in ("user:alice", "user:bob"):
+            world.clock.advance_s(1)
+            made.append(await world.calls.create(caller, phone))
+            await world.end(made[-1].id, Side.CALLER)
+        waiting = await world.calls.create("user:alice", phone)
+        await world.calls.blocks.set_untrusted(number, "user:alice", True)
+        await world.ledger.link(bob, phone)
+        assert [info.id for info in world.calls.living(bob)] == [waiting.id]
+        # The call between the two is listed once.
+        pages, before = [], None
+        while True:
+            page = world.calls.page_untrusted(bob, before, 2)
+            pages.append([info.id for info in page.calls])
+            if (before := page.next) is None:
+                break
+        assert pages == [[waiting.id, made[1].id], [made[0].id]]
+        assert world.calls.page_untrusted(number, None, 1).calls == [waiting]
+        for owner in (bob, number):
+            assert world.calls.blocks.addresses(owner) == ["user:alice"]
+        with pytest.raises(SignalingError) as caught:
+            await world.calls.create("user:alice", "user:bob")
+        assert refusal(caught) == "blocked"
+        await world.calls.blocks.set_untrusted(bob, "user:alice", False)
+        assert world.calls.blocks.addresses(bob) == []
+        await world.calls.create("user:alice", "user:bob")
+
+
 async def test_one_account_does_not_take_the_room_of_all_calls(tmp_path: Path) -> None:
     async with open_world(tmp_path, calls_per_minute=1_000) as world:
         await alice_and_bob(world)
