@@ -101,6 +101,8 @@ class Outbox:
 
     Attributes:
         on_settled: called in the transaction that erases an event; what they raise undoes it.
+        on_late: called with an event's id and outcome when a bridge tells of one that is not there
+            any more: it had expired while the bridge held it, or is told of again.
         on_change: called on the writer's thread when there is something for `take_changes`.
     """
 
@@ -108,6 +110,7 @@ class Outbox:
         self._store = store
         self._clock = clock
         self.on_settled: list[Callable[[Writing, Settled], None]] = []
+        self.on_late: list[Callable[[Writing, bytes, Outcome], None]] = []
         self.on_change: Callable[[], None] = lambda: None
         self._changes: deque[Change] = deque()
         self._told = False
@@ -193,7 +196,13 @@ class Outbox:
         Raises:
             OperationError: it can't be stored.
         """
-        await self._store.write(lambda writing: self.settle(writing, identity, outcome, detail))
+
+        def write(writing: Writing) -> None:
+            if not self.settle(writing, identity, outcome, detail):
+                for listener in self.on_late:
+                    listener(writing, identity, outcome)
+
+        await self._store.write(write)
 
     async def expire(self, identities: Sequence[bytes]) -> None:
         """Erase events that are stale.

@@ -13,8 +13,9 @@ from billing.sms_codes import ConfirmationCodes
 from billing.sms_commands import Command, Language, language_of
 from billing.sms_records import SmsRecord, add_record, find_record, read_number, store_number
 from billing.sms_sender import SmsSender
-from billing.sms_texts import TEXTS, Answer, sms_parts
+from billing.sms_texts import TEXTS, Answer
 from core.clock import Clock
+from core.sms_parts import sms_parts
 from core.store import Store
 from core.tables import Writing
 
@@ -83,7 +84,8 @@ class Answers:
             # What is refused before it writes has nobody else's done anew.
             if find_record(writing, message.identity) is not None:
                 raise HandledBefore
-            self._sender.budget.check(writing, message.phone)
+            is_paid = _is_paid(answer, 0)
+            self._sender.budget.check(writing, message.phone, from_reserve=is_paid)
             if also is not None:
                 also(writing)
             self.record(writing, message, answer)
@@ -126,7 +128,8 @@ class Answers:
         text = self.text_of(record)
         if text is not None:
             parts = sms_parts(text)
-            self._sender.budget.spend(writing, message.phone, parts)
+            is_paid = answer is not None and _is_paid(answer, cost)
+            self._sender.budget.spend(writing, message.phone, parts, from_reserve=is_paid)
             self._remember_bridge(writing, message)
             record = msgspec.structs.replace(record, parts=parts)
         add_record(writing, record)
@@ -157,3 +160,9 @@ class Answers:
         """The record of a message."""
         with self._store.read() as tables:
             return find_record(tables, identity)
+
+
+def _is_paid(answer: Answer, cost: int) -> bool:
+    """Whether an answer belongs to a command that somebody pays for."""
+    # Who is asked to confirm a SEND has the money for it.
+    return cost > 0 or answer.name == "confirm"

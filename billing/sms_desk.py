@@ -4,6 +4,7 @@ with time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -15,13 +16,20 @@ from billing.money import J, format_amount
 from billing.records import format_time
 from billing.sms_codes import prune_confirmations
 from billing.sms_commands import parse_phone_untrusted
+from billing.sms_limits import RESERVE_PERCENT
 from billing.sms_records import (
+    IDLE_DAYS,
+    NUMBERS_MAXIMUM,
+    PRUNED_AT_ONCE,
+    RECIPIENTS_MAXIMUM,
     SmsRecord,
     list_records,
+    prune_numbers,
+    prune_recipients,
     prune_records,
     set_opted_out,
 )
-from billing.sms_texts import sms_parts
+from billing.tables import SMS_NUMBERS, SMS_RECIPIENTS
 from billing.transfers import new_id, parse_id_untrusted
 from billing.wallet import SMSGateway
 from core.api.bridge_messages import (
@@ -49,11 +57,11 @@ from core.api.sms_messages import (
 from core.clock import Clock
 from core.config import NodeConfig
 from core.errors import OperationError
+from core.sms_parts import sms_parts
 from core.store import Store
 from core.units import HOUR_S
 
 PRUNE_INTERVAL_S: Final = HOUR_S
-PRUNED_AT_ONCE: Final = 1_000
 _NS_PER_MS: Final = 1_000_000
 
 WalletRequest = (
@@ -137,10 +145,25 @@ class SmsDesk:
         while await self._store.write(lambda writing: prune_records(writing, now_ms)):
             pass
         for prune in (prune_confirmations, prune_links):
-            start: bytes | None = b""
-            while start is not None:
-                step = partial(prune, now_ms=now_ms, start=start, limit=PRUNED_AT_ONCE)
-                start = await self._store.write(step)
+            await self._sweep(partial(prune, now_ms=now_ms))
+        await self._prune_idle(prune_numbers, SMS_NUMBERS, NUMBERS_MAXIMUM)
+        await self._prune_idle(prune_recipients, SMS_RECIPIENTS, RECIPIENTS_MAXIMUM)
+
+    async def _prune_idle(
+        self, prune: Callable[..., bytes | None], table: str, maximum: int
+    ) -> None:
+        for idle_days in IDLE_DAYS:
+            await self._sweep(partial(prune, day=self._sender.budget.day, idle_days=idle_days))
+            with self._store.read() as tables:
+                if tables.count(table) <= maximum:
+                    return
+
+    async def _sweep(self, prune: Callable[..., bytes | None]) -> None:
+        """Go through a table, a step a transaction: others are not to wait for all of it."""
+        start: bytes | None = b""
+        while start is not None:
+            step = partial(prune, start=start, limit=PRUNED_AT_ONCE)
+            start = await self._store.write(step)
 
     def figures(self) -> dict[str, int]:
         """What has come and gone since the start, and what the budget has been used for."""
@@ -175,6 +198,7 @@ class SmsDesk:
             ever=spent.ever,
             in_total=config.messages_in_total,
             per_number=config.messages_per_number,
+            reserved_percent=RESERVE_PERCENT,
             countries=sorted(self._sender.regions),
             bridge=self._sender.default_bridge,
         )

@@ -1,8 +1,13 @@
 """How much numbers may ask for, and how much the operator pays for SMS.
 
 An SMS that is sent costs real money: where it may go, and how many parts in a day, to a number and
-ever, the configuration says. What is spent is counted in the transaction that sends, so that no
-rush sends more.
+ever, the configuration says. It goes to mobile telephones alone, since the operator would pay for a
+premium-rate number. What is spent is counted in the transaction that sends, so that no rush sends
+more.
+
+The last fifth of each limit is a reserve for commands that are paid. A sender's number can be
+forged, and whoever forges many could use up the rest for nothing: strangers get no answers then,
+nor are codes, notices and invitations sent, but who pays for a command has its answer.
 """
 
 from __future__ import annotations
@@ -15,8 +20,8 @@ from typing import Final
 import msgspec
 
 from billing.outbox import Outbox
-from billing.sms_commands import region_of
-from billing.sms_records import read_number, store_number
+from billing.sms_commands import is_mobile, region_of
+from billing.sms_records import BUDGET, read_number, store_number
 from billing.tables import SMS_NUMBERS
 from billing.transfers import ID_BYTES
 from core.api.bridge_messages import AlarmBody
@@ -26,12 +31,18 @@ from core.errors import OperationError
 from core.tables import Tables, Writing
 from core.units import DAY_S, MINUTE_S, NS_PER_S
 
-ALARM_PERCENTS: Final = (80, 100)
+RESERVE_PERCENT: Final = 20
+"""Of each limit, for answers to commands that are paid, and for what the operator sends."""
+ALARM_PERCENTS: Final = (100 - RESERVE_PERCENT, 100)
 RATED_NUMBERS_MAXIMUM: Final = 100_000
 """Numbers that are counted in a minute, where all together have no limit."""
-
-_BUDGET: Final = b"budget"
-"""A key among numbers, which begin with +."""
+_WHAT_IS_LEFT: Final = {
+    ALARM_PERCENTS[0]: (
+        "what is left answers paid commands",
+        "остальное - на ответы на платные команды",
+    ),
+    ALARM_PERCENTS[1]: ("nothing is sent any more", "больше ничего не отправляется"),
+}
 
 
 class SmsRefused(OperationError):
@@ -103,12 +114,17 @@ class Budget:
 
     def read(self, tables: Tables) -> Spent:
         """What was sent, on this day and ever."""
-        raw = tables.get(SMS_NUMBERS, _BUDGET)
+        raw = tables.get(SMS_NUMBERS, BUDGET)
         spent = Spent() if raw is None else _spent.decode(raw)
         return spent if spent.day >= self.day else Spent(self.day, 0, spent.ever)
 
-    def check(self, tables: Tables, phone: str, parts: int = 1) -> None:
+    def check(
+        self, tables: Tables, phone: str, parts: int = 1, *, from_reserve: bool = False
+    ) -> None:
         """Nothing forbids to send so many parts to a number.
+
+        Args:
+            from_reserve: whether the reserve may be used for them.
 
         Raises:
             SmsRefused: what does.
@@ -116,6 +132,12 @@ class Budget:
         if region_of(phone) not in self._regions:
             raise SmsRefused(
                 "no SMS are sent to this country; add it to [sms] countries", "sms_country"
+            )
+        if not is_mobile(phone):
+            raise SmsRefused(
+                "SMS go to mobile telephones alone, and this number is of another kind: a "
+                "landline's, or that of a service which may cost more",
+                "sms_not_mobile",
             )
         number = read_number(tables, phone, self.day)
         if number.opted_out:
@@ -129,43 +151,46 @@ class Budget:
             (config.messages_per_day, spent.today),
             (config.messages_in_total, spent.ever),
         ):
-            if limit and used + parts > limit:
+            room = limit if from_reserve else _open_part(limit)
+            if limit and used + parts > room:
                 raise SmsRefused(
                     "the budget for SMS is used up; see `montana sms budget`, and "
                     "messages_per_day, messages_per_number and messages_in_total in [sms]",
                     "sms_budget",
                 )
 
-    def spend(self, writing: Writing, phone: str, parts: int) -> None:
-        """Count parts that are sent, in the transaction that sends them.
+    def spend(
+        self, writing: Writing, phone: str, parts: int, *, from_reserve: bool = False
+    ) -> None:
+        """Count parts that are sent, in the transaction that sends them; arguments as of `check`.
 
         Raises:
             SmsRefused: they may not be; nothing was counted.
         """
-        self.check(writing, phone, parts)
+        self.check(writing, phone, parts, from_reserve=from_reserve)
         number = read_number(writing, phone, self.day)
         store_number(writing, phone, msgspec.structs.replace(number, parts=number.parts + parts))
         before = self.read(writing)
         after = Spent(before.day, before.today + parts, before.ever + parts)
-        writing.put(SMS_NUMBERS, _BUDGET, msgspec.msgpack.encode(after))
+        writing.put(SMS_NUMBERS, BUDGET, msgspec.msgpack.encode(after))
         config = self._config
         for of, limit, old, new in (
             ("messages_per_day", config.messages_per_day, before.today, after.today),
             ("messages_in_total", config.messages_in_total, before.ever, after.ever),
         ):
-            for percent in ALARM_PERCENTS:
+            for percent, room in zip(ALARM_PERCENTS, (_open_part(limit), limit), strict=True):
                 # With less left than an answer of two parts takes, it is as good as used up.
-                bound = limit - 1 if percent == 100 else limit * percent / 100
-                if limit and old < bound <= new:
+                if limit and old < max(1, room - 1) <= new:
                     self._alarm(writing, of, percent)
 
     def _alarm(self, writing: Writing, of: str, percent: int) -> None:
         writing.after_commit(lambda: self._on_alarm(of, percent))
         if self._config.alarm is None:
             return
+        english, russian = _WHAT_IS_LEFT[percent]
         text = (
-            f"SMS: {percent} % of [sms] {of} is used up / "
-            f"израсходовано {percent} % от [sms] {of}. `montana sms budget`"
+            f"SMS: {percent} % of [sms] {of} is used up; {english} / "
+            f"израсходовано {percent} % от [sms] {of}; {russian}. `montana sms budget`"
         )
         key = sha256(f"sms alarm {of} {percent} {self.day}".encode()).digest()[:ID_BYTES]
         self._outbox.put(
@@ -177,3 +202,8 @@ class Budget:
             urgent=True,
             lifetime_s=DAY_S,
         )
+
+
+def _open_part(limit: int) -> int:
+    """What of a limit is no reserve."""
+    return limit - limit * RESERVE_PERCENT // 100

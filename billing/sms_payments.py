@@ -154,7 +154,7 @@ class SmsPayments:
             number = read_number(writing, phone, self._sender.budget.day)
             changed = msgspec.structs.replace(number, sent=number.sent + amount)
             store_number(writing, phone, changed)
-            note_recipient(writing, phone, recipient)
+            note_recipient(writing, phone, recipient, number.day)
             self._answers.record(writing, message, answer(), cost=cost)
 
         beside = [self._charge_of(message, account, price)] if price else []
@@ -207,6 +207,10 @@ class SmsPayments:
     def show_price(self, account: int) -> str:
         """The same, as people read it."""
         return _show(self.price_for(account))
+
+    def has_price(self, account: int) -> bool:
+        """Whether an account has money, and enough for a command."""
+        return self._available(account) >= max(1, self.price_for(account))
 
     def _missing(self, account: int, needed: int) -> Answered:
         available = _show(self._available(account))

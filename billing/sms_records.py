@@ -22,11 +22,29 @@ KEEP_S: Final = 400 * DAY_S
 RECORDS_MAXIMUM: Final = 20_000_000
 """Records that are kept; the oldest go first."""
 PRUNED_AT_ONCE: Final = 1_000
+NUMBERS_MAXIMUM: Final = 1_000_000
+RECIPIENTS_MAXIMUM: Final = 1_000_000
+"""What is kept of numbers, and of whom they have sent money to, while it is not idle."""
+IDLE_DAYS: Final = (KEEP_S // DAY_S, 100, 25, 6, 2)
+"""What is idle for longer than the first is forgotten; for as long as there is too much, what is
+idle for longer than the next."""
+BUDGET: Final = b"budget"
+"""A key among numbers, which is none: what was spent."""
 
 Status = Literal[
     "handled", "waiting", "sent", "delivered", "undelivered", "failed", "unknown", "expired"
 ]
-_FINAL: Final = ("delivered", "undelivered", "failed", "expired")
+_OPEN: Final = ("waiting", "expired")
+"""Nobody has told of it yet. It can still have been sent: a bridge may have held what expired."""
+_REPLACED_BY: Final[dict[Status, tuple[Status, ...]]] = {
+    "expired": ("waiting",),
+    "sent": _OPEN,
+    "unknown": (*_OPEN, "sent"),
+    "failed": (*_OPEN, "sent", "unknown"),
+    "delivered": (*_OPEN, "sent", "unknown"),
+    "undelivered": (*_OPEN, "sent", "unknown"),
+}
+"""What a status says something newer than, whenever it comes."""
 _KEY_BYTES: Final = 8
 
 
@@ -114,14 +132,13 @@ def add_record(writing: Writing, record: SmsRecord) -> None:
 
 
 def set_status(writing: Writing, identity: bytes, status: Status) -> None:
-    """How far an SMS is that was sent; what came late says nothing against what is final."""
+    """How far an SMS is that was sent; what says nothing newer changes nothing."""
     place = writing.get(SMS_PLACES, identity)
     raw = None if place is None else writing.get(SMS_RECORDS, place)
     if place is None or raw is None:
         return
     record = _records.decode(raw)
-    late = status == "sent" and record.status != "waiting"
-    if not (record.incoming or record.status in _FINAL or late):
+    if not record.incoming and record.status in _REPLACED_BY[status]:
         changed = msgspec.structs.replace(record, status=status)
         writing.put(SMS_RECORDS, place, _encode(changed))
 
@@ -174,9 +191,37 @@ def has_sent_to(tables: Tables, phone: str, recipient: str) -> bool:
     return tables.get(SMS_RECIPIENTS, _pair(phone, recipient)) is not None
 
 
-def note_recipient(writing: Writing, phone: str, recipient: str) -> None:
+def note_recipient(writing: Writing, phone: str, recipient: str, day: int) -> None:
     """A number has sent money to another one."""
-    writing.put(SMS_RECIPIENTS, _pair(phone, recipient), b"")
+    writing.put(SMS_RECIPIENTS, _pair(phone, recipient), day.to_bytes(4, "big"))
+
+
+def prune_numbers(
+    writing: Writing, start: bytes, limit: int, *, day: int, idle_days: int
+) -> bytes | None:
+    """Forget those of `limit` numbers from the key `start` on of which nothing was heard for more
+    than `idle_days`; the key to go on from, None at the end. Kept are those that want no SMS, and,
+    for the longest time, PINs; what limits a number is of its last day."""
+
+    def is_idle(number: Number) -> bool:
+        kept_days = IDLE_DAYS[0] if number.pin_hash else idle_days
+        return not number.opted_out and number.day < day - kept_days
+
+    found = writing.items(SMS_NUMBERS, start, limit=limit)
+    idle = [key for key, raw in found if key != BUDGET and is_idle(_numbers.decode(raw))]
+    writing.delete_many(SMS_NUMBERS, idle)
+    return found[-1][0] + b"\0" if len(found) == limit else None
+
+
+def prune_recipients(
+    writing: Writing, start: bytes, limit: int, *, day: int, idle_days: int
+) -> bytes | None:
+    """Forget, as `prune_numbers`, to whom nothing was sent for so long: a SEND to them is one to a
+    new recipient then, and confirmed."""
+    found = writing.items(SMS_RECIPIENTS, start, limit=limit)
+    idle = [key for key, raw in found if int.from_bytes(raw, "big") < day - idle_days]
+    writing.delete_many(SMS_RECIPIENTS, idle)
+    return found[-1][0] + b"\0" if len(found) == limit else None
 
 
 def _pair(phone: str, recipient: str) -> bytes:

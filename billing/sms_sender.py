@@ -12,11 +12,11 @@ from collections import Counter
 from typing import Final
 
 from billing.notices import Notices
-from billing.outbox import Outbox, Settled
+from billing.outbox import Outbox, Outcome
 from billing.sms_commands import language_of, parse_phone_untrusted
 from billing.sms_limits import Budget, SmsRefused
 from billing.sms_records import SmsRecord, Status, add_record, find_record, read_number, set_status
-from billing.sms_texts import Answer, masked, show_amount, sms_parts
+from billing.sms_texts import Answer, masked, show_amount
 from billing.transfers import new_id
 from core.api.bridge_messages import SmsBody, TransferReceivedBody
 from core.bridge_config import sms_bridges
@@ -24,6 +24,7 @@ from core.clock import Clock
 from core.config import NodeConfig
 from core.errors import OperationError
 from core.log import log_event
+from core.sms_parts import sms_parts
 from core.store import Store
 from core.tables import Tables, Writing
 from core.units import DAY_S
@@ -31,7 +32,7 @@ from core.units import DAY_S
 LIFETIME_S: Final = DAY_S
 PARTS_MAXIMUM: Final = 10
 """Of one SMS."""
-_STATUS_OF: Final[dict[str, Status]] = {
+_STATUS_OF: Final[dict[Outcome, Status]] = {
     "done": "sent",
     "failed": "failed",
     "unknown": "unknown",
@@ -66,7 +67,8 @@ class SmsSender:
             log_event(
                 _log, logging.WARNING, "SMS go nowhere: name [sms] countries in the configuration"
             )
-        outbox.on_settled.append(self._settled)
+        outbox.on_settled.append(lambda writing, one: self._settled(writing, one.id, one.outcome))
+        outbox.on_late.append(self._settled)
         if self._bridges:
             notices.by_sms = self._tell_received
 
@@ -88,16 +90,18 @@ class SmsSender:
             )
         event = new_id(self._clock) if identity is None else identity
         await self._store.write(
-            lambda writing: self.put_sms(writing, number, text, key=event, why="operator")
+            lambda writing: self.put_sms(
+                writing, number, text, key=event, why="operator", from_reserve=True
+            )
         )
         return event
 
-    def may_send(self, phone: str) -> bool:
-        """Whether an SMS of one part would be sent to a number now."""
+    def may_send(self, phone: str, parts: int) -> bool:
+        """Whether an SMS of so many parts would be sent to a number now."""
         with self._store.read() as tables:
             try:
                 self.bridge_of(tables, phone)
-                self.budget.check(tables, phone)
+                self.budget.check(tables, phone, parts)
             except SmsRefused:
                 return False
         return True
@@ -111,6 +115,7 @@ class SmsSender:
         key: bytes,
         lifetime_s: int = LIFETIME_S,
         why: str = "call",
+        from_reserve: bool = False,
     ) -> None:
         """Send an SMS in the transaction of its cause; under one key one SMS.
 
@@ -119,6 +124,7 @@ class SmsSender:
             key: 16 bytes, the event's id.
             lifetime_s: it is not sent any more when this is over.
             why: a word for the record.
+            from_reserve: whether what the budget keeps in reserve may be used.
 
         Raises:
             SmsRefused: it is not sent; the transaction has to end with that.
@@ -134,12 +140,12 @@ class SmsSender:
             )
         bridge = self.bridge_of(writing, phone)
         # Nothing is written before all that may refuse it: a notice goes without the SMS then.
-        self.budget.check(writing, phone, parts)
+        self.budget.check(writing, phone, parts, from_reserve=from_reserve)
         if not self._outbox.put(
             writing, bridge, phone, SmsBody(text=text), key=key, lifetime_s=lifetime_s
         ):
             raise SmsRefused("too many SMS wait; try again later", "sms_full")
-        self.budget.spend(writing, phone, parts)
+        self.budget.spend(writing, phone, parts, from_reserve=from_reserve)
         add_record(
             writing,
             SmsRecord(
@@ -196,8 +202,8 @@ class SmsSender:
             # It was refused before anything was written, and the money comes all the same.
             self.count(error.code)
 
-    def _settled(self, writing: Writing, settled: Settled) -> None:
-        set_status(writing, settled.id, _STATUS_OF[settled.outcome])
+    def _settled(self, writing: Writing, identity: bytes, outcome: Outcome) -> None:
+        set_status(writing, identity, _STATUS_OF[outcome])
 
     def _alarm(self, of: str, percent: int) -> None:
         log_event(

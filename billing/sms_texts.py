@@ -1,4 +1,4 @@
-"""What SMS say, in English and in Russian, and how many parts of an SMS that takes.
+"""What SMS say, in English and in Russian.
 
 An answer fits into one part where it can: 160 characters of the GSM alphabet, which has no Ɉ, or 70
 of any other. A result is kept by its name and values (`Answer`), so that the same text can be made
@@ -14,16 +14,6 @@ import msgspec
 from billing.sms_commands import Language
 
 Values = dict[str, str]
-
-_GSM_BASIC: Final = frozenset(
-    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?"
-    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà"
-)
-_GSM_EXTENDED: Final = frozenset("\f^{}\\[~]|€")
-"""They take two places."""
-_GSM_PLACES: Final = (160, 153)
-_UCS2_PLACES: Final = (70, 67)
-"""In a message of one part, and in each part of a longer one (3GPP TS 23.040, section 9.2.3.24)."""
 
 TEXTS: Final[dict[str, tuple[str, str]]] = {
     "balance": ("Balance: {balance} J", "Баланс: {balance} J"),
@@ -150,24 +140,6 @@ class Answer(msgspec.Struct, frozen=True):
     def text(self, language: Language) -> str:
         """The sentence."""
         return TEXTS[self.name][language == "ru"].format_map(self.values)
-
-
-def sms_parts(text: str) -> int:
-    """How many parts of an SMS a text takes; a character is never cut in two."""
-    if all(letter in _GSM_BASIC or letter in _GSM_EXTENDED for letter in text):
-        widths = [1 + (letter in _GSM_EXTENDED) for letter in text]
-        alone, joined = _GSM_PLACES
-    else:
-        widths = [1 + (ord(letter) > 0xFFFF) for letter in text]
-        alone, joined = _UCS2_PLACES
-    if sum(widths) <= alone:
-        return 1
-    parts, used = 1, 0
-    for width in widths:
-        if used + width > joined:
-            parts, used = parts + 1, 0
-        used += width
-    return parts
 
 
 def show_amount(written: str) -> str:

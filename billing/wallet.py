@@ -154,11 +154,11 @@ class SMSGateway:
         number = parse_phone_untrusted(sender, self._region)
         phone = _valid_text(sender, SENDER_CHARACTERS) if number is None else number
         message = Message(identity, phone, bridge, parse_command_untrusted(body))
-        wants_out = number is not None and self._wants_out(message)
+        is_always_heard = number is not None and self._turns_sms_off_or_on(message)
         forward = None
         if self._is_for_owner(message):
             forward = self._forward(message, body, recipient, received_ms)
-        if not (wants_out or self._rate.admit(phone)):
+        if not (is_always_heard or self._rate.admit(phone)):
             self.sender.log_refusal(phone, "limited")
             if forward is not None:
                 # Whoever has brought it keeps it, and brings it again: it is somebody's.
@@ -187,17 +187,23 @@ class SMSGateway:
         with self._store.read() as tables:
             return not self._codes.waits(tables, message.phone, self._answers.now_ms())
 
-    def _wants_out(self, message: Message) -> bool:
-        """Who wants no SMS any more is always heard, the first time."""
-        if message.command.action != "stop":
+    def _turns_sms_off_or_on(self, message: Message) -> bool:
+        """Whether somebody wants no SMS any more, or wants them again who had none."""
+        action = message.command.action
+        if action not in ("stop", "start"):
             return False
         with self._store.read() as tables:
-            return not read_number(tables, message.phone, self._day).opted_out
+            is_off = read_number(tables, message.phone, self._day).opted_out
+        return is_off == (action == "start")
 
     async def _carry_out(self, message: Message) -> None:
         try:
+            # Whatever the budget is: it is no matter of an answer.
             if message.command.action == "stop":
                 await self._store.write(partial(self._opt_out, message))
+                return
+            if message.command.action == "start" and self._turns_sms_off_or_on(message):
+                await self._store.write(partial(self._opt_in, message))
                 return
             self._assert_answerable(message)
             await self._act(message)
@@ -211,12 +217,10 @@ class SMSGateway:
 
     def _assert_answerable(self, message: Message) -> None:
         """Refuse who can't be sent an answer, before they have an account."""
-        try:
-            with self._store.read() as tables:
-                self.sender.budget.check(tables, message.phone)
-        except SmsRefused as error:
-            if not (message.command.action == "start" and error.code == "sms_opted_out"):
-                raise
+        account = self._ledger.find(message.phone)
+        pays = account is not None and self._payments.has_price(account)
+        with self._store.read() as tables:
+            self.sender.budget.check(tables, message.phone, from_reserve=pays)
 
     async def _act(self, message: Message) -> None:
         account = await self._desk.open_user(message.phone)
@@ -330,10 +334,7 @@ class SMSGateway:
 
         def write(writing: Writing) -> None:
             number = read_number(writing, phone, self._day)
-            if action == "start" and number.opted_out:
-                store_number(writing, phone, msgspec.structs.replace(number, opted_out=False))
-                self._answers.record(writing, message, Answer("started"))
-            elif action == "text" and now_ms - number.helped_ms < HELP_INTERVAL_MS:
+            if action == "text" and now_ms - number.helped_ms < HELP_INTERVAL_MS:
                 self._answers.record(writing, message, None, "not_understood")
             else:
                 self._answers.record(writing, message, Answer("help", price))
@@ -347,6 +348,14 @@ class SMSGateway:
     def _opt_out(self, message: Message, writing: Writing) -> None:
         self._answers.record(writing, message, None, "stopped")
         set_opted_out(writing, message.phone, True)
+
+    def _opt_in(self, message: Message, writing: Writing) -> None:
+        set_opted_out(writing, message.phone, False)
+        try:
+            self._answers.record(writing, message, Answer("started"))
+        except SmsRefused as error:
+            # They have their SMS again all the same; this one can't be sent.
+            self._answers.record(writing, message, None, error.code)
 
     def _forward(
         self, message: Message, body: str, recipient: str, received_ms: int | None

@@ -27,7 +27,8 @@ class SmsConfig:
         daily_limit: what a number may SEND in a day, in Ɉ.
         countries: where SMS are sent to, in two letters; empty for `billing.default_region` alone.
         messages_per_day, messages_per_number, messages_in_total: parts that may be sent: in a day,
-            to a number in a day, ever; 0 for no limit.
+            to a number in a day, ever; 0 for no limit. `billing.sms_limits` keeps some of each for
+            commands that are paid.
         alarm: who is told in Telegram when that is nearly used up.
         commands_per_minute, commands_in_total: of a number, and of all, a minute.
         owners: by the number or modem that an SMS has come to, ``*`` for any: who is given those

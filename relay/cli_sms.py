@@ -133,6 +133,7 @@ def budget(as_json: bool, config: Path | None, socket: Path | None) -> None:
             (text("sms_today"), _of(reply.today, reply.per_day)),
             (text("sms_ever"), _of(reply.ever, reply.in_total)),
             (text("sms_per_number"), _limit(reply.per_number)),
+            (text("sms_reserved"), f"{reply.reserved_percent} %"),
             (text("sms_countries"), countries or text("sms_nowhere")),
             (text("sms_bridge"), printable(reply.bridge) or text("nothing")),
         ]

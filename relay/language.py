@@ -780,6 +780,12 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "no SMS are sent to this country; add it to [sms] countries",
         "в эту страну SMS не отправляются; добавьте её в [sms] countries",
     ),
+    "refused_sms_not_mobile": (
+        "SMS go to mobile telephones alone, and this number is of another kind: a landline's, or "
+        "that of a service which may cost more",
+        "SMS отправляются только на мобильные телефоны, а этот номер другого вида: городской или "
+        "платной службы",
+    ),
     "refused_sms_opted_out": (
         "this number wants no SMS; it has to send START first",
         "этот номер отказался от SMS; сначала с него должно прийти START",
@@ -866,6 +872,7 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "sms_today": ("today", "сегодня"),
     "sms_ever": ("ever", "всего"),
     "sms_per_number": ("to a number in a day", "на номер в день"),
+    "sms_reserved": ("of each, for paid commands alone", "из них только для платных команд"),
     "sms_countries": ("countries", "страны"),
     "sms_bridge": ("bridge", "мост"),
     "sms_of": ("{used} of {limit}", "{used} из {limit}"),

@@ -12,34 +12,13 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-ESCAPE: Final = 0x1B
+from core.sms_parts import BASIC, ESCAPE, EXTENSION
+
 CARRIAGE_RETURN: Final = 0x0D
 
-_BASIC: Final = (
-    "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞ\x1bÆæßÉ"
-    " !\"#¤%&'()*+,-./0123456789:;<=>?"
-    "¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§"
-    "¿abcdefghijklmnopqrstuvwxyzäöñüà"
-)
-"""Section 6.2.1: the character of each septet; 0x1B is the escape."""
-_EXTENSION: Final = {
-    0x0A: "\f",
-    0x14: "^",
-    0x28: "{",
-    0x29: "}",
-    0x2F: "\\",
-    0x3C: "[",
-    0x3D: "~",
-    0x3E: "]",
-    0x40: "|",
-    0x65: "€",
-}
-"""Section 6.2.1.1: the character of each septet behind an escape."""
-
-assert len(_BASIC) == 128
 _SEPTETS: Final = {
-    character: bytes([code]) for code, character in enumerate(_BASIC) if code != ESCAPE
-} | {character: bytes([ESCAPE, code]) for code, character in _EXTENSION.items()}
+    character: bytes([code]) for code, character in enumerate(BASIC) if code != ESCAPE
+} | {character: bytes([ESCAPE, code]) for code, character in EXTENSION.items()}
 
 
 class Alphabet(Enum):
@@ -67,12 +46,12 @@ def decode_gsm7_untrusted(septets: bytes) -> str:
         if escaped:
             escaped = False
             characters.append(
-                " " if septet == ESCAPE else _EXTENSION.get(septet, _BASIC[septet & 0x7F])
+                " " if septet == ESCAPE else EXTENSION.get(septet, BASIC[septet & 0x7F])
             )
         elif septet == ESCAPE:
             escaped = True
         else:
-            characters.append(_BASIC[septet & 0x7F])
+            characters.append(BASIC[septet & 0x7F])
     if escaped:
         characters.append(" ")
     return "".join(characters)

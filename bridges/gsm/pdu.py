@@ -16,7 +16,6 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from bridges.gsm.alphabet import (
-    ESCAPE,
     Alphabet,
     decode_gsm7_untrusted,
     decode_text_untrusted,
@@ -26,6 +25,7 @@ from bridges.gsm.alphabet import (
     unpack,
 )
 from core.errors import PeerError
+from core.sms_parts import ESCAPE
 from core.units import DAY_S, HOUR_S, MINUTE_S
 
 USER_DATA_BYTES: Final = 140

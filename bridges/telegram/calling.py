@@ -55,7 +55,13 @@ class Calling:
     ) -> None:
         """Make a call that was offered."""
         desk, language = self._desk, self._desk.language(incoming)
-        request = CallStartRequest(f"tg:{offer.user}", offer.to, kind, id=desk.offers.effect(token))
+        request = CallStartRequest(
+            f"tg:{offer.user}",
+            offer.to,
+            kind,
+            id=desk.offers.effect(token),
+            username=desk.people.of(offer.user).username,
+        )
         made = await desk.ask(incoming, request, CallLinkReply)
         if incoming.is_private:
             text = say(language, "calling", name=offer.name)
@@ -143,7 +149,8 @@ class Calling:
                 await desk.tell(incoming, "no_app", bot=desk.bot)
                 return
         await desk.open_account(incoming)
-        request = CallQuoteRequest(_address(incoming), contact.address)
+        username = desk.people.of(incoming.sender.user).username
+        request = CallQuoteRequest(_address(incoming), contact.address, username=username)
         quote = await desk.ask(incoming, request, CallQuoteReply)
         if quote.reach == "none":
             await desk.tell(incoming, "unreachable", name=contact.name)

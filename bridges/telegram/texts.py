@@ -238,6 +238,10 @@ _REFUSALS: Final[dict[str, tuple[str, str]]] = {
         "no SMS are sent to this country",
         "в эту страну SMS не отправляются",
     ),
+    "sms_not_mobile": (
+        "SMS go to mobile telephones alone, and this number is of another kind",
+        "SMS отправляются только на мобильные телефоны, а этот номер другого вида",
+    ),
     "sms_budget": (
         "no more SMS are sent for now; try again tomorrow",
         "SMS пока больше не отправляются; попробуйте завтра",

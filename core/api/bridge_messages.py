@@ -149,21 +149,28 @@ class LinkConfirmRequest(msgspec.Struct, frozen=True, tag="link_confirm", tag_fi
 
 
 class CallQuoteRequest(msgspec.Struct, frozen=True, tag="call_quote", tag_field="type"):
-    """What a call would cost its caller, and how the callee would hear of it."""
+    """What a call would cost its caller, and how the callee would hear of it.
+
+    Attributes:
+        username: the caller's in Telegram, without its ``@``; empty for none.
+    """
 
     caller: AccountName
     callee: AccountName
     kind: CallKind = "voice"
+    username: ShortText = ""
 
 
 class CallStartRequest(msgspec.Struct, frozen=True, tag="call_start", tag_field="type"):
     """Make a call, whose caller pays, and have the callee told: where they are rung, as soon as the
-    caller's page has come; by an SMS with a link at once."""
+    caller's page has come; by an SMS with a link at once, which names the caller by `username`, as
+    `CallQuoteRequest` has it."""
 
     caller: AccountName
     callee: AccountName
     kind: CallKind = "voice"
     id: EffectId | None = None
+    username: ShortText = ""
 
 
 class CallSideRequest(msgspec.Struct, frozen=True, tag="call_side", tag_field="type"):

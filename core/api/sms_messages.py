@@ -83,6 +83,7 @@ class SmsBudgetReply(msgspec.Struct, frozen=True, tag="sms_budget", tag_field="t
         today, per_day: that were sent today (UTC), and that may be.
         ever, in_total: that were sent ever, and that may be.
         per_number: that one number may be sent in a day.
+        reserved_percent: of each limit, for answers to commands that are paid alone.
         countries: where SMS go, in two letters.
         bridge: which sends to numbers that have never written; empty for none.
     """
@@ -92,6 +93,7 @@ class SmsBudgetReply(msgspec.Struct, frozen=True, tag="sms_budget", tag_field="t
     ever: int
     in_total: int
     per_number: int
+    reserved_percent: int
     countries: list[str]
     bridge: str
 

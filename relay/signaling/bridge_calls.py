@@ -8,6 +8,7 @@ which leads nowhere after `INVITATION_S`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
@@ -27,6 +28,7 @@ from core.api.bridge_messages import (
 )
 from core.clock import Clock
 from core.errors import SignalingError
+from core.sms_parts import sms_parts
 from core.tables import Writing
 from core.units import MINUTE_S
 from relay.signaling.call_admission import MINIMUM_S
@@ -43,21 +45,26 @@ RUSSIAN_PREFIXES: Final = ("+7", "+375")
 """Whose numbers are written to in Russian."""
 
 Reach = Literal["telegram", "page", "sms", "none"]
-Links = Callable[[CallInfo], tuple[str, str]]
-"""The links of a call's caller and of its callee."""
+Links = Callable[[str], tuple[str, str]]
+"""The links of the caller and of the callee of a call, by its id."""
 
 _INVITATIONS: Final = {
-    "en": "{caller} calls you (Montana). Answer within {minutes} minutes: {link}",
-    "ru": "Вам звонит {caller}. Ответьте за {minutes} минут: {link}",
+    "en": "{caller} calls you. Answer within {minutes} minutes: {link}",
+    "ru": "Звонит {caller}, ответьте за {minutes} мин: {link}",
 }
+_SOMEONE: Final = {"en": "Someone", "ru": "кто-то"}
+_SOMEONE_IN_TELEGRAM: Final = {"en": "Someone in Telegram", "ru": "кто-то из Telegram"}
+_USERNAME = re.compile("[A-Za-z0-9_]{1,32}")
+_ANY_CALL: Final = "CALL-AAAAAAAA"
+"""All have links of the same length."""
 _HUNG_UP_FIRST: Final = (Status.ACTIVE, Status.RINGING, Status.PENDING)
 
 
 class SmsSender(Protocol):
     """Who sends SMS, within what the operator allows."""
 
-    def may_send(self, phone: str) -> bool:
-        """Whether an SMS of one part would be sent to a number now."""
+    def may_send(self, phone: str, parts: int) -> bool:
+        """Whether an SMS of so many parts would be sent to a number now."""
 
     def put_sms(
         self, writing: Writing, phone: str, text: str, *, key: bytes, lifetime_s: int
@@ -78,7 +85,7 @@ class BridgeCalls:
 
     Args:
         has_page: whether an account has a page open on which it rings.
-        sms_line: what an SMS costs, and who is paid.
+        sms_line: what a part of an SMS costs, and who is paid.
         region: of telephone numbers that are written without their country.
 
     Attributes:
@@ -116,11 +123,15 @@ class BridgeCalls:
             SignalingError: ``no-account``, ``blocked``.
         """
         admission = self._calls.admission
-        _, caller = admission.caller_untrusted(request.caller)
+        caller_address, caller = admission.caller_untrusted(request.caller)
         callee_address, callee = admission.callee_untrusted(request.callee, caller)
-        reach = self._reach(callee_address, callee)
+        shown = caller_address, request.username
+        reach = self._reach(callee_address, callee, *shown)
         price = self._line_of(Kind(request.kind)).price_second
-        sms_price = self._sms_line.price_command if reach == "sms" else 0
+        sms_price = 0
+        if reach == "sms":
+            text = self._invitation(callee_address, *shown)
+            sms_price = self._sms_line.price_command * sms_parts(text)
         return CallQuoteReply(
             reach=reach,
             price_second=format_amount(price),
@@ -143,28 +154,24 @@ class BridgeCalls:
         kind = Kind(request.kind)
         asked = effect, request.caller, request.callee, kind
         admission = self._calls.admission
-        _, caller = admission.caller_untrusted(request.caller)
+        caller_address, caller = admission.caller_untrusted(request.caller)
         phone, callee = admission.callee_untrusted(request.callee, caller)
-        if self._reach(phone, callee) != "sms":
+        if self._reach(phone, callee, caller_address, request.username) != "sms":
             return await self._calls.create_once(*asked)
         identity = derive_id(bytes.fromhex(effect) if effect else new_id(self._clock), b"call")
 
         async def keep(info: CallInfo) -> bool:
-            await self._invite(info, phone, identity)
+            await self._invite(info, phone, request.username, identity)
             return True
 
         return await self._calls.create_once(*asked, expires_s=INVITATION_S, keep=keep)
 
-    async def _invite(self, info: CallInfo, phone: str, identity: bytes) -> None:
+    async def _invite(self, info: CallInfo, phone: str, username: str, identity: bytes) -> None:
         """Store a call, send its link and have the caller pay for that: all or nothing."""
-        price, into = self._sms_line.price_command, self._sms_line.into
         assert self.sms is not None
         sms = self.sms
-        _, link = self._links(info)
-        language = "ru" if phone.startswith(RUSSIAN_PREFIXES) else "en"
-        text = _INVITATIONS[language].format(
-            caller=info.from_address, minutes=INVITATION_S // MINUTE_S, link=link
-        )
+        text = self._invitation(phone, info.from_address, username, info.id)
+        price, into = self._sms_line.price_command * sms_parts(text), self._sms_line.into
 
         def write(writing: Writing) -> None:
             is_new = self._calls.records.put_new(writing, info)
@@ -189,18 +196,29 @@ class BridgeCalls:
         if refusal is not None:
             raise TransferRefused(refusal)
 
-    def _reach(self, address: str, account: int | None) -> Reach:
+    def _invitation(self, phone: str, caller: str, username: str, call_id: str = _ANY_CALL) -> str:
+        language = "ru" if phone.startswith(RUSSIAN_PREFIXES) else "en"
+        _, link = self._links(call_id)
+        # The callee may know a name in Telegram; the number there tells nobody anything.
+        if caller.startswith("tg:"):
+            is_name = _USERNAME.fullmatch(username)
+            caller = f"@{username} (Telegram)" if is_name else _SOMEONE_IN_TELEGRAM[language]
+        elif caller.startswith(("key:", "#")):
+            caller = _SOMEONE[language]
+        return _INVITATIONS[language].format(
+            caller=caller, minutes=INVITATION_S // MINUTE_S, link=link
+        )
+
+    def _reach(self, address: str, account: int | None, caller: str, username: str) -> Reach:
         with self._ledger.store.read() as tables:
             if self._notices.address_of(tables, account, address) is not None:
                 return "telegram"
         if account is not None and self._has_page(account):
             return "page"
-        return "sms" if address.startswith("+") and self._may_send(address) else "none"
-
-    def _may_send(self, phone: str) -> bool:
-        if self.sms is None:
-            return False
-        return self.sms.may_send(phone)
+        if self.sms is None or not address.startswith("+"):
+            return "none"
+        parts = sms_parts(self._invitation(address, caller, username))
+        return "sms" if self.sms.may_send(address, parts) else "none"
 
     # ------------------------------------------------------------ calls that are there
 
@@ -211,7 +229,7 @@ class BridgeCalls:
             SignalingError: ``no-call``: there is none, or it is nobody's of this address.
         """
         info, side = self.side_untrusted(request.call, request.address)
-        caller_url, callee_url = self._links(info)
+        caller_url, callee_url = self._links(info.id)
         is_caller = side is Side.CALLER
         return CallSideReply(
             url=caller_url if is_caller else callee_url,

@@ -97,7 +97,7 @@ class Signaling:
         self.rooms = RoomDesk(
             signaling, ledger, clock, metering, issuer, own_relays.__contains__, hosts
         )
-        call_notices = CallNotices(outbox, ledger, notices, lambda info: self._links(info)[1])
+        call_notices = CallNotices(outbox, ledger, notices, lambda info: self._links(info.id)[1])
         telegram = TelegramProof(config.bridges.telegram, clock, ask)
         call_desk = CallDesk(issuer, telegram)
         self.calls = CallManager(
@@ -190,7 +190,7 @@ class Signaling:
             case CallLinkRequest():
                 asked = request.caller, request.callee, Kind(request.kind)
                 info = await self.calls.create_once(request.id or "", *asked)
-                return CallLinkReply(info.id, *self._links(info))
+                return CallLinkReply(info.id, *self._links(info.id))
             case CallListRequest():
                 return self._list(request)
             case CallEndRequest():
@@ -217,7 +217,7 @@ class Signaling:
                 return self._bridge_calls.quote(request)
             case CallStartRequest():
                 info = await self._bridge_calls.start(request)
-                return CallLinkReply(info.id, *self._links(info))
+                return CallLinkReply(info.id, *self._links(info.id))
             case CallSideRequest():
                 return self._bridge_calls.side(request)
             case CallRejectRequest():
@@ -229,10 +229,10 @@ class Signaling:
         """Have callees who are nowhere else told by SMS."""
         self._bridge_calls.sms = sms
 
-    def _links(self, info: CallInfo) -> tuple[str, str]:
+    def _links(self, call_id: str) -> tuple[str, str]:
         """The links of a call's caller and callee, with their secrets."""
-        page = f"{self._url()}/call?id={quote(info.id)}"
-        caller, callee = self.calls.secrets_of(info.id)
+        page = f"{self._url()}/call?id={quote(call_id)}"
+        caller, callee = self.calls.secrets_of(call_id)
         return f"{page}#{caller}", f"{page}#{callee}"
 
     def _list(self, request: CallListRequest) -> CallListReply:

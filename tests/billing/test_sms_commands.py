@@ -6,8 +6,14 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from billing.sms_commands import Command, parse_command_untrusted, parse_phone_untrusted
-from billing.sms_texts import TEXTS, Answer, masked, sms_parts
+from billing.sms_commands import (
+    Command,
+    is_mobile,
+    parse_command_untrusted,
+    parse_phone_untrusted,
+)
+from billing.sms_texts import TEXTS, Answer, masked
+from core.sms_parts import sms_parts
 
 WIDEST = {
     "account": "1234567",
@@ -128,6 +134,33 @@ def test_national_numbers_are_of_the_configured_country() -> None:
     assert parse_phone_untrusted("8 999 123-45-67", None) is None
 
 
+@pytest.mark.parametrize(
+    ("number", "mobile"),
+    [
+        ("+79991234567", True),
+        ("+4915112345678", True),
+        ("+12125552671", True),  # North America: nobody can tell
+        ("+74951234567", False),  # a landline
+        ("+4930123456", False),
+        ("+79090000000", True),
+        ("+78091234567", False),  # premium rate
+        ("+499001234567", False),
+        ("+447012345678", False),  # personal, as dear as premium rate
+        ("+4918012345", False),  # shared cost
+        ("+49177991234567", False),  # a voicemail box
+        ("+445612345678", False),  # VoIP
+        ("+443031234567", False),  # UAN
+        ("+447640123456", False),  # a pager
+        ("+18002345678", False),  # toll-free
+        ("+15005550006", False),
+        ("+88216123456789", False),  # no country's
+    ],
+)
+def test_of_valid_numbers_some_are_mobile(number: str, mobile: bool) -> None:
+    assert parse_phone_untrusted(number, None) == number
+    assert is_mobile(number) is mobile
+
+
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_every_answer_is_one_sms(name: str, language: str) -> None:
@@ -137,30 +170,6 @@ def test_every_answer_is_one_sms(name: str, language: str) -> None:
     # Three payments in Russian take another one.
     assert sms_parts(text) == (2 if (name, language) == ("history", "ru") else 1)
     assert sms_parts(text + "Ɉ") >= sms_parts(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("", 1),
-        ("a" * 160, 1),
-        ("a" * 161, 2),
-        ("€" * 80, 1),
-        ("€" * 81, 2),
-        ("a" * 152 + "€" + "a" * 151, 2),
-        ("a" * 152 + "€" + "a" * 152, 3),
-        ("a" * 152 + "€" * 77, 3),
-        ("я" * 70, 1),
-        ("я" * 71, 2),
-        ("я" * 134, 2),
-        ("😀" * 35, 1),
-        ("😀" * 36, 2),
-        ("😀" * 66, 2),
-        ("😀" * 67, 3),
-    ],
-)
-def test_parts_are_counted_as_carriers_do(text: str, parts: int) -> None:
-    assert sms_parts(text) == parts
 
 
 def test_a_masked_number_is_nobodys() -> None:

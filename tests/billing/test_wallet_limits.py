@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import hypothesis.strategies as st
 import pytest
 import trio
 from hypothesis import given, settings
 
+from billing import sms_desk
 from billing.money import J
+from billing.outbox import Outcome
 from billing.sms_commands import parse_phone_untrusted
 from billing.sms_limits import SmsRefused
+from billing.sms_records import read_number
+from billing.tables import SMS_NUMBERS, SMS_RECIPIENTS
 from core.api.bridge_messages import AlarmBody, SmsBody, SmsOptOutRequest, SmsStatusRequest
 from core.api.sms_messages import (
     SmsBudgetReply,
@@ -24,7 +29,7 @@ from core.api.sms_messages import (
 )
 from core.errors import OperationError
 from core.units import DAY_S, MINUTE_S
-from tests.support.sms_world import ALICE, BOB, CAROL, open_world, with_sms
+from tests.support.sms_world import ALICE, BOB, CAROL, World, open_world, with_sms
 
 U = J.unit
 AMERICAN = "+12125552671"
@@ -55,8 +60,9 @@ async def test_a_flood_from_one_number_is_answered_so_often_a_minute(tmp_path: P
 
 async def test_a_flood_of_one_from_each_of_ten_thousand(tmp_path: Path) -> None:
     """Each is answered once or not at all, within the rate of all and the budget; nobody pays for
-    what isn't answered."""
+    what isn't answered. Who pays is answered all the same."""
     with open_world(tmp_path, with_sms(commands_in_total=6_000, messages_per_day=5_000)) as world:
+        await world.give(ALICE, "2000")
         replies: list[str | None] = []
 
         async def one(phone: str) -> None:
@@ -65,11 +71,45 @@ async def test_a_flood_of_one_from_each_of_ten_thousand(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             for phone in numbers(10_000):
                 nursery.start_soon(one, phone)
-        assert sum(reply == "Balance: 0 J" for reply in replies) == 5_000
-        assert replies.count(None) == 5_000
+        assert sum(reply == "Balance: 0 J" for reply in replies) == 4_000
+        assert replies.count(None) == 6_000
         counts = world.wallet.sender.counts
-        assert (counts["limited"], counts["sms_budget"]) == (4_000, 1_000)
+        assert (counts["limited"], counts["sms_budget"]) == (4_000, 2_000)
+        world.clock.advance_s(MINUTE_S)
+        # Neither is anybody's account opened who isn't answered, nor is a code or a notice sent.
+        assert await world.say("BAL", BOB) is None
+        assert world.ledger.find(BOB) is None
+        with pytest.raises(SmsRefused):
+            await world.wallet.links.start("tg:5", ALICE)
+        assert not world.wallet.sender.may_send(ALICE, 1)
+        assert await world.say("?") is None
+        for number in range(1, 1000):
+            assert await world.say("BAL") == f"Balance: {2000 - number} J"
+        question = await world.told(f"SEND {BOB} 5")
+        # The last part is spent, so that the code confirms nothing; and nothing is charged for it.
+        assert await world.say(question.rsplit(" ", 1)[1]) is None
+        assert await world.say("BAL") is None
+        assert world.balance(ALICE) == 1001 * U
+        assert sum(record.parts for record in world.records()) == 5_000
         assert world.total() == 0
+
+
+async def test_whoever_forges_a_number_leaves_its_owner_the_answers_they_pay_for(
+    tmp_path: Path,
+) -> None:
+    with open_world(tmp_path, with_sms(messages_per_number=20)) as world:
+        await world.give(ALICE, "100")
+        await world.give(BOB, "100")
+        replies = [await world.say("?") for _ in range(100)]
+        assert sum(reply is not None for reply in replies) == 16
+        # What comes from others takes no part of the rest.
+        question = await world.told(f"SEND {ALICE} 5", BOB)
+        assert "Sent 5 J" in await world.told(question.rsplit(" ", 1)[1], BOB)
+        assert world.events() == []
+        answers = [await world.say("BAL") for _ in range(10)]
+        assert answers == [f"Balance: {105 - number} J" for number in range(1, 5)] + [None] * 6
+        assert world.balance(ALICE) == 101 * U
+        assert await world.told("BAL", BOB)
 
 
 async def test_stop_is_heard_over_the_limit(tmp_path: Path) -> None:
@@ -132,10 +172,12 @@ async def test_the_operator_is_told_before_and_when_it_is_used_up(tmp_path: Path
             await world.wallet.send_sms(ALICE, f"{number}")
             told.append(sum(isinstance(event.body, AlarmBody) for event in world.events()))
         # What is left then takes no answer of two parts any more.
-        assert told == [0] * 7 + [1, 2]
+        assert told == [0] * 6 + [1, 1, 2]
         await world.wallet.send_sms(ALICE, "9")
         alarms = [event for event in world.events() if isinstance(event.body, AlarmBody)]
         assert {event.to for event in alarms} == {"tg:7"}
+        assert "80 %" in str(alarms[0].body)
+        assert "answers paid commands" in str(alarms[0].body)
         assert "100 %" in str(alarms[-1].body)
 
 
@@ -157,6 +199,102 @@ async def test_sms_go_to_configured_countries_alone(tmp_path: Path) -> None:
         await world.told((await world.told(f"SEND {AMERICAN} 5")).rsplit(" ", 1)[1])
         assert world.balance(AMERICAN) == 5 * U
         assert world.events() == []
+
+
+async def test_sms_go_to_mobile_telephones_alone(tmp_path: Path) -> None:
+    premium, landline = "+78091234567", "+4930123456"
+    with open_world(tmp_path) as world:
+        for number in (premium, landline):
+            assert await world.say("BAL", number) is None
+            assert world.ledger.find(number) is None
+            assert not world.wallet.sender.may_send(number, 1)
+            for send in (
+                world.wallet.send_sms(number, "hello"),
+                world.wallet.links.start("tg:5", number),
+            ):
+                with pytest.raises(SmsRefused) as refused:
+                    await send
+                assert refused.value.code == "sms_not_mobile"
+        await world.give(ALICE, "100")
+        await world.told((await world.told(f"SEND {landline} 5")).rsplit(" ", 1)[1])
+        assert world.balance(landline) == 5 * U
+        assert world.events() == []
+
+
+@pytest.mark.parametrize("limits", [{"messages_in_total": 1}, {"commands_per_minute": 1}])
+async def test_stop_and_start_are_heard_whatever_is_used_up(
+    tmp_path: Path, limits: dict[str, int]
+) -> None:
+    with open_world(tmp_path, with_sms(**limits)) as world:
+
+        def has_opted_out() -> bool:
+            with world.ledger.store.read() as tables:
+                return read_number(tables, ALICE, 0).opted_out
+
+        await world.told("BAL")
+        assert await world.say("BAL") is None
+        for _ in range(2):
+            assert await world.say("STOP") is None
+            assert has_opted_out()
+            reply = await world.say("START")
+            assert (reply is None) == ("messages_in_total" in limits)
+            assert not has_opted_out()
+        # What changes nothing is no way round the rate.
+        if "commands_per_minute" in limits:
+            records = len(world.records())
+            assert await world.say("START") is None
+            assert len(world.records()) == records
+
+
+# ---------------------------------------------------------------- what is kept
+
+OLD, YOUNG, BLOCKED, PINNED = "+79990000001", "+79990000002", "+79990000003", "+79990000004"
+
+
+def kept(world: World, table: str) -> set[str]:
+    with world.ledger.store.read() as tables:
+        return {key.decode() for key, _ in tables.items(table)}
+
+
+async def test_numbers_that_are_idle_are_forgotten_but_for_what_limits_somebody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sms_desk, "PRUNED_AT_ONCE", 2)
+    with open_world(tmp_path) as world:
+        await world.told("BAL", OLD)
+        await world.told((await world.told("PIN 4711", PINNED)).rsplit(" ", 1)[1], PINNED)
+        await world.say("STOP", BLOCKED)
+        await world.befriend(ALICE, BOB)
+        world.clock.advance_s(300 * DAY_S)
+        await world.befriend(ALICE, CAROL)
+        await world.told("BAL", YOUNG)
+        everybody = {OLD, PINNED, BLOCKED, ALICE, BOB, CAROL, YOUNG, "budget"}
+        pairs = {f"{ALICE} {BOB}", f"{ALICE} {CAROL}"}
+        await world.sms.prune()
+        assert (kept(world, SMS_NUMBERS), kept(world, SMS_RECIPIENTS)) == (everybody, pairs)
+        # While there are too many, what has been idle for longest goes first; no PIN for that.
+        monkeypatch.setattr(sms_desk, "NUMBERS_MAXIMUM", len(everybody) - 1)
+        monkeypatch.setattr(sms_desk, "RECIPIENTS_MAXIMUM", 1)
+        await world.sms.prune()
+        everybody -= {OLD, BOB}
+        pairs -= {f"{ALICE} {BOB}"}
+        assert (kept(world, SMS_NUMBERS), kept(world, SMS_RECIPIENTS)) == (everybody, pairs)
+        monkeypatch.setattr(sms_desk, "NUMBERS_MAXIMUM", 0)
+        monkeypatch.setattr(sms_desk, "RECIPIENTS_MAXIMUM", 0)
+        await world.sms.prune()
+        assert kept(world, SMS_NUMBERS) == everybody
+        world.clock.advance_s(3 * DAY_S)
+        await world.told("BAL", YOUNG)
+        await world.sms.prune()
+        assert kept(world, SMS_NUMBERS) == {PINNED, BLOCKED, YOUNG, "budget"}
+        assert kept(world, SMS_RECIPIENTS) == set()
+        monkeypatch.undo()
+        world.clock.advance_s(401 * DAY_S)
+        await world.sms.prune()
+        assert kept(world, SMS_NUMBERS) == {BLOCKED, "budget"}
+        assert await world.say("BAL", BLOCKED) is None
+        await world.give(ALICE, "10")
+        assert "reply with the code" in await world.told(f"SEND {BOB} 1"), "as to somebody new"
 
 
 # ---------------------------------------------------------------- sending
@@ -186,6 +324,42 @@ async def test_what_became_of_an_sms_is_recorded(tmp_path: Path) -> None:
         await world.sms.answer(SmsStatusRequest("ab" * 16, "delivered"))
         statuses = [record.status for record in world.records()]
         assert statuses == ["delivered", "failed", "expired", "waiting"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reported", "statuses"),
+    [
+        ("done", "delivered", ["sent", "delivered"]),
+        ("failed", "delivered", ["failed", "failed"]),
+        ("unknown", "undelivered", ["unknown", "undelivered"]),
+    ],
+)
+async def test_what_expired_while_its_bridge_held_it_is_what_the_bridge_tells(
+    tmp_path: Path,
+    outcome: Outcome,
+    reported: Literal["delivered", "undelivered"],
+    statuses: list[str],
+) -> None:
+    with open_world(tmp_path) as world:
+        told, reported_first = [
+            bytes.fromhex(await world.wallet.send_sms(ALICE, "hello")) for _ in range(2)
+        ]
+        await world.outbox.expire([told, reported_first])
+
+        def status(place: int) -> str:
+            return world.records()[place].status
+
+        assert (status(0), status(1)) == ("expired", "expired")
+        for _ in range(2):
+            await world.outbox.acknowledge(told, outcome)
+            assert status(0) == statuses[0]
+        # It is no event any more that could expire again.
+        await world.outbox.expire([told])
+        await world.sms.answer(SmsStatusRequest(told.hex(), reported))
+        assert status(0) == statuses[1]
+        await world.sms.answer(SmsStatusRequest(reported_first.hex(), reported))
+        await world.outbox.acknowledge(reported_first, "done")
+        assert status(1) == reported
 
 
 async def test_operators_are_answered(tmp_path: Path) -> None:

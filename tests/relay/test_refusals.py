@@ -54,6 +54,7 @@ CODES = {
     "sms_full",
     "sms_length",
     "sms_no_bridge",
+    "sms_not_mobile",
     "sms_number",
     "sms_rate",
     "sms_opted_out",

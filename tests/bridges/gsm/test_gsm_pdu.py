@@ -12,7 +12,6 @@ from messaging.sms import SmsDeliver
 from smspdudecoder.easy import read_incoming_sms, read_outgoing_sms
 
 from bridges.gsm.alphabet import (
-    ESCAPE,
     Alphabet,
     decode_gsm7_untrusted,
     decode_octets_untrusted,
@@ -38,6 +37,7 @@ from bridges.gsm.pdu import (
     join,
     split,
 )
+from core.sms_parts import ESCAPE
 from core.units import DAY_S, HOUR_S, MINUTE_S
 
 GSM7 = (

@@ -41,6 +41,7 @@ from core.clock import VirtualClock
 from core.config import BillingConfig, NodeConfig, SignalingConfig, TurnConfig
 from core.errors import OperationError, SignalingError
 from core.identity import Identity
+from core.sms_parts import sms_parts
 from core.stun.address import Address
 from core.tables import Writing
 from relay.credential_issuer import CredentialIssuer
@@ -69,23 +70,24 @@ class Sender:
         self.outbox = outbox
         self.left = 1_000
 
-    def may_send(self, phone: str) -> bool:
+    def may_send(self, phone: str, parts: int) -> bool:
         assert phone.startswith("+")
-        return self.left > 0
+        return self.left >= parts
 
     def put_sms(
         self, writing: Writing, phone: str, text: str, *, key: bytes, lifetime_s: int
     ) -> None:
         assert lifetime_s == 15 * 60
         assert writing.count(OUTBOX) < 100
-        if not self.may_send(phone):
+        parts = sms_parts(text)
+        if not self.may_send(phone, parts):
             raise OperationError("no more SMS are sent today", "sms_budget")
         body = SmsBody(text)
         assert self.outbox.put(writing, "twilio", phone, body, key=key, lifetime_s=lifetime_s)
-        writing.after_commit(self._count)
+        writing.after_commit(lambda: self._count(parts))
 
-    def _count(self) -> None:
-        self.left -= 1
+    def _count(self, parts: int) -> None:
+        self.left -= parts
 
 
 class Bridged(World):
@@ -205,6 +207,11 @@ async def test_a_quote_says_how_the_callee_hears_of_it_and_what_that_costs(tmp_p
         assert quote.sms_price == format_amount(SMS_PRICE)
         video = parse_amount_untrusted(TARIFF["video"].second)
         assert quote.minimum == format_amount(60 * video + SMS_PRICE)
+        # In Russian it takes two SMS, and both are paid for.
+        assert (await world.quote(ANN, PHONE_RU)).sms_price == format_amount(2 * SMS_PRICE)
+        world.sms.left = 1
+        assert (await world.quote(ANN, PHONE_RU)).reach == "none"
+        assert (await world.quote(ANN, PHONE)).reach == "sms"
         assert (await world.quote(ANN, "user:carl")).reach == "none"
         assert (await world.quote(ANN, "tg:999")).reach == "none", "who has never come is not told"
         world.sms.left = 0
@@ -379,9 +386,12 @@ async def test_a_callee_who_is_linked_is_rung_in_telegram_by_any_address(tmp_pat
         assert [(event.to, type(event.body)) for event in world.waiting()] == [(BEN, RingBody)]
 
 
-@pytest.mark.parametrize(("phone", "word"), [(PHONE, "calls you"), (PHONE_RU, "звонит")])
+@pytest.mark.parametrize(
+    ("phone", "words", "parts"),
+    [(PHONE, "Someone in Telegram calls you.", 1), (PHONE_RU, "Звонит кто-то из Telegram,", 2)],
+)
 async def test_a_telephone_is_sent_the_link_and_the_caller_pays_for_it(
-    tmp_path: Path, phone: str, word: str
+    tmp_path: Path, phone: str, words: str, parts: int
 ) -> None:
     async with open_bridged(tmp_path) as world:
         ann = await world.account(ANN, 1_000)
@@ -392,19 +402,47 @@ async def test_a_telephone_is_sent_the_link_and_the_caller_pays_for_it(
         assert event.to == phone
         assert isinstance(event.body, SmsBody)
         assert link.callee_url in event.body.text
-        assert word in event.body.text
+        assert event.body.text.startswith(words)
+        assert ANN not in event.body.text
+        assert sms_parts(event.body.text) == parts
+        price = parts * SMS_PRICE
+        assert (await world.quote(ANN, phone)).sms_price == format_amount(price)
         # Asked again, and again after the SMS has gone: neither sent nor paid for twice.
         for _ in range(2):
             assert await world.start(ANN, phone, id=identity) == link
             await world.take(phone)
-        assert world.sms.left == 999
-        assert world.ledger.balance(ann, J).posted == 1_000 * J.unit - SMS_PRICE
-        assert world.ledger.balance(NODE, J).posted == node + SMS_PRICE
+        assert world.sms.left == 1_000 - parts
+        assert world.ledger.balance(ann, J).posted == 1_000 * J.unit - price
+        assert world.ledger.balance(NODE, J).posted == node + price
         await world.open(link.callee_url)
         assert world.call(link.call_id).status is Status.PENDING
         await world.open(link.caller_url)
         assert world.call(link.call_id).status is Status.RINGING
         assert not [event for event in world.waiting() if isinstance(event.body, RingBody)]
+
+
+@pytest.mark.parametrize(
+    ("caller", "username", "name"),
+    [
+        (ANN, "ann_1", "@ann_1 (Telegram) calls you."),
+        (ANN, "Your bank: evil.example", "Someone in Telegram calls you."),
+        (PHONE_RU, "", f"{PHONE_RU} calls you."),
+        ("key:" + "a" * 52, "ann_1", "Someone calls you."),
+        ("user:carl", "", "user:carl calls you."),
+    ],
+)
+async def test_an_invitation_names_the_caller_as_the_callee_may_know_them(
+    tmp_path: Path, caller: str, username: str, name: str
+) -> None:
+    async with open_bridged(tmp_path) as world:
+        account = await world.account(caller, 1_000)
+        request = CallQuoteRequest(caller, PHONE, username=username)
+        quoted = parse_amount_untrusted((await world.ask(request)).sms_price)
+        await world.start(caller, PHONE, username=username)
+        (event,) = world.waiting()
+        assert isinstance(event.body, SmsBody)
+        assert event.body.text.startswith(name)
+        assert world.ledger.balance(account, J).posted == 1_000 * J.unit - quoted
 
 
 async def test_a_link_that_was_sent_leads_nowhere_after_a_quarter_of_an_hour(
