@@ -1,7 +1,8 @@
 """Codes that make a telephone number and a Telegram user one account.
 
 `LINK` by SMS, or `/link +7...` in Telegram, sends one to the telephone; whoever types it in
-Telegram has read that SMS. It links once. What is stored is a hash under a secret of the node's.
+Telegram has read that SMS, or was given it by who has: they are shown the number (`shown`) before
+they link it. It links once. What is stored is a hash under a secret of the node's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from base64 import b32encode
 from typing import Final
 
 import msgspec
+import phonenumbers
 
 from billing.sms_codes import CODE_LIFETIME_S, TRIES_OF_DAY, CodeRefused, count_code
 from billing.sms_records import read_number, store_number
@@ -22,6 +24,11 @@ CHARACTERS: Final = 8
 """40 bits, since a code that is typed doesn't say of which number it is."""
 WRONG_OF_HOUR: Final = 1_000
 """Wrong codes of all people in an hour."""
+
+SHOWN_DIGITS: Final = 3
+"""At either end of a number that somebody is to know again."""
+HIDDEN_DIGITS: Final = 4
+"""Of it, at least."""
 
 _LINKS: Final = b"link "
 _CODE = re.compile(rf"[A-Z2-7]{{{CHARACTERS}}}")
@@ -101,16 +108,18 @@ class LinkCodes:
         )
         if kept is None or not is_right:
             self._wrong += 1
-            raise CodeRefused("this code is wrong or too old; ask for a new one", "no_code")
+            raise no_code()
         return kept
 
     def use(self, writing: Writing, address: str, code: str, now_ms: int, day: int) -> None:
-        """The code has linked `address`, and links nobody else.
+        """The code has linked `address`, and does not link again.
 
         Raises:
-            CodeRefused: it has linked another.
+            CodeRefused: it had linked before.
         """
         kept = self.find_untrusted(writing, address, code, now_ms, day)
+        if kept.used_by:
+            raise no_code()
         used = msgspec.structs.replace(kept, used_by=address)
         writing.put(SMS_CODES, self._key(code), msgspec.msgpack.encode(used))
 
@@ -125,6 +134,20 @@ class LinkCodes:
         if not _CODE.fullmatch(plain):
             plain = ""
         return _LINKS + hmac.digest(self._secret, b"hash " + plain.encode(), "sha256")[:16]
+
+
+def no_code() -> CodeRefused:
+    """A code does nothing, whatever the reason is: nobody learns it who has not been told."""
+    return CodeRefused("this code is wrong or too old; ask for a new one", "no_code")
+
+
+def shown(phone: str) -> str:
+    """A number in E.164 as somebody is shown it who has to know their own by it:
+    `+49 151 ••• 456`."""
+    number = phonenumbers.parse(phone)
+    national = phonenumbers.national_significant_number(number)
+    digits = max(1, min(SHOWN_DIGITS, (len(national) - HIDDEN_DIGITS) // 2))
+    return f"+{number.country_code} {national[:digits]} ••• {national[-digits:]}"
 
 
 def prune_links(writing: Writing, now_ms: int, start: bytes, limit: int) -> bytes | None:

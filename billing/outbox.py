@@ -27,10 +27,10 @@ from core.api.bridge_messages import (
     AlarmBody,
     Event,
     EventBody,
-    LinkedBody,
     ReceiptBody,
     RingOverBody,
     TransferReceivedBody,
+    UnlinkedBody,
 )
 from core.clock import Clock
 from core.store import Store
@@ -43,7 +43,7 @@ RECIPIENT_MAXIMUM: Final = 128
 CHATTER_MAXIMUM: Final = 80_000
 RECIPIENT_CHATTER_MAXIMUM: Final = 64
 """As many may wait where chatter is still taken, so that there is room left for the rest."""
-CHATTER = (RingOverBody, ReceiptBody, TransferReceivedBody, LinkedBody, AlarmBody)
+CHATTER = (RingOverBody, ReceiptBody, TransferReceivedBody, UnlinkedBody, AlarmBody)
 """What nobody is harmed by the loss of: it can be read elsewhere, too."""
 
 Outcome = Literal["done", "failed", "unknown", "expired"]

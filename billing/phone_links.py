@@ -1,5 +1,6 @@
 """Has a telephone number and a Telegram user become one account, by a code that was sent to the
-telephone and typed in Telegram.
+telephone and typed in Telegram. Who types it is shown the number, and says once more that they want
+that: whoever has the telephone can spend what the account has.
 """
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from __future__ import annotations
 from billing.accounts import normalise_address_untrusted
 from billing.desk import Desk
 from billing.ledger import LmdbLedger
-from billing.link_codes import LinkCodes
+from billing.link_codes import LinkCode, LinkCodes, no_code, shown
 from billing.money import J, format_amount
 from billing.notices import TELEGRAM, Notices
 from billing.outbox import Outbox
@@ -17,7 +18,7 @@ from billing.sms_records import find_record
 from billing.sms_sender import SmsSender
 from billing.sms_texts import Answer, masked
 from billing.transfers import derive_id, new_id
-from core.api.bridge_messages import LinkedBody
+from core.api.bridge_messages import UnlinkedBody
 from core.clock import Clock
 from core.config import NodeConfig
 from core.errors import OperationError
@@ -92,9 +93,20 @@ class PhoneLinks:
         await self._store.write(write)
         return CODE_LIFETIME_S
 
+    async def look(self, address: str, code: str) -> tuple[str, bool]:
+        """The number that `code` would link with `address`, of a Telegram user, with most of its
+        digits hidden; and whether it is linked with them already.
+
+        Raises:
+            CodeRefused: the code does nothing for them.
+        """
+        telegram = _telegram_untrusted(address)
+        kept = await self._find_untrusted(telegram, code)
+        return shown(kept.phone), self._are_one(telegram, kept.phone)
+
     async def confirm(self, address: str, code: str) -> int:
         """Link `address`, of a Telegram user, with the number that `code` was sent to; the number
-        of their account. It is the same when it is asked for again.
+        of their account. It is the same when it is asked for again, as long as they are linked.
 
         A wallet that the number alone has passes on whole. Where another Telegram user has the
         number, it alone passes on, for SIM cards find new owners: the account stays whose it is.
@@ -103,15 +115,10 @@ class PhoneLinks:
             OperationError: the code does not do it, or the accounts can't be made one.
         """
         telegram = _telegram_untrusted(address)
+        kept = await self._find_untrusted(telegram, code)
         now_ms, day = self._now_ms(), self._day
-        try:
-            with self._store.read() as tables:
-                kept = self._codes.find_untrusted(tables, telegram, code, now_ms, day)
-        except CodeRefused:
-            await self._store.write(lambda writing: self._codes.count_wrong(writing, telegram, day))
-            raise
         account = await self._desk.open_user(telegram)
-        if kept.used_by and self._ledger.find(kept.phone) == account:
+        if kept.used_by:
             return account
         before = self._ledger.find(kept.phone)
         with self._store.read() as tables:
@@ -127,10 +134,32 @@ class PhoneLinks:
             await self._ledger.unlink(before, kept.phone)
         return await self._ledger.link(account, kept.phone, also=also)
 
+    async def _find_untrusted(self, telegram: str, code: str) -> LinkCode:
+        """What a code does, or has done for this user alone.
+
+        Raises:
+            CodeRefused: nothing; it is counted.
+        """
+        day = self._day
+        try:
+            with self._store.read() as tables:
+                kept = self._codes.find_untrusted(tables, telegram, code, self._now_ms(), day)
+            # Used up, and the number has passed on since.
+            if kept.used_by and not self._are_one(telegram, kept.phone):
+                raise no_code()
+        except CodeRefused:
+            await self._store.write(lambda writing: self._codes.count_wrong(writing, telegram, day))
+            raise
+        return kept
+
+    def _are_one(self, telegram: str, phone: str) -> bool:
+        account = self._ledger.find(phone)
+        return account is not None and account == self._ledger.find(telegram)
+
     def _tell(self, writing: Writing, telegram: str, phone: str, account: int) -> None:
         """Tell who had the number until now; `account` is theirs."""
         balance = format_amount(self._ledger.balance(account, J).posted, J)
-        body = LinkedBody(phone=masked(phone), balance=balance)
+        body = UnlinkedBody(phone=masked(phone), balance=balance)
         key = new_id(self._clock)
         self._outbox.put(writing, TELEGRAM, telegram, body, key=key, lifetime_s=DAY_S)
 

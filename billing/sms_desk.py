@@ -35,6 +35,8 @@ from billing.wallet import SMSGateway
 from core.api.bridge_messages import (
     DoneReply,
     LinkConfirmRequest,
+    LinkLookReply,
+    LinkLookRequest,
     LinkStartReply,
     LinkStartRequest,
     SmsOptOutRequest,
@@ -69,10 +71,13 @@ WalletRequest = (
     | SmsStatusRequest
     | SmsOptOutRequest
     | LinkStartRequest
+    | LinkLookRequest
     | LinkConfirmRequest
     | SmsRequest
 )
-WalletReply = SmsReceivedReply | DoneReply | LinkStartReply | AccountReply | SmsReply
+WalletReply = (
+    SmsReceivedReply | DoneReply | LinkStartReply | LinkLookReply | AccountReply | SmsReply
+)
 
 
 class SmsDesk:
@@ -115,6 +120,8 @@ class SmsDesk:
                 identity = _id_untrusted(request.id)
                 links = self._wallet.links
                 return LinkStartReply(await links.start(request.address, request.phone, identity))
+            case LinkLookRequest():
+                return LinkLookReply(*await self._wallet.links.look(request.address, request.code))
             case LinkConfirmRequest():
                 account = await self._wallet.links.confirm(request.address, request.code)
                 reply = await self._desk.answer(AccountShowRequest(f"#{account}"))

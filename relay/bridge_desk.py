@@ -25,6 +25,7 @@ from core.api.bridge_messages import (
     CommandBody,
     DoneReply,
     LinkConfirmRequest,
+    LinkLookRequest,
     LinkStartRequest,
     PingRequest,
     SmsOptOutRequest,
@@ -45,7 +46,12 @@ PEOPLE: Final = ("tg:", "+")
 """How the addresses begin for whom bridges speak."""
 
 SmsRequest = (
-    SmsReceivedRequest | SmsStatusRequest | SmsOptOutRequest | LinkStartRequest | LinkConfirmRequest
+    SmsReceivedRequest
+    | SmsStatusRequest
+    | SmsOptOutRequest
+    | LinkStartRequest
+    | LinkLookRequest
+    | LinkConfirmRequest
 )
 CallRequest = (
     CallQuoteRequest | CallStartRequest | CallSideRequest | CallRejectRequest | CallHangUpRequest
@@ -108,14 +114,14 @@ class BridgeDesk:
             case CallSideRequest() | CallRejectRequest() | CallHangUpRequest():
                 _assert_of_people(request.address)
                 return self._signaling.answer_bridge(request)
-            case LinkStartRequest() | LinkConfirmRequest():
+            case LinkStartRequest() | LinkLookRequest() | LinkConfirmRequest():
                 _assert_of_people(request.address)
                 return self._sms_desk().answer(request)
             case SmsReceivedRequest() | SmsStatusRequest() | SmsOptOutRequest():
                 return self._sms_desk().answer(request)
             case SubscribeRequest():
                 # The socket's server takes those itself, where there is a source of events.
-                raise OperationError("this node has nothing to tell bridges", "no_bridges")
+                raise OperationError("this node has no bridges", "no_bridges")
 
     async def _ask(self, request: BridgeAskRequest) -> BridgeAnswerReply:
         body = CommandBody(request.command, request.arguments)

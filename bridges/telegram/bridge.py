@@ -25,6 +25,7 @@ from bridges.telegram.offers import Offers
 from bridges.telegram.outgoing import Outgoing
 from bridges.telegram.people import People
 from bridges.telegram.polling import poll
+from bridges.telegram.rings import Rings
 from bridges.telegram.texts import COMMANDS
 from bridges.telegram.webhook import serve_webhook
 
@@ -54,11 +55,13 @@ async def run(context: BridgeContext) -> None:
     context.node.state = "waits for Telegram"
     # `Bot.initialize` would quote the token where it is refused.
     me = await outgoing.call(bot.get_me)
+    people = People(context.spool)
     desk = Desk(
         node=context.node,
         out=outgoing,
-        people=People(context.spool),
+        people=people,
         offers=Offers(context.spool, context.clock, me.id),
+        rings=Rings(context.spool, outgoing, people),
         clock=context.clock,
         bot=me.username or "",
         bot_id=me.id,
@@ -66,7 +69,7 @@ async def run(context: BridgeContext) -> None:
     )
     commands = Commands(desk)
     intake = Intake(context.spool, commands.carry_out, commands.tell_too_many)
-    notices = Notices(desk, context.node, context.spool, context.clock, secret_of(config.token))
+    notices = Notices(desk, context.node, context.clock, secret_of(config.token))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(intake.run)
         tasks.start_soon(notices.run)

@@ -30,6 +30,8 @@ from core.errors import OperationError
 CALL_LINES: Final = 10
 RINGING_MAXIMUM: Final = 20
 """Calls of late among which one that rings is looked for."""
+_RINGS: Final = ("pending", "ringing")
+"""A call of which it is told when it is so no more. Who opens one that was answered comes back."""
 
 
 class Calling:
@@ -81,7 +83,7 @@ class Calling:
         request = CallListRequest(address, limit=RINGING_MAXIMUM)
         listed = await self._desk.ask(incoming, request, CallListReply)
         for call in listed.calls:
-            if call.status not in ("ringing", "pending"):
+            if call.status != "ringing":
                 continue
             side = await self._desk.ask(incoming, CallSideRequest(call.id, address), CallSideReply)
             if side.role == "callee":
@@ -119,10 +121,11 @@ class Calling:
             await self._desk.out.send(incoming.chat, text)
 
     async def reject(self, incoming: Incoming, call: str) -> str:
-        """The callee doesn't want it; what is said then. The message changes as that of any ring
-        that is over, when the node tells of it."""
+        """The callee doesn't want it; what is said then. The messages in which it rings change as
+        when the node tells that it is over, which it does of a call that has rung."""
         request = CallRejectRequest(call, _address(incoming))
-        await self._desk.ask(incoming, request, CallEndReply)
+        ended = await self._desk.ask(incoming, request, CallEndReply)
+        await self._desk.rings.end(call, ended.call.status, ended.call.seconds)
         return say(self._desk.language(incoming), "rejected")
 
     async def calls(self, incoming: Incoming, before: str | None = None) -> None:
@@ -178,13 +181,12 @@ class Calling:
 
     async def _show_ring(self, incoming: Incoming, call: str, side: CallSideReply) -> None:
         language = self._desk.language(incoming)
-        await self._desk.tell(
-            incoming,
-            "rings",
-            keyboards.ring_buttons(language, call, side.url),
-            name=self._desk.called(language, side.other),
-            kind=kind_text(language, side.kind),
-        )
+        caller = self._desk.called(language, side.other)
+        text = say(language, "rings", name=caller, kind=kind_text(language, side.kind))
+        keyboard = keyboards.ring_buttons(language, call, side.url)
+        message = await self._desk.out.send(incoming.chat, text, keyboard)
+        if side.status in _RINGS:
+            await self._desk.rings.add(call, incoming.chat, message, caller)
 
     def _line(self, language: Language, item: CallItem, address: str) -> str:
         is_mine = item.caller == address

@@ -27,6 +27,8 @@ _CHOICES: Final[dict[str, Choice]] = {
     keyboards.VIDEO: "video",
     keyboards.CANCEL: "cancel",
 }
+_ONCE: Final = (*_CHOICES, keyboards.LINK)
+"""What is refused when such a button is pressed is refused however often it is."""
 _MENU: Final = {
     text: name
     for name in ("balance", "calls", "history", "help")
@@ -100,7 +102,7 @@ class Commands:
     async def _refuse(self, incoming: Incoming, error: OperationError) -> None:
         text = refusal(self._desk.language(incoming), error)
         letter = incoming.text.partition(":")[0]
-        if incoming.kind == "press" and (letter in _CHOICES or is_gone(error)):
+        if incoming.kind == "press" and (letter in _ONCE or is_gone(error)):
             # Its buttons do nothing any more.
             await self._desk.change(incoming, text)
         else:
@@ -165,6 +167,7 @@ class Commands:
     async def _press(self, incoming: Incoming) -> str:
         """What a button asks for; returns what is shown for a moment."""
         letter, _, value = incoming.text.partition(":")
+        language = self._desk.language(incoming)
         if letter in _CHOICES:
             return await self._choose(incoming, value, _CHOICES[letter])
         if letter == keyboards.LANGUAGE:
@@ -186,6 +189,10 @@ class Commands:
             await self._money.history(incoming, value)
         elif letter == keyboards.CALLS:
             await self._calling.calls(incoming, value)
+        elif letter == keyboards.LINK and LINK_CODE.fullmatch(value):
+            await self._money.link_confirmed(incoming, value)
+        elif letter == keyboards.LEAVE:
+            await self._desk.change(incoming, say(language, "cancelled"))
         return ""
 
     async def _choose(self, incoming: Incoming, token: str, choice: Choice) -> str:

@@ -12,6 +12,7 @@ from bridges.node_link import NodeAway, NodeLink
 from bridges.telegram.offers import Offers
 from bridges.telegram.outgoing import Keyboard, Outgoing
 from bridges.telegram.people import People
+from bridges.telegram.rings import Rings
 from bridges.telegram.texts import Language, say
 from bridges.telegram.updates import Incoming
 from core.api.bridge_messages import UserOpenRequest, effect_id
@@ -53,6 +54,7 @@ class Desk:
     out: Outgoing
     people: People
     offers: Offers
+    rings: Rings
     clock: Clock
     bot: str
     bot_id: int

@@ -18,6 +18,7 @@ import msgspec
 from bridges.spool import FULL_RETRY_S, Change, Spool, SpoolFull
 from bridges.telegram.table import Table
 from bridges.telegram.updates import Incoming
+from core.errors import OperationError
 from core.log import log_event
 
 PENDING_MAXIMUM: Final = 2_000
@@ -31,6 +32,18 @@ _KIND: Final = "update"
 CarryOut = Callable[[Incoming], Awaitable[None]]
 TellTooMany = Callable[[Incoming, int], Awaitable[None]]
 _log = logging.getLogger("montana.bridge.telegram")
+
+
+class _Storing:
+    """Updates whose commit is under way.
+
+    Attributes:
+        error: why they are not stored; None where they are.
+    """
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.error: OperationError | None = OperationError("the update was not stored")
 
 
 class Intake:
@@ -47,6 +60,7 @@ class Intake:
         self._done = Table(spool, "done", DONE_MAXIMUM)
         self._chats: dict[int, deque[Incoming]] = {}
         self._pending: set[int] = set()
+        self._storing: dict[int, _Storing] = {}
         self._too_many: dict[int, int] = {}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._room = anyio.Event()
@@ -80,13 +94,17 @@ class Intake:
 
     async def take(self, updates: Sequence[Incoming]) -> None:
         """Take updates; they are durable when this returns. Those that were taken before are left
-        alone.
+        alone; where that is not done yet, it is waited for.
 
         Raises:
-            OperationError: the disk is full; none was taken.
+            OperationError: the disk is full; some were not taken.
         """
         new: dict[int, Incoming] = {}
+        others: set[_Storing] = set()
         for incoming in updates:
+            if (other := self._storing.get(incoming.update)) is not None:
+                others.add(other)
+                continue
             if incoming.update in self._pending or str(incoming.update) in self._done:
                 continue
             waiting = len(self._chats.get(incoming.chat, ()))
@@ -96,10 +114,18 @@ class Intake:
                 self._too_many[incoming.chat] = self._too_many.get(incoming.chat, 0) + 1
             else:
                 new[incoming.update] = incoming
-        if not new:
-            return
+        if new:
+            await self._store(new)
+        for other in others:
+            await other.ended.wait()
+            if other.error is not None:
+                raise other.error
+
+    async def _store(self, new: dict[int, Incoming]) -> None:
         # Before the disk is waited for: the same one may come again meanwhile.
+        mine = _Storing()
         self._pending.update(new)
+        self._storing.update(dict.fromkeys(new, mine))
         try:
             await self._spool.change(
                 *(
@@ -107,9 +133,16 @@ class Intake:
                     for incoming in new.values()
                 )
             )
-        except BaseException:
-            self._pending.difference_update(new)
+            mine.error = None
+        except OperationError as error:
+            mine.error = error
             raise
+        finally:
+            if mine.error is not None:
+                self._pending.difference_update(new)
+            for update in new:
+                del self._storing[update]
+            mine.ended.set()
         self.taken += len(new)
         for incoming in new.values():
             self._queue(incoming)

@@ -1,7 +1,8 @@
 """The buttons under the bot's messages.
 
 What a button says when it is pressed has a letter, a colon and at most 62 bytes: of an offer its
-token, of a call its id, of a list where its next page begins.
+token, of a call its id, of a list where its next page begins, of a telephone number the code that
+links it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ HANG_UP: Final = "e"
 HISTORY: Final = "h"
 CALLS: Final = "c"
 LANGUAGE: Final = "l"
+LINK: Final = "k"
+LEAVE: Final = "n"
 
 
 def press(letter: str, value: str) -> str:
@@ -101,6 +104,16 @@ def confirm_call(language: Language, token: str) -> InlineKeyboardMarkup:
                 _button(language, "button_video", VIDEO, token),
             ],
             [_cancel(language, token)],
+        ]
+    )
+
+
+def confirm_link(language: Language, code: str) -> InlineKeyboardMarkup:
+    """Whether to have a telephone number and this chat be one account."""
+    return InlineKeyboardMarkup(
+        [
+            [_button(language, "button_link", LINK, code)],
+            [_button(language, "button_cancel", LEAVE, "")],
         ]
     )
 

@@ -13,6 +13,8 @@ from bridges.telegram.texts import Language, say, short
 from bridges.telegram.updates import Incoming
 from core.api.bridge_messages import (
     LinkConfirmRequest,
+    LinkLookReply,
+    LinkLookRequest,
     LinkStartReply,
     LinkStartRequest,
     UserOpenRequest,
@@ -35,7 +37,7 @@ FEE_LEAST: Final = Decimal(1)
 _SMALLEST: Final = Decimal("0.000001")
 _AMOUNT = re.compile(r"[0-9]{1,12}(?:[.,][0-9]{1,6})?")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{6,30}")
-LINK_CODE: Final = re.compile(r"[A-Za-z2-7]{8}")
+LINK_CODE: Final = re.compile(r"[A-Za-z2-7]{4}[-\s]?[A-Za-z2-7]{4}")
 
 
 class Money:
@@ -135,11 +137,11 @@ class Money:
         await self._desk.out.send(incoming.chat, text, keyboard)
 
     async def link(self, incoming: Incoming, written: str) -> None:
-        """Send a code to a telephone, or take the one that came."""
+        """Send a code to a telephone, or say what the one that came would do."""
         if _PHONE.fullmatch(written):
             await self._start_link(incoming, written)
         elif LINK_CODE.fullmatch(written):
-            await self._confirm_link(incoming, written)
+            await self._offer_link(incoming, written)
         else:
             await self._desk.tell(incoming, "how_to_link")
 
@@ -149,13 +151,25 @@ class Money:
         started = await self._desk.ask(incoming, request, LinkStartReply)
         await self._desk.tell(incoming, "code_sent", minutes=started.expires_s // MINUTE_S)
 
-    async def _confirm_link(self, incoming: Incoming, code: str) -> None:
+    async def _offer_link(self, incoming: Incoming, written: str) -> None:
+        # Whose SMS it was, the code doesn't say: others have people type theirs.
+        code = re.sub(r"[-\s]", "", written).upper()
         await self._desk.open_account(incoming)
-        request = LinkConfirmRequest(
-            _address(incoming), code.upper(), self._desk.effect(incoming, "link")
-        )
+        request = LinkLookRequest(_address(incoming), code)
+        found = await self._desk.ask(incoming, request, LinkLookReply)
+        if found.linked:
+            await self._desk.tell(incoming, "already_linked", phone=found.phone)
+            return
+        keyboard = keyboards.confirm_link(self._desk.language(incoming), code)
+        await self._desk.tell(incoming, "confirm_link", keyboard, phone=found.phone)
+
+    async def link_confirmed(self, incoming: Incoming, code: str) -> None:
+        """Link the number that a code has come to."""
+        await self._desk.open_account(incoming)
+        request = LinkConfirmRequest(_address(incoming), code, self._desk.effect(incoming, "link"))
         account = await self._desk.ask(incoming, request, AccountReply)
-        await self._desk.tell(incoming, "linked", balance=short(account.available))
+        text = say(self._desk.language(incoming), "linked", balance=short(account.available))
+        await self._desk.change(incoming, text)
 
     async def _account(self, incoming: Incoming) -> AccountReply:
         request = UserOpenRequest(_address(incoming))

@@ -6,16 +6,12 @@ import logging
 from typing import Final
 
 import anyio
-import anyio.abc
-import msgspec
 
 from bridges.node_link import NodeLink
-from bridges.spool import Spool
 from bridges.telegram import keyboards
 from bridges.telegram.desk import Desk
 from bridges.telegram.init_data import InitDataError, check_untrusted
 from bridges.telegram.outgoing import NotSent
-from bridges.telegram.table import Table
 from bridges.telegram.texts import duration, kind_text, say, short, status_text
 from core.api.bridge_messages import (
     AlarmBody,
@@ -23,28 +19,19 @@ from core.api.bridge_messages import (
     Event,
     ForwardBody,
     InitDataBody,
-    LinkedBody,
     ReceiptBody,
     RingBody,
     RingOverBody,
     TransferReceivedBody,
+    UnlinkedBody,
 )
 from core.clock import Clock
 from core.errors import OperationError
 from core.log import log_event
 
-RINGS_MAXIMUM: Final = 10_000
 _MS_PER_S: Final = 1000
 
 _log = logging.getLogger("montana.bridge.telegram")
-
-
-class _Ring(msgspec.Struct, frozen=True):
-    """A message that says that it rings."""
-
-    chat: int
-    message: int
-    caller: str
 
 
 class Notices:
@@ -54,14 +41,11 @@ class Notices:
         secret: what initData is signed with.
     """
 
-    def __init__(
-        self, desk: Desk, node: NodeLink, spool: Spool, clock: Clock, secret: bytes
-    ) -> None:
+    def __init__(self, desk: Desk, node: NodeLink, clock: Clock, secret: bytes) -> None:
         self._desk = desk
         self._node = node
         self._clock = clock
         self._secret = secret
-        self._rings = Table(spool, "ring", RINGS_MAXIMUM)
 
     async def run(self) -> None:
         """Deliver what the node tells, until cancelled."""
@@ -82,8 +66,8 @@ class Notices:
             match event.body:
                 case RingBody():
                     await self._ring(chat, event.body, until_s)
-                case RingOverBody():
-                    await self._ring_over(chat, event.body, until_s)
+                case RingOverBody(call=call, status=status, seconds=seconds):
+                    await self._desk.rings.end(call, status, seconds, until_s=until_s)
                 case _:
                     await self._desk.out.send(chat, self._text(chat, event), until_s=until_s)
         except NotSent as error:
@@ -101,8 +85,8 @@ class Notices:
             await self._node.acknowledge(event.id)
 
     async def _ring(self, chat: int, ring: RingBody, until_s: float) -> None:
-        if ring.call in self._rings:
-            # It rings there already; only that the node was told got lost.
+        if self._desk.rings.has_rung(ring.call):
+            # Only that the node was told got lost.
             return
         language = self._desk.people.language_of(chat)
         caller = self._desk.called(language, ring.caller)
@@ -117,18 +101,7 @@ class Notices:
             keyboards.ring_buttons(language, ring.call, ring.url),
             until_s=until_s,
         )
-        await self._rings.put(ring.call, msgspec.json.encode(_Ring(chat, message, caller)))
-
-    async def _ring_over(self, chat: int, over: RingOverBody, until_s: float) -> None:
-        stored = self._rings.get(over.call)
-        if stored is None:
-            return
-        ring = msgspec.json.decode(stored, type=_Ring)
-        language = self._desk.people.language_of(chat)
-        status = status_text(language, over.status, over.seconds)
-        text = say(language, "over", name=ring.caller, status=status)
-        await self._desk.out.edit(ring.chat, ring.message, text, until_s=until_s)
-        await self._rings.remove(over.call)
+        await self._desk.rings.add(ring.call, chat, message, caller, has_rung=True)
 
     def _text(self, chat: int, event: Event) -> str:
         language = self._desk.people.language_of(chat)
@@ -152,8 +125,10 @@ class Notices:
                     currency="Ɉ" if body.currency == "J" else body.currency,
                     balance=short(body.balance),
                 )
-            case LinkedBody() as body:
-                return say(language, "phone_linked", phone=body.phone, balance=short(body.balance))
+            case UnlinkedBody() as body:
+                return say(
+                    language, "phone_unlinked", phone=body.phone, balance=short(body.balance)
+                )
             case ForwardBody() as body:
                 return say(
                     language,

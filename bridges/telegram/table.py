@@ -47,13 +47,9 @@ class Table:
         changes = [Change(self._kind, key, _PLACE.pack(place) + value)]
         while len(self._values) > self._maximum:
             oldest = next(iter(self._values))
-            changes += self.remove_changes(oldest)
+            del self._values[oldest]
+            changes.append(Change(self._kind, oldest, None))
         return changes
-
-    def remove_changes(self, key: str) -> list[Change]:
-        """Take an entry out, in the same way."""
-        self._values.pop(key, None)
-        return [Change(self._kind, key, None)]
 
     async def put(self, key: str, value: bytes) -> None:
         """Put an entry as the newest; durable when this returns.
@@ -62,8 +58,3 @@ class Table:
             OperationError: the disk is full.
         """
         await self._spool.change(*self.put_changes(key, value))
-
-    async def remove(self, key: str) -> None:
-        """Take an entry out, or do nothing where there is none."""
-        if key in self._values:
-            await self._spool.change(*self.remove_changes(key))

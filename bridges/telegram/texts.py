@@ -72,6 +72,7 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     "button_browser": ("🌐 Open in browser", "🌐 Открыть в браузере"),
     "button_hang_up": ("End", "Завершить"),
     "button_more": ("Earlier", "Раньше"),
+    "button_link": ("✅ It is mine, link it", "✅ Это мой, привязать"),
     "balance": (
         "You have {available} Ɉ.{held}",
         "У вас {available} Ɉ.{held}",
@@ -135,9 +136,23 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Linked: one account now, with {balance} Ɉ.",
         "Привязано: теперь это один счёт, на нём {balance} Ɉ.",
     ),
-    "phone_linked": (
-        "{phone} and this chat are one account now, with {balance} Ɉ.",
-        "{phone} и этот чат - теперь один счёт, на нём {balance} Ɉ.",
+    "confirm_link": (
+        "Link {phone} with this chat?\n\nThey become one wallet: this phone will be able to spend "
+        "from your wallet by SMS, and what it has comes to you.\n\nOnly go on if this phone is "
+        "yours. Whoever has given you the code and wants it typed here is after your money.",
+        "Привязать {phone} к этому чату?\n\nБудет один кошелёк: с этого телефона можно будет "
+        "тратить ваши деньги по SMS, а его деньги перейдут к вам.\n\nСоглашайтесь, только если "
+        "это ваш телефон. Кто дал вам код и просит ввести его здесь, хочет ваших денег.",
+    ),
+    "already_linked": (
+        "{phone} and this chat are one account already.",
+        "{phone} и этот чат - уже один счёт.",
+    ),
+    "phone_unlinked": (
+        "{phone} was linked with another Telegram account, by a code sent to that phone, and no "
+        "longer spends from yours. Your {balance} Ɉ stay here.",
+        "{phone} привязан к другому счёту Telegram, по коду с этого телефона, и больше не тратит "
+        "с вашего. Ваши {balance} Ɉ остались здесь.",
     ),
     "pick": (
         "Whom shall I ring? Pick, or write /call @user or /call +79991234567.",

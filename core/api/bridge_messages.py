@@ -140,8 +140,17 @@ class LinkStartRequest(msgspec.Struct, frozen=True, tag="link_start", tag_field=
     id: EffectId | None = None
 
 
+class LinkLookRequest(msgspec.Struct, frozen=True, tag="link_look", tag_field="type"):
+    """What a code that came to a telephone by SMS would do, typed by whom `address` belongs to. It
+    does nothing yet: people type what others have given them."""
+
+    address: AccountName
+    code: ShortText
+
+
 class LinkConfirmRequest(msgspec.Struct, frozen=True, tag="link_confirm", tag_field="type"):
-    """The code that came to a telephone by SMS, typed by whom `address` belongs to."""
+    """Whoever has typed a code wants what it does: the telephone that it came to and `address`
+    become one account."""
 
     address: AccountName
     code: ShortText
@@ -206,6 +215,7 @@ BridgeRequest = (
     | UserOpenRequest
     | UserTransferRequest
     | LinkStartRequest
+    | LinkLookRequest
     | LinkConfirmRequest
     | CallQuoteRequest
     | CallStartRequest
@@ -251,6 +261,18 @@ class LinkStartReply(msgspec.Struct, frozen=True, tag="link_start", tag_field="t
     """A code is on its way, and holds for so many seconds."""
 
     expires_s: int
+
+
+class LinkLookReply(msgspec.Struct, frozen=True, tag="link_look", tag_field="type"):
+    """What a code would do.
+
+    Attributes:
+        phone: which number it would link, as much as one knows one's own by.
+        linked: it is linked with this address already.
+    """
+
+    phone: ShortText
+    linked: bool
 
 
 class CallQuoteReply(msgspec.Struct, frozen=True, tag="call_quote", tag_field="type", kw_only=True):
@@ -310,6 +332,7 @@ BridgeReply = (
     | BridgeAnswerReply
     | SmsReceivedReply
     | LinkStartReply
+    | LinkLookReply
     | CallQuoteReply
     | CallSideReply
 )
@@ -370,8 +393,9 @@ class ForwardBody(msgspec.Struct, frozen=True, tag="forward", tag_field="type", 
     received_ms: Milliseconds
 
 
-class LinkedBody(msgspec.Struct, frozen=True, tag="linked", tag_field="type"):
-    """A telephone number and an account have become one; most of the number's digits are hidden."""
+class UnlinkedBody(msgspec.Struct, frozen=True, tag="unlinked", tag_field="type"):
+    """A telephone number has passed on from an account to somebody else's, and what is on the
+    account has not; most of the number's digits are hidden."""
 
     phone: ShortText
     balance: ShortText
@@ -405,7 +429,7 @@ EventBody = (
     | TransferReceivedBody
     | SmsBody
     | ForwardBody
-    | LinkedBody
+    | UnlinkedBody
     | AlarmBody
     | InitDataBody
     | CommandBody

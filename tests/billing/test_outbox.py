@@ -24,12 +24,12 @@ from core.api.bridge_messages import (
     AlarmBody,
     EventBody,
     ForwardBody,
-    LinkedBody,
     ReceiptBody,
     RingBody,
     RingOverBody,
     SmsBody,
     TransferReceivedBody,
+    UnlinkedBody,
 )
 from core.clock import VirtualClock
 from core.errors import OperationError
@@ -55,7 +55,7 @@ BODIES: list[EventBody] = [
     TransferReceivedBody(amount="1.000000", currency="J", sender="tg:1", balance="2.000000"),
     SmsBody(text="код 1234 🙂"),
     ForwardBody(sender="+79991234567", recipient="modem", text="привет", received_ms=1),
-    LinkedBody(phone="+7999***67", balance="1.000000"),
+    UnlinkedBody(phone="+7999***67", balance="1.000000"),
     AlarmBody(text="80 %"),
 ]
 SMS, CHATTER = BODIES[4], BODIES[3]

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from billing.link_codes import shown
 from billing.money import J
 from billing.sms_codes import CODE_LIFETIME_S, CODES_OF_DAY, TRIES_OF_DAY, CodeRefused
 from core.api.bridge_messages import (
     LinkConfirmRequest,
-    LinkedBody,
+    LinkLookReply,
+    LinkLookRequest,
     LinkStartReply,
     LinkStartRequest,
     SmsBody,
+    UnlinkedBody,
 )
 from core.api.messages import AccountReply
 from core.errors import OperationError
@@ -43,6 +46,58 @@ async def confirm(world: World, code: str, address: str = TELEGRAM) -> AccountRe
     reply = await world.sms.answer(LinkConfirmRequest(address, code))
     assert isinstance(reply, AccountReply)
     return reply
+
+
+async def look(world: World, code: str, address: str = TELEGRAM) -> LinkLookReply:
+    reply = await world.sms.answer(LinkLookRequest(address, code))
+    assert isinstance(reply, LinkLookReply)
+    return reply
+
+
+async def test_who_types_a_code_is_shown_the_number_and_nothing_happens(world: World) -> None:
+    await world.give(ALICE, "10")
+    await world.give(TELEGRAM, "5")
+    code = code_in(await world.told("LINK"))
+    for _ in range(TRIES_OF_DAY + 1):
+        assert await look(world, code) == LinkLookReply("+7 999 ••• 567", False)
+    assert world.balance(TELEGRAM) == 5 * U
+    assert world.balance(ALICE) == 10 * U
+    await confirm(world, code)
+    assert (await look(world, code)).linked
+    with pytest.raises(CodeRefused):
+        await look(world, code, OTHER)
+    # Another code of the same two has nothing to do either.
+    assert (await look(world, code_in(await world.told("LINK")))).linked
+
+
+async def test_a_used_code_links_nobody_again_not_even_its_user(world: World) -> None:
+    await world.give(TELEGRAM, "5000")
+    code = code_in(await world.told("LINK"))
+    await confirm(world, code)
+    await confirm(world, code_in(await world.told("LINK")), OTHER)
+    mine, other = world.ledger.find(TELEGRAM), world.ledger.find(OTHER)
+    assert mine != other
+    for ask in (look, confirm):
+        for address in (TELEGRAM, OTHER):
+            with pytest.raises(CodeRefused) as refused:
+                await ask(world, code, address)
+            assert refused.value.code == "no_code"
+    assert world.ledger.find(TELEGRAM) == mine
+    assert world.ledger.find(ALICE) == other
+
+
+@pytest.mark.parametrize(
+    ("phone", "shown_as"),
+    [
+        ("+4915123456789", "+49 151 ••• 789"),
+        ("+79991234567", "+7 999 ••• 567"),
+        ("+12025550123", "+1 202 ••• 123"),
+        ("+37254123456", "+372 54 ••• 56"),
+        ("+2908123", "+290 8 ••• 3"),
+    ],
+)
+async def test_a_number_is_known_again_and_not_told(phone: str, shown_as: str) -> None:
+    assert shown(phone) == shown_as
 
 
 async def test_link_by_sms_makes_one_account_of_two(world: World) -> None:
@@ -89,21 +144,22 @@ async def test_who_had_the_number_keeps_the_money_and_is_told_when_it_goes(world
     assert taken.balance == "0.000000"
     assert world.balance(TELEGRAM) == 5010 * U
     (event,) = world.events()
-    assert isinstance(event.body, LinkedBody)
+    assert isinstance(event.body, UnlinkedBody)
     assert event.body.balance == "5010.000000"
-    assert (event.to, type(event.body)) == (TELEGRAM, LinkedBody)
+    assert (event.to, type(event.body)) == (TELEGRAM, UnlinkedBody)
     assert ALICE not in str(event.body)
 
 
 async def test_few_wrong_codes_may_be_tried_in_a_day(world: World) -> None:
     code = code_in(await world.told("LINK"))
-    for _ in range(TRIES_OF_DAY):
+    for number in range(TRIES_OF_DAY):
         with pytest.raises(CodeRefused) as refused:
-            await confirm(world, "AAAA-AAAA")
+            await (look if number % 2 else confirm)(world, "AAAA-AAAA")
         assert refused.value.code == "no_code"
-    with pytest.raises(CodeRefused) as refused:
-        await confirm(world, code)
-    assert refused.value.code == "too_many_tries"
+    for ask in (look, confirm):
+        with pytest.raises(CodeRefused) as refused:
+            await ask(world, code)
+        assert refused.value.code == "too_many_tries"
     assert (await confirm(world, code, OTHER)).addresses == [OTHER, ALICE]
     world.clock.advance_s(DAY_S)
     await confirm(world, code_in(await world.told("LINK", BOB)))
@@ -123,7 +179,11 @@ async def test_few_codes_are_sent_in_a_day(world: World) -> None:
 
 @pytest.mark.parametrize("address", ["user:alice", ALICE, "tg:x", "issue"])
 async def test_only_telegram_users_are_linked(world: World, address: str) -> None:
-    for request in (LinkStartRequest(address, ALICE), LinkConfirmRequest(address, "AAAA-AAAA")):
+    for request in (
+        LinkStartRequest(address, ALICE),
+        LinkLookRequest(address, "AAAA-AAAA"),
+        LinkConfirmRequest(address, "AAAA-AAAA"),
+    ):
         with pytest.raises(OperationError):
             await world.sms.answer(request)
 

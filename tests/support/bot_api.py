@@ -207,6 +207,8 @@ class BotApi:
         self._people: dict[int, FakePerson] = {}
         self._chats: dict[int, list[Message]] = {}
         self._updates: deque[dict[str, Any]] = deque()
+        self._given: dict[int, dict[str, Any]] = {}
+        self._again: list[dict[str, Any]] = []
         self._next_update = 1_000
         self._next_message = 1
         self._next_press = 1
@@ -239,13 +241,20 @@ class BotApi:
         with self._lock:
             number = self._next_update
             self._next_update += 1
-            self._updates.append({"update_id": number, **content})
+            self._given[number] = {"update_id": number, **content}
+            self._updates.append(self._given[number])
             return number
 
-    def repeat(self, update: dict[str, Any]) -> None:
-        """Have an update for the bot once more, as it is."""
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written meanwhile comes in one answer to getUpdates, as far as it has room."""
         with self._lock:
-            self._updates.append(update)
+            yield
+
+    def repeat(self, number: int) -> None:
+        """Have an update for the bot once more, whatever it has said to have received."""
+        with self._lock:
+            self._again.append(self._given[number])
 
     def next_message(self) -> int:
         """The number of a new message."""
@@ -270,7 +279,7 @@ class BotApi:
     def waiting(self) -> int:
         """Updates that were not received yet."""
         with self._lock:
-            return len(self._updates)
+            return len(self._updates) + len(self._again)
 
     def called(self, method: str) -> list[dict[str, Any]]:
         """The parameters of the calls of a method."""
@@ -351,7 +360,8 @@ class BotApi:
             with self._lock:
                 while self._updates and self._updates[0]["update_id"] < offset:
                     self._updates.popleft()
-                found = list(self._updates)[:limit]
+                found = [*self._again, *self._updates][:limit]
+                self._again.clear()
                 self.deliveries += [update["update_id"] for update in found]
             if found or time.monotonic() >= deadline:
                 return web.json_response({"ok": True, "result": found})

@@ -3,46 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from urllib.parse import urlsplit
+import time
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.bot_api import BOT_NAME, BotApi, FakePerson, Message, bot_api, wait_until
+from tests.support.bot_api import BOT_NAME, BotApi, FakePerson, Message, wait_until
 from tests.support.node import RunningNode
-from tests.support.telegram_bridge import PUBLIC_URL, telegram_node
+from tests.support.signaling_client import Page
+from tests.support.telegram_bridge import PUBLIC_URL, credit, started
+from tests.support.telegram_user import fields_of, signed
 
 GROUP = -1001
-
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[BotApi]:
-    with bot_api() as server:
-        yield server
-        assert server.problems == []
-
-
-@pytest.fixture(scope="module")
-def node(api: BotApi) -> Iterator[RunningNode]:
-    with telegram_node(api) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def alice(api: BotApi, node: RunningNode) -> FakePerson:
-    person = api.person(11, "Alice", "alice_a", "en")
-    person.write("/start")
-    person.wait_for("money by the second")
-    node.command("account", "credit", "tg:11", "1000")
-    return person
-
-
-@pytest.fixture(scope="module")
-def bob(api: BotApi, node: RunningNode) -> FakePerson:
-    person = api.person(12, "Боб", "bob_b", "ru")
-    person.write("/start")
-    person.wait_for("деньги по секундам")
-    return person
 
 
 def calls_of(node: RunningNode) -> list[dict[str, str]]:
@@ -53,6 +26,18 @@ def calls_of(node: RunningNode) -> list[dict[str, str]]:
 def hang_up(person: FakePerson, count: int) -> None:
     person.write("/hangup")
     person.wait_for("The call has ended", count)
+
+
+@pytest.fixture(scope="module")
+def carol(api: BotApi, node: RunningNode) -> FakePerson:
+    person = started(api, 21, "Carol", "carol_c", "en")
+    credit(node, "tg:21", 1000)
+    return person
+
+
+@pytest.fixture(scope="module")
+def dima(api: BotApi, node: RunningNode) -> FakePerson:
+    return started(api, 22, "Дима", "dima_d", "ru")
 
 
 def call_id(message: Message) -> str:
@@ -103,20 +88,17 @@ def test_whom_to_call_is_picked(alice: FakePerson, bob: FakePerson) -> None:
 def test_who_was_never_seen_or_has_never_written_is_told_clearly(
     api: BotApi, alice: FakePerson
 ) -> None:
-    alice.write("/call @carol_c")
-    alice.wait_for("I have never seen @carol_c")
-    carol = api.person(14, "Carol", "carol_c", "en")
-    alice.pick(carol)
-    alice.wait_for("Carol (@carol_c) has not written to me yet")
+    alice.write("/call @nora_n")
+    alice.wait_for("I have never seen @nora_n")
+    alice.pick(api.person(14, "Nora", "nora_n", "en"))
+    alice.wait_for("Nora (@nora_n) has not written to me yet")
     # A number is no user of ours.
     alice.write("/call @x; rm -rf /")
     alice.wait_for("I have never seen @x; rm -rf /")
 
 
 def test_who_has_blocked_the_bot_is_not_called(api: BotApi, alice: FakePerson) -> None:
-    dave = api.person(15, "Dave", "dave_d", "en")
-    dave.write("/start")
-    dave.wait_for("money by the second")
+    dave = started(api, 15, "Dave", "dave_d", "en")
     dave.block()
     wait_until(lambda: not api.waiting)
     alice.write("/call @dave_d")
@@ -157,3 +139,83 @@ def test_nothing_rings_and_nothing_lives(alice: FakePerson) -> None:
 def test_a_number_that_no_sms_reaches_is_told_so(alice: FakePerson) -> None:
     alice.write("/call +4930123456")
     alice.wait_for("+4930123456 can't be reached")
+
+
+def call_dima(carol: FakePerson, count: int) -> str:
+    """Have a call made; returns its id, from the Mini App's URL."""
+    carol.write("/call @dima_d")
+    carol.press(carol.wait_for("Call Дима (@dima_d)?"), "Voice")
+    card = carol.wait_for("Call to Дима (@dima_d)", count)
+    url = card.button("Open the call")["web_app"]["url"]
+    (identity,) = parse_qs(urlsplit(url).query)["id"]
+    return identity
+
+
+def open_call(page: Page, identity: str, shown: str) -> dict[str, Any]:
+    return page.ask("open_call", call=identity, init_data=shown)
+
+
+def rings(dima: FakePerson) -> list[Message]:
+    return [message for message in dima.messages if message.buttons]
+
+
+def test_it_rings_when_the_caller_has_come_and_is_rejected_by_a_button(
+    api: BotApi, node: RunningNode, carol: FakePerson, dima: FakePerson
+) -> None:
+    identity = call_dima(carol, 1)
+    now_s = int(time.time())
+    with Page(node.http) as page:
+        # Without a signature for third parties the node asks the bridge, which has the token.
+        forged = signed(fields_of(21, now_s), key=None, token="4242:guessed")
+        assert open_call(page, identity, forged)["code"] == "bad-proof"
+        assert not any("Вам звонит" in text for text in dima.texts())
+        shown = signed(fields_of(21, now_s), key=None, token=api.token)
+        assert open_call(page, identity, shown)["type"] == "entered"
+        ring = dima.wait_for("Вам звонит Carol (@carol_c): голос.")
+        answer = ring.button("Ответить")["web_app"]["url"]
+        assert parse_qs(urlsplit(answer).query)["id"] == [identity]
+        assert urlsplit(ring.button("браузере")["url"]).fragment
+        dima.write("/answer")
+        again = dima.wait_for("Вам звонит Carol", 2)
+        assert again.button("Ответить")["web_app"]["url"] == answer
+        dima.press(again, "Отклонить")
+        wait_until(lambda: "Вы отклонили звонок." in api.shown.values())
+        dima.wait_for("Carol (@carol_c): отклонён.", 2)
+        assert (ring.buttons, again.buttons) == ([], [])
+        carol.wait_for("Дима (@dima_d): rejected.")
+    dima.press_data(ring, f"r:{identity}")
+    carol.write("/calls")
+    assert "rejected" in carol.wait_for("↗ Дима").text
+
+
+def test_a_ring_that_is_over_says_so_in_each_of_its_messages(
+    api: BotApi, node: RunningNode, carol: FakePerson, dima: FakePerson
+) -> None:
+    identity = call_dima(carol, 2)
+    with Page(node.http) as page:
+        shown = signed(fields_of(21, int(time.time())), key=None, token=api.token)
+        assert open_call(page, identity, shown)["type"] == "entered"
+        wait_until(lambda: len(rings(dima)) == 1)
+        dima.write("/answer")
+        wait_until(lambda: len(rings(dima)) == 2)
+        told = rings(dima)
+        assert all(message.text.startswith("📞 Вам звонит Carol") for message in told)
+        carol.write("/hangup")
+        carol.wait_for("The call has ended")
+        wait_until(lambda: not rings(dima))
+        assert [message.edits for message in told] == [1, 1]
+    listed = json.loads(node.command("call", "list", "--account", "tg:22", "--json"))["calls"]
+    assert listed[0]["id"] == identity
+
+
+def test_a_call_that_has_not_rung_yet_is_rejected_as_well(
+    node: RunningNode, carol: FakePerson, dima: FakePerson
+) -> None:
+    identity = call_dima(carol, 3)
+    dima.write("/answer")
+    dima.wait_for("Вам никто не звонит.")
+    dima.write(f"/start {identity}")
+    wait_until(lambda: len(rings(dima)) == 1)
+    dima.press(rings(dima)[0], "Отклонить")
+    wait_until(lambda: not rings(dima))
+    assert identity not in [call["id"] for call in calls_of(node)]

@@ -1,111 +1,94 @@
-"""A call between two chats, with the pages that its links open: what each is told, and when."""
+"""The messages in which a call rings, written by the real library: their buttons go when it is
+over, whenever they came and whatever has failed."""
 
 from __future__ import annotations
 
-import json
-import socket
-import time
-from collections.abc import Iterator
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-import pytest
+import anyio
+from telegram import Bot
 
-from tests.support.bot_api import BotApi, FakePerson, bot_api, wait_until
-from tests.support.node import RunningNode
-from tests.support.signaling_client import Page
-from tests.support.telegram_bridge import telegram_node
-from tests.support.telegram_user import fields_of, signed
+from bridges.spool import Spool, open_spool
+from bridges.telegram.keyboards import ring_buttons
+from bridges.telegram.outgoing import Outgoing
+from bridges.telegram.people import People
+from bridges.telegram.rings import Rings
+from bridges.telegram.updates import Person
+from core.clock import SystemClock
+from tests.support.bot_api import BotApi, FakePerson, bot_api
 
-
-@pytest.fixture(scope="module")
-def api() -> Iterator[BotApi]:
-    with bot_api() as server:
-        yield server
-        assert server.problems == []
+CALL = "CALL-AAAAAAAA"
+OVER = "📞 Alice: missed."
 
 
-@pytest.fixture(scope="module")
-def node(api: BotApi) -> Iterator[RunningNode]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        listen = f"127.0.0.1:{free.getsockname()[1]}"
-    with telegram_node(api, listen=listen) as running:
-        running.http = f"http://{listen}"
-        yield running
+class World:
+    """Rings of one bridge, in one chat."""
+
+    def __init__(self, spool: Spool, bot: Bot) -> None:
+        self.out = Outgoing(bot, SystemClock())
+        self.rings = Rings(spool, self.out, People(spool))
+
+    async def ring(self, *, has_rung: bool = False) -> None:
+        url = f"https://node.example/call?id={CALL}#secret"
+        number = await self.out.send(12, "It rings", ring_buttons("en", CALL, url))
+        await self.rings.add(CALL, 12, number, "Alice", has_rung=has_rung)
 
 
-@pytest.fixture(scope="module")
-def alice(api: BotApi, node: RunningNode) -> FakePerson:
-    person = api.person(11, "Alice", "alice_a", "en")
-    person.write("/start")
-    person.wait_for("money by the second")
-    node.command("account", "credit", "tg:11", "1000")
-    return person
+def run(folder: Path, use: Callable[[BotApi, FakePerson, Spool, Bot], Awaitable[None]]) -> None:
+    async def main(api: BotApi) -> None:
+        bob = api.person(12, "Bob", "bob_b", "en")
+        bob.has_started = True
+        with open_spool(folder) as spool:
+            await People(spool).see(Person(12, language="en"))
+            async with Bot(api.token, base_url=f"{api.url}/bot") as bot:
+                await use(api, bob, spool, bot)
+
+    with bot_api() as api:
+        anyio.run(main, api, backend="asyncio")
+        assert api.problems == []
 
 
-@pytest.fixture(scope="module")
-def bob(api: BotApi, node: RunningNode) -> FakePerson:
-    person = api.person(12, "Боб", "bob_b", "ru")
-    person.write("/start")
-    person.wait_for("деньги по секундам")
-    return person
+def test_all_copies_say_that_it_is_over_also_those_that_come_too_late(tmp_path: Path) -> None:
+    async def use(api: BotApi, bob: FakePerson, spool: Spool, bot: Bot) -> None:
+        world = World(spool, bot)
+        # What the callee has asked for before it rings is no ring of the node's.
+        await world.ring()
+        assert not world.rings.has_rung(CALL)
+        await world.ring(has_rung=True)
+        assert world.rings.has_rung(CALL)
+        assert [message.text for message in bob.messages] == ["It rings"] * 2
+        async with anyio.create_task_group() as tasks:
+            # Whoever rejects it is told at the same time that it is over.
+            for status in ("missed", "rejected"):
+                tasks.start_soon(world.rings.end, CALL, status, 0)
+        await world.ring()
+        assert [message.text for message in bob.messages] == [OVER] * 3
+        assert not any(message.buttons for message in bob.messages)
+        assert all(message.edits == 1 for message in bob.messages)
+        await world.rings.end("CALL-BBBBBBBB", "missed", 0)
+
+    run(tmp_path, use)
 
 
-def call(caller: FakePerson, count: int) -> str:
-    """Have a call made to Bob; returns its id, from the Mini App's URL."""
-    caller.write("/call @bob_b")
-    caller.press(caller.wait_for("Call Боб (@bob_b)?"), "Voice")
-    card = caller.wait_for("Call to Боб (@bob_b)", count)
-    url = card.button("Open the call")["web_app"]["url"]
-    (identity,) = parse_qs(urlsplit(url).query)["id"]
-    return identity
+def test_the_next_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
+    async def use(api: BotApi, bob: FakePerson, spool: Spool, bot: Bot) -> None:
+        world = World(spool, bot)
+        await world.ring(has_rung=True)
+        await world.ring()
+        # The first is changed, and that was not heard any more.
+        api.fail("editMessageText", "lost")
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(world.rings.end, CALL, "missed", 0)
+                while not bob.messages[0].edits:
+                    await anyio.sleep(0.01)
+                scope.cancel()
+        assert [bool(message.buttons) for message in bob.messages] == [False, True]
+        world = World(spool, bot)
+        assert world.rings.has_rung(CALL)
+        await world.rings.end(CALL, "missed", 0)
+        assert [message.text for message in bob.messages] == [OVER] * 2
+        assert [message.edits for message in bob.messages] == [1, 1]
 
-
-def open_call(page: Page, identity: str, shown: str) -> dict[str, Any]:
-    return page.ask("open_call", call=identity, init_data=shown)
-
-
-def test_it_rings_when_the_caller_has_come_and_is_rejected_by_a_button(
-    api: BotApi, node: RunningNode, alice: FakePerson, bob: FakePerson
-) -> None:
-    identity = call(alice, 1)
-    now_s = int(time.time())
-    with Page(node.http) as page:
-        # Without a signature for third parties the node asks the bridge, which has the token.
-        forged = signed(fields_of(11, now_s), key=None, token="4242:guessed")
-        assert open_call(page, identity, forged)["code"] == "bad-proof"
-        assert not any("Вам звонит" in text for text in bob.texts())
-        shown = signed(fields_of(11, now_s), key=None, token=api.token)
-        assert open_call(page, identity, shown)["type"] == "entered"
-        ring = bob.wait_for("Вам звонит Alice (@alice_a): голос.")
-        answer = ring.button("Ответить")["web_app"]["url"]
-        assert parse_qs(urlsplit(answer).query)["id"] == [identity]
-        assert urlsplit(ring.button("браузере")["url"]).fragment
-        bob.write("/answer")
-        again = bob.wait_for("Вам звонит Alice", 2)
-        assert again.button("Ответить")["web_app"]["url"] == answer
-        bob.press(ring, "Отклонить")
-        wait_until(lambda: "Вы отклонили звонок." in api.shown.values())
-        assert bob.wait_for("Alice (@alice_a): отклонён.").buttons == []
-        alice.wait_for("Боб (@bob_b): rejected.")
-    bob.press_data(ring, f"r:{identity}")
-    alice.write("/calls")
-    assert "rejected" in alice.wait_for("↗ Боб").text
-
-
-def test_a_ring_that_is_over_says_so(
-    api: BotApi, node: RunningNode, alice: FakePerson, bob: FakePerson
-) -> None:
-    identity = call(alice, 2)
-    before = len(bob.messages)
-    with Page(node.http) as page:
-        shown = signed(fields_of(11, int(time.time())), key=None, token=api.token)
-        assert open_call(page, identity, shown)["type"] == "entered"
-        wait_until(lambda: len(bob.messages) > before)
-        ring = bob.messages[-1]
-        assert ring.text.startswith("📞 Вам звонит Alice")
-        alice.write("/hangup")
-        alice.wait_for("The call has ended")
-        wait_until(lambda: ring.buttons == [] and ring.edits == 1)
-    listed = json.loads(node.command("call", "list", "--account", "tg:12", "--json"))["calls"]
-    assert listed[0]["id"] == identity
+    run(tmp_path, use)
