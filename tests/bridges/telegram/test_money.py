@@ -27,7 +27,7 @@ ANSWERS = {
     "/redeem " + "😀" * 2000: "Write the voucher's code",
     "/redeem ABCD-EFGH": "Not done: ",
     "/link": "Write your number",
-    "/link ABCD-EFGH": "Not done: this node sends no SMS",
+    "/link ABCD-EFGH": "Not done: this code is wrong or too old",
     "/reboot": "no command of mine",
     "hello\0there": "no command of mine",
     "/history 1": "Nothing has come or gone yet",
