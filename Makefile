@@ -22,14 +22,19 @@ help:
 up: build
 	@exec $(BIN)/montana up --dev
 
+# Browsers are first: they have to be in time. All else gives way to them, and for the most part
+# waits: for modems, for Telegram's pace, for what was killed.
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
+	pytest=($(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder)
+	others=$$(mktemp)
+	nice "$${pytest[@]}" --numprocesses 4 --ignore tests/browser > "$$others" 2>&1 &
+	trap 'kill $$! 2>/dev/null || true; rm -f "$$others"' EXIT
 	rc=0
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
-	  --no-loadscope-reorder --ignore tests/bridges || rc=1
-	# Bridges wait for the most part: for modems, for Telegram's pace, for what was killed.
-	$(BIN)/python -m pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder tests/bridges \
-	  || rc=1
+	"$${pytest[@]}" --numprocesses 3 tests/browser || rc=1
+	echo 'Waiting for the other tests'
+	wait $$! || rc=1
+	cat "$$others"
 	exit $$rc
 
 bench: build
@@ -75,7 +80,7 @@ requirements:
 	echo 'Installing what pyproject.toml names'
 	mapfile -t builders < <($(BIN)/python -c \
 	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")')
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$${builders[@]}"
-	flock .build.lock $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check "$${builders[@]}"
+	flock .build.lock $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check \
 	  --no-build-isolation --editable '.[dev]'
 	touch $@

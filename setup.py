@@ -46,7 +46,8 @@ def extension(source: str) -> Extension:
         source.rpartition(".")[0].replace("/", "."),
         [source],
         include_dirs=["."],
-        extra_compile_args=C_FLAGS,
+        # Flags of whoever packages it come last, and so stand over these.
+        extra_compile_args=[*C_FLAGS, *os.environ.get("CFLAGS", "").split()],
         extra_link_args=["-pthread"],
     )
 

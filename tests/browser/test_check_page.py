@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -446,16 +445,3 @@ def test_another_turn_server_is_checked(node: RunningNode, page: Page) -> None:
         page.goto(f"{node.http}/check")
         found = fill_form(page, f"turn:127.0.0.1:{port}?transport=udp", "test", "test")
     assert_green(found)
-
-
-def test_development_mode_needs_no_link_and_lan_mode_is_https(chromium: Browser) -> None:
-    with running_node(arguments=["--lan"]) as node:
-        assert node.http.startswith("https://")
-        context = chromium.new_context(ignore_https_errors=True)
-        page = context.new_page()
-        page.goto(f"{node.http}/check")
-        assert_green(outcome(page))
-        context.close()
-        host, port = re.fullmatch(r"https://(.+):(\d+)", node.http).groups()  # type: ignore[union-attr]
-        pem = ssl.get_server_certificate((host.strip("[]"), int(port)))
-        assert "BEGIN CERTIFICATE" in pem
