@@ -92,10 +92,18 @@ class Answers:
 
         await self._store.write(write)
 
-    async def leave(self, message: Message, reason: str) -> None:
-        """Do nothing, and say nothing."""
+    async def leave(
+        self, message: Message, reason: str, also: Callable[[Writing], None] | None = None
+    ) -> None:
+        """Say nothing, and do nothing but what is written besides."""
         self._sender.log_refusal(message.phone, reason)
-        await self._store.write(lambda writing: self.record(writing, message, None, reason))
+
+        def write(writing: Writing) -> None:
+            self.record(writing, message, None, reason)
+            if also is not None:
+                also(writing)
+
+        await self._store.write(write)
 
     def record(
         self,

@@ -270,11 +270,15 @@ class SMSGateway:
         with self._store.read() as tables:
             waiting = self._codes.find_untrusted(tables, phone, code, now_ms, day)
         if waiting is None:
-            await self._answers.answer(
-                message,
-                Answer("no_code"),
-                lambda writing: self._codes.count_wrong(writing, phone, now_ms, day),
-            )
+
+            def count_wrong(writing: Writing) -> None:
+                self._codes.count_wrong(writing, phone, now_ms, day)
+
+            try:
+                await self._answers.answer(message, Answer("no_code"), count_wrong)
+            except SmsRefused as error:
+                # Or whoever has used up the budget could try all of them.
+                await self._answers.leave(message, error.code, count_wrong)
             return
 
         def take(writing: Writing) -> Confirmation:
