@@ -42,9 +42,9 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Код {code}, 10 минут. Боту в Telegram: /link {code}",
     ),
     "link_started": (
-        "Code {code} links this number with a Telegram account. Not you? Ignore it, give it to "
-        "nobody",
-        "Код для Telegram: {code}. Не вы? Никому не говорите",
+        "Code {code} lets a Telegram account spend what this number has. Not you? Ignore it, give "
+        "it to nobody",
+        "Код {code} даст Telegram тратить с номера. Не вы? Никому не давайте",
     ),
     "pin_confirm": (
         "To set the new PIN reply with the code {code}",

@@ -138,11 +138,12 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "confirm_link": (
         "Link {phone} with this chat?\n\nThey become one wallet: this phone will be able to spend "
-        "from your wallet by SMS, and what it has comes to you.\n\nOnly go on if this phone is "
+        "from your wallet by SMS, and what it alone has comes to you.\n\nOnly go on if it is "
         "yours. Whoever has given you the code and wants it typed here is after your money.",
         "Привязать {phone} к этому чату?\n\nБудет один кошелёк: с этого телефона можно будет "
-        "тратить ваши деньги по SMS, а его деньги перейдут к вам.\n\nСоглашайтесь, только если "
-        "это ваш телефон. Кто дал вам код и просит ввести его здесь, хочет ваших денег.",
+        "тратить ваши деньги по SMS, а то, что есть лишь у него, перейдёт к вам.\n\nСоглашайтесь, "
+        "только если это ваш телефон. Кто дал вам код и просит ввести его здесь, хочет ваших "
+        "денег.",
     ),
     "already_linked": (
         "{phone} and this chat are one account already.",
