@@ -352,7 +352,7 @@ class CallManager:
         call = self._calls.get(call_id)
         if call is None:
             return
-        call.present.add(side)
+        coming = call.present[side] = object()
         if relay_only:
             call.relay_only.add(side)
             if not call.info.relayed and not call.is_billed:
@@ -361,7 +361,9 @@ class CallManager:
         try:
             await self._meet(call)
         except BaseException:
-            call.present.discard(side)
+            # A newer page may have come to this side meanwhile, and is there.
+            if call.present.get(side) is coming:
+                del call.present[side]
             raise
 
     def set_absent(self, call_id: str, side: Side) -> None:
@@ -370,7 +372,7 @@ class CallManager:
         call = self._calls.get(call_id)
         if call is None:
             return
-        call.present.discard(side)
+        call.present.pop(side, None)
         if side is Side.CALLER and call.info.status is Status.RINGING:
             self._apply(call, Event.HANG_UP_BY_CALLER)
 
@@ -424,7 +426,7 @@ class CallManager:
 
         Raises:
             SignalingError: it is no description; ``wrong-state``; ``no-money``: the call has
-                failed; ``unavailable``.
+                failed, or was cut; ``unavailable``.
         """
         call = self._living_untrusted(call_id)
         kind = kind_of_untrusted(answer_sdp)
@@ -443,6 +445,7 @@ class CallManager:
                 await self._accept(call, kind)
             else:
                 await self._set_kind(call, kind)
+                _assert_lives(call)
         except SignalingError:
             call.offering |= offering
             raise
@@ -456,10 +459,7 @@ class CallManager:
         """
         await self._open_billing(call)
         await self._set_kind(call, kind)
-        if call.info.status.is_over:
-            if call.info.reason == "no-money":
-                raise SignalingError("no-money", "there is not enough on the account that pays")
-            raise _over()
+        _assert_lives(call)
         if self._apply(call, Event.ANSWER):
             call.connect_by_ns = call.info.answered_ns + CONNECTING_S * NS_PER_S
             # A node that is started again has to know that it was answered.
@@ -785,10 +785,12 @@ class CallManager:
                     await self._metering.change_call(call.info.id, line)
                 except OperationError as error:
                     raise _unavailable() from error
+            if call.info.status.is_over:
+                # It was cut or hung up meanwhile, as what it was.
+                return
             call.change(kind=kind, price_second=line.price_second)
-            if not call.info.status.is_over:
-                is_charged = call.counted_since_s is not None
-                self._changed(call, self._read_figures(call) if is_charged else None)
+            is_charged = call.counted_since_s is not None
+            self._changed(call, self._read_figures(call) if is_charged else None)
 
     async def _finish(self, call: LivingCall) -> None:
         """Charge what has ended to its last second, store it, and tell of its receipt. Where that
@@ -901,6 +903,17 @@ def _tell_failure(event: str, error: Exception, is_repeated: bool) -> None:
         log_event(_log, logging.ERROR, event, reason=repr(error))
     else:
         _log.error("%s", event, exc_info=error)
+
+
+def _assert_lives(call: LivingCall) -> None:
+    """
+    Raises:
+        SignalingError: ``no-money``: it has ended for want of it; ``wrong-state``: it has ended.
+    """
+    if call.info.status.is_over:
+        if call.info.reason == "no-money":
+            raise SignalingError("no-money", "there is not enough on the account that pays")
+        raise _over()
 
 
 def _over() -> SignalingError:

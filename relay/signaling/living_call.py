@@ -13,7 +13,8 @@ class LivingCall:
     """A call that lives, or has ended and is to be charged and stored.
 
     Attributes:
-        present: the sides whose pages are there, or will be soon.
+        present: the sides whose pages are there, or will be soon; to each what tells its page from
+            those that have come to the side before.
         connected: those whose media connection stands.
         relay_only: those who give away no address but their relays', whatever the other one does.
         offering: the sides whose offer has passed and is not answered yet.
@@ -52,7 +53,7 @@ class LivingCall:
 
     def __init__(self, info: CallInfo) -> None:
         self.info = info
-        self.present: set[Side] = set()
+        self.present: dict[Side, object] = {}
         self.connected: set[Side] = set()
         self.relay_only: set[Side] = set()
         self.offering: set[Side] = set()

@@ -14,6 +14,7 @@ import trio.testing
 from billing.audit import verify
 from billing.ledger import NODE
 from billing.money import J
+from billing.tariff import Line
 from core.clock import VirtualClock
 from core.errors import OperationError, SignalingError
 from core.units import DAY_S, MINUTE_S
@@ -650,6 +651,32 @@ async def test_an_answer_to_no_offer_changes_no_price(tmp_path: Path) -> None:
         assert world.call(call).kind is Kind.VIDEO
 
 
+async def test_a_call_that_is_cut_while_its_kind_changes_stays_what_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(tmp_path) as world:
+        await alice_and_bob(world)
+        call = await world.talking()
+        await world.seconds(3, call)
+        change_call = world.metering.change_call
+
+        async def change_while_it_is_cut(name: str, line: Line) -> None:
+            await change_call(name, line)
+            world.calls.billing_cut(name, metering.NO_MONEY)
+
+        monkeypatch.setattr(world.metering, "change_call", change_while_it_is_cut)
+        world.calls.set_offer(call, description(Kind.VIDEO))
+        with pytest.raises(SignalingError) as caught:
+            await world.calls.answer_call(call, description(Kind.VIDEO))
+        assert refusal(caught) == "no-money"
+        await world.ticking(world.calls.tick)
+        info = world.call(call)
+        assert (info.kind, info.price_second) == (Kind.VOICE, J.unit)
+        assert (info.status, info.reason, info.cost) == (Status.ENDED, "no-money", 3 * J.unit)
+        (receipt,) = world.told(CallReceipt)
+        assert receipt.call == info
+
+
 async def test_the_first_answer_decides_whatever_was_asked_for(tmp_path: Path) -> None:
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
@@ -994,6 +1021,45 @@ async def test_a_kind_that_can_not_be_charged_is_not_answered(
         monkeypatch.undo()
         await world.calls.answer_call(call, description(Kind.VIDEO))
         assert world.call(call).kind is Kind.VIDEO
+
+
+@pytest.mark.parametrize("comes_again", [False, True])
+async def test_a_page_that_can_not_come_takes_no_newer_one_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes_again: bool
+) -> None:
+    async with open_world(tmp_path) as world:
+        await alice_and_bob(world)
+        call = (await world.calls.create("user:alice", "user:bob")).id
+        await world.calls.set_present(call, Side.CALLER)
+        open_call = world.metering.open_call
+        is_full = trio.Event()
+
+        async def fail_once(*_: object, **__: object) -> bool:
+            monkeypatch.setattr(world.metering, "open_call", open_call)
+            await is_full.wait()
+            raise OperationError("the disk is full")
+
+        monkeypatch.setattr(world.metering, "open_call", fail_once)
+
+        async def come_in_vain() -> None:
+            with pytest.raises(SignalingError) as caught:
+                await world.calls.set_present(call, Side.CALLEE)
+            assert refusal(caught) == "unavailable"
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(come_in_vain)
+            await trio.testing.wait_all_tasks_blocked()
+            if comes_again:
+                nursery.start_soon(world.calls.set_present, call, Side.CALLEE)
+                await trio.testing.wait_all_tasks_blocked()
+            is_full.set()
+        world.calls.set_offer(call, description())
+        await world.calls.answer_call(call, description())
+        world.connect(call)
+        await world.seconds(1, call)
+        # Two who are there may be silent for longer.
+        await world.seconds(HOLDING_S + 1)
+        assert world.call(call).status is (Status.ACTIVE if comes_again else Status.ENDED)
 
 
 @pytest.mark.parametrize("is_closed_meanwhile", [False, True])
