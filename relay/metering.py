@@ -8,7 +8,7 @@ what is left to do here is to end its allocations, and to say why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -16,40 +16,25 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from billing.accounts import (
-    FIRST_USER_ACCOUNT,
-    SYSTEM_ACCOUNTS,
-    AddressError,
-    account_number_untrusted,
-    normalise_address_untrusted,
-)
-from billing.book import CLOSED, FROZEN
 from billing.charging import Charging
 from billing.journal import CallRecord
 from billing.ledger import LmdbLedger
-from billing.money import J
 from billing.tariff import Line
 from core.clock import Clock
 from core.errors import OperationError
 from core.log import log_event
 from core.units import NS_PER_S
-from relay.call_activity import CallActivity
 from relay.dataplane.interface import UNLIMITED_SECONDS, DataPlane, RelayUnavailable
+from relay.payers import ACCOUNT_CLOSED, ACCOUNT_FROZEN, NO_MONEY, Payers, may_pay
+from relay.session_counters import COUNTED, SessionCounters
 
 BEFORE_SECOND_NS = 100_000_000
 """A tick comes so long before the end of a second: it sees nearly all of that second."""
-NO_MONEY = "no balance"
-ACCOUNT_FROZEN = "account frozen"
-ACCOUNT_CLOSED = "account closed"
 NODE_STOPS = "the node stops"
 CLOSE_S = 2.0
 """How long it is left to the regular tick to charge the last seconds of a call."""
 FINISH_S = 1.0
 """How long a stop waits for the workers to let go of what was closed."""
-_ENDED = np.dtype([("slot", "<u4"), ("seconds", "<u8"), ("bytes", "<u8")])
-_FREE, _UNMETERED = -1, -2
-"""In place of a slot of the meter's, of a handle that nobody has, and of one that nobody pays for.
-"""
 _REFUSED = {
     NO_MONEY: "refused: no balance for a second",
     ACCOUNT_FROZEN: "refused: the account is frozen",
@@ -139,8 +124,6 @@ class Metering:
 
     Args:
         line: the tariff's line for relaying; None where only calls are paid for.
-        bound: what the configuration names as a payer -> the account's address, or its number.
-        unknown_is_free: whether those whose account is not there need not pay.
         collect: has the engine hand over what it has closed, see `collect_ended`.
         stop: ends every allocation of sessions; is given their names and the reason.
 
@@ -156,9 +139,8 @@ class Metering:
         data_plane: DataPlane,
         clock: Clock,
         line: Line | None,
+        payers: Payers,
         *,
-        bound: Mapping[str, str],
-        unknown_is_free: bool,
         collect: Callable[[], None],
         stop: Callable[[AbstractSet[str], str], None],
     ) -> None:
@@ -167,8 +149,7 @@ class Metering:
         self._data_plane = data_plane
         self._clock = clock
         self._line = line
-        self.bound = bound
-        self._unknown_is_free = unknown_is_free
+        self._payers = payers
         self._collect = collect
         self._stop = stop
         self.on_call_cut: Callable[[str, str], None] = lambda _name, _reason: None
@@ -176,18 +157,11 @@ class Metering:
         self._calls: dict[str, _Call] = {}
         self._by_slot: dict[int, _Session] = {}
         self._joined: dict[int, _Session] = {}
-        # By the meter's slot: calls whose seconds are told, and those seconds.
+        # By slot: calls whose seconds are told, and those seconds.
         self._told_s: dict[int, int] = {}
         self._ended: list[NDArray[np.void]] = []
         self._ticking = trio.Lock()
-        # By the engine's handle: the meter's slot, the bytes of flows that were closed, and the
-        # seconds that the engine has been granted over those that the meter grants.
-        self._slot_of = np.full(1024, _FREE, np.int64)
-        self._closed_bytes = np.zeros(1024, np.uint64)
-        self._granted_free_s = np.zeros(1024, np.uint64)
-        self._activity = CallActivity(1024, clock.monotonic_ns())
-        # By the meter's slot: the engine's handle, 0 for none that can be granted anything.
-        self._handle_of = np.zeros(1024, np.uint32)
+        self._counters = SessionCounters(data_plane, clock)
 
     def __len__(self) -> int:
         return len(self._sessions) + len(self._calls)
@@ -231,14 +205,13 @@ class Metering:
         """Find who pays and hold the first seconds; a STUN error code where that fails."""
         assert self._line is not None
         try:
-            account = self._find(payer)
+            account = self._payers.find(payer)
             if account is None:
-                # Who was bound to an account by the operator was not meant to be free.
-                if self._unknown_is_free and payer not in self.bound:
+                if self._payers.need_not_pay(payer):
                     return 0
                 log_event(_log, logging.INFO, "refused: there is no such account", account=payer)
                 return 403
-            if not _may_pay(account, self._line):
+            if not may_pay(account, self._line):
                 log_event(_log, logging.WARNING, "refused: this account can't pay", account=payer)
                 return 403
             opened = await self._charging.open(session.name, self._line, account)
@@ -249,31 +222,11 @@ class Metering:
             log_event(_log, logging.ERROR, "refused: no session can be opened", reason=reason)
             return 508
         if opened is None:
-            log_event(_log, logging.INFO, _REFUSED[self._why_unpaid(account)], account=payer)
+            log_event(_log, logging.INFO, _REFUSED[self._payers.why_unpaid(account)], account=payer)
             return 403
         session.slot = opened.info.slot
         self._by_slot[session.slot] = session
         return 0
-
-    def _find(self, payer: str) -> int | None:
-        """The account of who pays.
-
-        Raises:
-            OperationError: the ledger can't be read.
-        """
-        account = self._ledger.find(self.bound.get(payer) or payer_address_untrusted(payer))
-        # Addresses move when accounts are merged; a number stays with the one that has gone.
-        return None if account is None else self._ledger.heir(account)
-
-    def _flags(self, account: int) -> int:
-        return int(self._ledger.book.columns["flags"][account])
-
-    def _why_unpaid(self, account: int) -> str:
-        """Why nothing more leaves an account."""
-        flags = self._flags(account)
-        if flags & CLOSED:
-            return ACCOUNT_CLOSED
-        return ACCOUNT_FROZEN if flags & FROZEN else NO_MONEY
 
     def _pays(self, slot: int) -> int:
         """The account that pays for a session now: one that is merged passes its sessions on."""
@@ -310,20 +263,12 @@ class Metering:
         if session.slot >= 0:
             granted_s = self._charging.granted(session.slot)
         session.handle = self._data_plane.open_session(granted_s)
-        self._reserve(np.array([session.handle], np.uint32))
-        if self._slot_of[session.handle] != _FREE:
+        if self._counters.is_taken(session.handle):
             # The engine has used a handle again whose last counters are still with it.
             self._collect()
-        assert self._slot_of[session.handle] == _FREE
-        self._slot_of[session.handle] = session.slot if session.slot >= 0 else _UNMETERED
-        self._granted_free_s[session.handle] = 0
+        self._counters.enter(session.handle, session.slot)
         if isinstance(session, _Call):
-            self._activity.begin(session.handle, session.started_ns)
-        if session.slot >= 0:
-            if session.slot >= len(self._handle_of):
-                more = np.zeros(max(session.slot, len(self._handle_of)), np.uint32)
-                self._handle_of = np.concatenate([self._handle_of, more])
-            self._handle_of[session.slot] = session.handle
+            self._counters.activity.begin(session.handle, session.started_ns)
 
     def rate_bytes_s(self, allocation: int) -> int:
         """The limit that an allocation's session sets it, 0 for none."""
@@ -344,33 +289,17 @@ class Metering:
         if session.handle:
             self._data_plane.close_session(session.handle)
             if session.slot >= 0:
-                self._handle_of[session.slot] = 0
+                self._counters.leave(session.slot)
         elif session.slot >= 0:
             told_s = self._told_s.get(session.slot, 0)
-            self._ended.append(np.array([(session.slot, told_s, 0)], _ENDED))
+            self._ended.append(np.array([(session.slot, told_s, 0)], COUNTED))
         if isinstance(session, _Call) and session.slot < 0:
             self._forget(session, ())
 
     def collect_ended(self, flows: NDArray[Any], sessions: NDArray[Any]) -> None:
         """The last counters of what the engine has closed, each once. It may use their handles for
         others from here on."""
-        self._weigh(flows)
-        handles = sessions["session"]
-        self._reserve(handles)
-        slots = self._slot_of[handles]
-        metered = slots >= 0
-        seconds, counted = self._activity.take(
-            handles,
-            sessions["active_seconds"],
-            self._closed_bytes[handles],
-            self._clock.monotonic_ns(),
-        )
-        rows = np.zeros(np.count_nonzero(metered), _ENDED)
-        rows["slot"] = slots[metered]
-        rows["seconds"] = seconds[metered]
-        rows["bytes"] = counted[metered]
-        self._slot_of[handles] = _FREE
-        self._closed_bytes[handles] = 0
+        rows = self._counters.take_closed(flows, sessions)
         if len(rows):
             self._at_least_told(rows["slot"], rows["seconds"])
             self._ended.append(rows)
@@ -381,24 +310,6 @@ class Metering:
         if self._told_s:
             told = [self._told_s.get(slot, 0) for slot in slots.tolist()]
             np.maximum(seconds, np.array(told, np.uint64), out=seconds)
-
-    def _weigh(self, flows: NDArray[Any]) -> None:
-        """Add up what flows that were closed have relayed, by session."""
-        self._reserve(flows["session"])
-        np.add.at(self._closed_bytes, flows["session"], _relayed(flows))
-
-    def _reserve(self, handles: NDArray[np.uint32]) -> None:
-        """Have room for these handles."""
-        size = len(self._slot_of)
-        highest = int(handles.max(initial=0))
-        if highest >= size:
-            more = max(highest + 1 - size, size)
-            self._slot_of = np.concatenate([self._slot_of, np.full(more, _FREE, np.int64)])
-            for name in ("_closed_bytes", "_granted_free_s"):
-                setattr(
-                    self, name, np.concatenate([getattr(self, name), np.zeros(more, np.uint64)])
-                )
-            self._activity.reserve(len(self._slot_of))
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -461,32 +372,18 @@ class Metering:
     async def _tick(self) -> list[tuple[_Session, str]]:
         if not (self._by_slot or self._calls):
             return []
-        living = self._data_plane.session_counters()
-        flows = self._data_plane.flow_counters()
-        self._reserve(living["session"])
-        relayed = self._relayed_by_session(flows)
-        self._activity.judge(living, flows, relayed, self._clock.monotonic_ns())
+        living = self._counters.read()
         if not self._by_slot:
             return []
-        slots = self._slot_of[living["session"]]
-        living, slots = living[slots >= 0], slots[slots >= 0]
-        handles = living["session"]
-        seconds = living["active_seconds"] - self._activity.free_s[handles]
-        self._at_least_told(slots, seconds)
+        self._at_least_told(living.slots, living.seconds)
         batches = len(self._ended)
-        ended = np.concatenate([np.zeros(0, _ENDED), *self._ended])
+        ended = np.concatenate([np.zeros(0, COUNTED), *self._ended])
         told = self._told_alone()
         closing = {slot: self._by_slot[slot] for slot in ended["slot"].tolist()}
         verdicts = await self._charging.tick(
-            np.concatenate([slots.astype(np.uint32), told["slot"], ended["slot"]]),
-            np.concatenate([seconds, told["seconds"], ended["seconds"]]),
-            np.concatenate(
-                [
-                    relayed[handles] - self._activity.free_bytes[handles],
-                    told["bytes"],
-                    ended["bytes"],
-                ]
-            ),
+            np.concatenate([living.slots.astype(np.uint32), told["slot"], ended["slot"]]),
+            np.concatenate([living.seconds, told["seconds"], ended["seconds"]]),
+            np.concatenate([living.bytes, told["bytes"], ended["bytes"]]),
             {slot: session.ended for slot, session in closing.items()},
         )
         # More may have ended while this was stored.
@@ -502,25 +399,18 @@ class Metering:
         closed = np.fromiter(closing, np.uint32, len(closing))
         granted_slots, granted_s = verdicts.granted
         is_living = ~np.isin(granted_slots, closed)
-        self._grant(granted_slots[is_living], granted_s[is_living])
+        self._counters.grant(granted_slots[is_living], granted_s[is_living])
         # What was free is granted once more.
-        freed = slots[self._activity.free_s[handles] != self._granted_free_s[handles]]
-        freed = np.setdiff1d(freed, closed)
-        self._grant(freed, self._ledger.meter.columns["granted"][freed])
+        freed = np.setdiff1d(self._counters.freed(living), closed)
+        self._counters.grant(freed, self._ledger.meter.columns["granted"][freed])
         for slot in np.setdiff1d(verdicts.warned, closed).tolist():
             log_event(
                 _log, logging.INFO, "a session holds its last seconds", account=self._pays(slot)
             )
         return [
-            (self._by_slot[slot], self._why_unpaid(self._pays(slot)))
+            (self._by_slot[slot], self._payers.why_unpaid(self._pays(slot)))
             for slot in np.setdiff1d(verdicts.stopped, closed).tolist()
         ]
-
-    def _relayed_by_session(self, flows: NDArray[Any]) -> NDArray[np.uint64]:
-        """What each session has relayed until now, in bytes, by the engine's handle."""
-        relayed = self._closed_bytes.copy()
-        np.add.at(relayed, flows["session"], _relayed(flows))
-        return relayed
 
     def _told_alone(self) -> NDArray[np.void]:
         """Slots, seconds and bytes of living calls of which no worker counts anything."""
@@ -529,15 +419,7 @@ class Metering:
             for slot, seconds in self._told_s.items()
             if not (self._by_slot[slot].handle or self._by_slot[slot].ended)
         ]
-        return np.array(rows, _ENDED)
-
-    def _grant(self, slots: NDArray[Any], seconds: NDArray[np.uint32]) -> None:
-        slots, seconds = slots[slots < len(self._handle_of)], seconds[slots < len(self._handle_of)]
-        handles = self._handle_of[slots]
-        handles, seconds = handles[handles != 0], seconds[handles != 0]
-        free_s = self._activity.free_s[handles]
-        self._granted_free_s[handles] = free_s
-        self._data_plane.grant_sessions(handles, seconds.astype(np.uint64) + free_s)
+        return np.array(rows, COUNTED)
 
     def _stop_all(self, stopping: Sequence[tuple[_Session, str]]) -> None:
         """Cut sessions, those that have not ended or been cut meanwhile."""
@@ -591,13 +473,15 @@ class Metering:
         if payer is not None and line is not None:
             # Accounts are merged; a number stays with the one that has gone.
             account = self._ledger.heir(payer)
-            if not _may_pay(account, line):
+            if not may_pay(account, line):
                 log_event(_log, logging.WARNING, "refused: this account can't pay", account=payer)
                 return False
             self._ledger.paid_into.add(line.into)
             opened = await self._charging.open(name, line, account, only_if_used=True)
             if opened is None:
-                log_event(_log, logging.INFO, _REFUSED[self._why_unpaid(account)], account=payer)
+                log_event(
+                    _log, logging.INFO, _REFUSED[self._payers.why_unpaid(account)], account=payer
+                )
                 return False
             assert name not in self._calls
             call.slot = opened.info.slot
@@ -615,7 +499,7 @@ class Metering:
             return
         call.started_ns = self._clock.monotonic_ns()
         if call.handle and not call.ended:
-            self._activity.start(call.handle, call.started_ns)
+            self._counters.activity.start(call.handle, call.started_ns)
 
     async def change_call(self, name: str, line: Line) -> None:
         """Have a call cost what another line of the tariff says, from the next second on; nothing
@@ -642,21 +526,14 @@ class Metering:
                 call.line = line
                 call.changed_ns = self._clock.monotonic_ns()
                 slot = np.array([call.slot], np.uint32)
-                self._grant(slot, self._ledger.meter.columns["granted"][slot])
+                self._counters.grant(slot, self._ledger.meter.columns["granted"][slot])
 
     def _counted(self, call: _Call) -> tuple[int, int]:
         """The seconds and bytes of a living call that count by now."""
         told_s = self._told_s.get(call.slot, 0)
         if not call.handle:
             return told_s, 0
-        sessions = self._data_plane.session_counters()
-        (row,) = sessions[sessions["session"] == call.handle]
-        flows = self._data_plane.flow_counters()
-        relayed = int(self._closed_bytes[call.handle])
-        relayed += int(_relayed(flows[flows["session"] == call.handle]).sum())
-        seconds, counted = self._activity.peek(
-            call.handle, int(row["active_seconds"]), relayed, self._clock.monotonic_ns()
-        )
+        seconds, counted = self._counters.read_call(call.handle)
         return max(seconds, told_s), counted
 
     def count_direct(self, name: str, seconds: int) -> None:
@@ -676,7 +553,7 @@ class Metering:
         call = self._calls.get(name)
         if call is None or not call.handle or call.ended:
             return None
-        return self._activity.last_both_ns(call.handle) / NS_PER_S or None
+        return self._counters.activity.last_both_ns(call.handle) / NS_PER_S or None
 
     def call_figures(self, name: str) -> CallFigures:
         """What a call has come to; nothing for one that is not open or for which nobody pays."""
@@ -686,10 +563,7 @@ class Metering:
         columns, account = self._ledger.meter.columns, self._pays(call.slot)
         cost = int(columns["cost"][call.slot])
         cost += sum(part.cost for part in self._charging.parts(call.slot))
-        left = 0
-        if not self._flags(account) & (FROZEN | CLOSED):
-            available = self._ledger.balance(account, J).available
-            left = max(0, available) + int(columns["held"][call.slot])
+        left = self._payers.left(account, int(columns["held"][call.slot]))
         return CallFigures(int(columns["seconds"][call.slot]), cost, left)
 
     async def close_call(self, name: str, reason: str) -> tuple[CallRecord, ...]:
@@ -733,39 +607,3 @@ def _tell_failure(event: str, error: Exception, *, is_repeated: bool) -> None:
         log_event(_log, logging.ERROR, event, reason=repr(error))
     else:
         _log.error("%s", event, exc_info=error)
-
-
-def _may_pay(account: int, line: Line) -> bool:
-    """Whether an account may be charged: none of the system's, nor the one that is paid."""
-    return account >= FIRST_USER_ACCOUNT and account != line.into
-
-
-def payer_address_untrusted(payer: str) -> str:
-    """The address of who pays: what is named, where it is a user's address, else a user's name."""
-    try:
-        address = normalise_address_untrusted(payer)
-    except AddressError:
-        return f"user:{payer}"
-    return f"user:{payer}" if address in SYSTEM_ACCOUNTS else address
-
-
-def bound_payers(payers: Iterable[str], ledger: LmdbLedger) -> dict[str, str]:
-    """The accounts that a configuration binds secrets and users to; says which are not there."""
-    bound = {}
-    for payer in payers:
-        is_number = account_number_untrusted(payer) is not None
-        bound[payer] = payer if is_number else payer_address_untrusted(payer)
-        if ledger.find(bound[payer]) is None:
-            log_event(
-                _log,
-                logging.WARNING,
-                "a secret or a user is bound to an account that is not there: nobody can use it",
-                account=payer,
-            )
-    return bound
-
-
-def _relayed(flows: NDArray[Any]) -> NDArray[np.uint64]:
-    """The bytes that flows have relayed, either way."""
-    relayed: NDArray[np.uint64] = flows["bytes_to_peer"] + flows["bytes_to_client"]
-    return relayed

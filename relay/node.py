@@ -62,8 +62,9 @@ from relay.figures import FigureReader
 from relay.jobs import Jobs
 from relay.listeners.udp import UdpListener
 from relay.machine import LocalAddresses, raise_descriptor_limit, usable_cores
-from relay.metering import Metering, bound_payers
+from relay.metering import Metering
 from relay.pages import Pages
+from relay.payers import Payers, bound_payers
 from relay.reload import keys_for_restart, take_over, take_over_signaling
 from relay.signaling.discovery import Responder, serve_discovery
 from relay.signaling.service import Signaling
@@ -156,14 +157,15 @@ class Node:
         if config.billing.turn == "metered":
             line = tariff_line("turn", config.billing, ledger)
             ledger.paid_into.add(line.into)
+        is_free = config.billing.unknown_account == "free"
+        self._payers = Payers(ledger, self._bound(config.turn), unknown_is_free=is_free)
         self._metering = Metering(
             ledger,
             charging,
             data_plane,
             clock,
             line,
-            bound=self._bound(config.turn),
-            unknown_is_free=config.billing.unknown_account == "free",
+            self._payers,
             collect=self._figures.collect_ended,
             stop=lambda sessions, reason: self._listener.carry_out(
                 self._server.close_sessions(sessions, reason)
@@ -301,7 +303,7 @@ class Node:
         self._config = replace(self._config, turn=turn, signaling=signaling)
         self._signaling.reconfigure(signaling)
         self._issuer.secrets = turn.secrets
-        self._metering.bound = bound
+        self._payers.bound = bound
         self._listener.set_rate(turn.limits.bytes_per_second)
         self._listener.carry_out(effects)
         log_event(_log, logging.INFO, "the configuration has been read anew")

@@ -10,16 +10,11 @@ from billing.money import format_amount
 from core.errors import SignalingError
 from core.units import NS_PER_S
 from relay.credential_issuer import CredentialIssuer
+from relay.signaling.call_events import CallEvent, CallReceipt, CallUpdated, MoneyLow
 from relay.signaling.call_heartbeats import Side
 from relay.signaling.call_records import CallInfo
 from relay.signaling.call_states import Status
-from relay.signaling.calls import (
-    CallEvent,
-    CallManager,
-    CallReceipt,
-    CallUpdated,
-    MoneyLow,
-)
+from relay.signaling.calls import CallManager
 from relay.signaling.hub import Guest, Hub
 from relay.signaling.ice import ICE_TTL_S, ice_servers
 from relay.signaling.init_data import TelegramProof

@@ -216,6 +216,11 @@ def page_of_untrusted(infos: Iterable[CallInfo], before: str | None, limit: int)
     return Page([places[one] for one in shown], following)
 
 
+def unavailable() -> SignalingError:
+    """What is told where something of a call can't be stored."""
+    return SignalingError("unavailable", "the node can't do this now; its log may tell why")
+
+
 def _find(tables: Tables, call_id: str) -> CallInfo | None:
     key = call_id.encode()
     value = tables.get(LIVING_CALLS, key) or tables.get(CALLS, key)

@@ -27,7 +27,7 @@ class LivingCall:
         is_closing: the metering was asked to close it.
         warned_at_s: the lowest that was told of this depletion; None for none.
         has_failed: closing or storing it has failed before.
-        unstarted_media_s, last_media_s: see `relay.signaling.calls.UNSTARTED_MEDIA_S`.
+        unstarted_media_s, last_media_s: see `relay.signaling.call_billing.UNSTARTED_MEDIA_S`.
     """
 
     __slots__ = (

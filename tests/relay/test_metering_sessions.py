@@ -356,7 +356,7 @@ async def test_a_closed_account_is_told_as_one(
     caplog.set_level(logging.INFO)
     alice = await bench.account("alice", 0)
     await bench.ledger.close_account(alice)
-    bench.metering.bound = {"a secret": f"#{alice}"}
+    bench.payers.bound = {"a secret": f"#{alice}"}
     assert await bench.metering.join(1, "alice's", "a secret") == 403
     (logged,) = caplog.records
     assert logged.message == "refused: the account is closed"
@@ -367,7 +367,7 @@ async def test_a_number_whose_account_was_merged_pays_from_the_one_that_took_ove
 ) -> None:
     first, second = await bench.account("first", 1), await bench.account("second", 1)
     alice = await bench.account("alice", 5)
-    bench.metering.bound = {"a secret": f"#{first}"}
+    bench.payers.bound = {"a secret": f"#{first}"}
     await bench.begin(1, "customer's", "a secret")
     await bench.ledger.link(second, "user:first")
     await bench.ledger.link(alice, "user:second")

@@ -70,11 +70,11 @@ def test_a_damaged_ledger_changes_nothing_on_sighup(
         assert "the storage is damaged" in str(vars(caplog.records[-1]))
         assert node._config.signaling == SignalingConfig()
         assert node._issuer.secrets == SECRETS[:1]
-        assert list(node._metering.bound) == ["user:shop"]
+        assert list(node._payers.bound) == ["user:shop"]
         node._reload()
         assert node._config.signaling == CHANGED
         assert node._issuer.secrets == SECRETS
-        assert list(node._metering.bound) == ["user:shop", "user:school"]
+        assert list(node._payers.bound) == ["user:shop", "user:school"]
 
 
 def test_signaling_is_taken_over_but_for_its_socket(tmp_path: Path) -> None:

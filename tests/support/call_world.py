@@ -22,9 +22,10 @@ from core.stun.channel_data import encode_channel_data
 from core.units import NS_PER_S
 from relay.call_activity import FLOOR_BYTES_S
 from relay.dataplane.interface import OWN_RELAYS_ONLY
+from relay.signaling.call_events import CallEvent
 from relay.signaling.call_heartbeats import Side
 from relay.signaling.call_records import CallInfo
-from relay.signaling.calls import CallEvent, CallManager
+from relay.signaling.calls import CallManager
 from relay.signaling.descriptions import Kind
 from tests.support.fake_dataplane import FakeDataPlane
 from tests.support.metering import Bench

@@ -19,6 +19,7 @@ from core.clock import Clock
 from relay.dataplane.interface import DataPlane
 from relay.figures import FigureReader
 from relay.metering import Metering
+from relay.payers import Payers
 from tests.support.fake_dataplane import FakeDataPlane
 
 TURN = Line("turn", J.unit, 0, NODE)
@@ -39,14 +40,14 @@ class MeteringBench(Generic[Engine]):
         self.charging = Charging(ledger)
         # Of its listener a reader asks nothing but how many live.
         self.figures = FigureReader(None, self.engine, clock)  # type: ignore[arg-type]
+        self.payers = Payers(ledger, {}, unknown_is_free=False)
         self.metering = Metering(
             ledger,
             self.charging,
             self.engine,
             clock,
             line,
-            bound={},
-            unknown_is_free=False,
+            self.payers,
             collect=self.collect,
             stop=self.stop,
         )

@@ -11,6 +11,7 @@ import trio
 
 from core.api.bridge_messages import effect_id
 from core.errors import OperationError, SignalingError
+from relay.signaling.call_names import CallNames
 from relay.signaling.call_records import CallRecords
 from relay.signaling.call_states import Status
 from relay.signaling.descriptions import Kind
@@ -70,7 +71,7 @@ async def test_an_id_of_a_call_that_is_taken_leads_to_the_next(tmp_path: Path) -
     """Ids of calls are short: two effects may come upon the same."""
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
-        first, second = islice(world.calls._ids_of(EFFECT), 2)
+        first, second = islice(CallNames(bytes(32), world.clock).ids_of(EFFECT), 2)
         other = await world.calls.create_once(effect_id("other"), "user:alice", None)
         records = CallRecords(world.ledger.store)
         assert await records.create(msgspec.structs.replace(other, id=first))

@@ -20,22 +20,15 @@ from core.errors import OperationError, SignalingError
 from core.units import DAY_S, MINUTE_S
 from relay import metering
 from relay.call_activity import HOLDING_S
-from relay.signaling import calls
+from relay.payers import NO_MONEY
+from relay.signaling import call_making
+from relay.signaling.call_billing import UNSTARTED_MEDIA_S
+from relay.signaling.call_events import CallEvent, CallReceipt, CallUpdated, MoneyLow
 from relay.signaling.call_heartbeats import Side
+from relay.signaling.call_making import LIVING_OF_A_CALLER
 from relay.signaling.call_records import CallRecords
 from relay.signaling.call_states import Status
-from relay.signaling.calls import (
-    CONNECTING_S,
-    LIVING_OF_A_CALLER,
-    PENDING_S,
-    RINGING_S,
-    SILENT_S,
-    UNSTARTED_MEDIA_S,
-    CallEvent,
-    CallReceipt,
-    CallUpdated,
-    MoneyLow,
-)
+from relay.signaling.calls import CONNECTING_S, PENDING_S, RINGING_S, SILENT_S
 from relay.signaling.descriptions import Kind
 from tests.support.call_world import (
     HOME,
@@ -489,7 +482,7 @@ async def test_calls_of_a_minute_are_counted_for_each_account(tmp_path: Path) ->
 async def test_no_more_calls_live_than_there_is_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calls, "LIVING_MAXIMUM", 3)
+    monkeypatch.setattr(call_making, "LIVING_MAXIMUM", 3)
     async with open_world(tmp_path) as world:
         await alice_and_bob(world)
         codes = []
@@ -662,7 +655,7 @@ async def test_a_call_that_is_cut_while_its_kind_changes_stays_what_it_was(
 
         async def change_while_it_is_cut(name: str, line: Line) -> None:
             await change_call(name, line)
-            world.calls.billing_cut(name, metering.NO_MONEY)
+            world.calls.billing_cut(name, NO_MONEY)
 
         monkeypatch.setattr(world.metering, "change_call", change_while_it_is_cut)
         world.calls.set_offer(call, description(Kind.VIDEO))

@@ -472,9 +472,10 @@ class Lives:
         self.clock.advance_s(PENDING_S)
         await self.seconds(2)
         assert calls.living() == []
+        table = calls._table
         kept = (
-            *(calls._calls, calls._ending, calls._unstored, calls._occupied),
-            *(calls._made, calls.admission._begun_ns),
+            *(table.calls, table.ending, table._occupied, table._made),
+            *(calls._unstored, calls.admission._begun_ns),
         )
         assert not any(kept), kept
         call_desk = calls._tell.__self__  # type: ignore[attr-defined]
