@@ -25,6 +25,7 @@ class Figures:
         drops: packets that were not relayed, by cause.
         engine: the data plane's other counters, under its own names.
         active_s: seconds in which a session relayed something, summed over all sessions.
+        connections: to the pages' listeners that live now, by kind: "http" and "websocket".
         signaling: pages that are connected, rooms, people in them, and calls, that live now.
         outbox: see `relay.event_source.EventSource.figures`.
         sms: see `billing.sms_desk.SmsDesk.figures`.
@@ -39,6 +40,7 @@ class Figures:
     drops: dict[str, int]
     engine: dict[str, int]
     active_s: int
+    connections: dict[str, int]
     signaling: dict[str, int]
     outbox: dict[str, int]
     sms: dict[str, int]
@@ -55,6 +57,8 @@ class FigureReader:
         self._ended_sessions_active_s = 0
         self.on_ended: Callable[[Any, Any], None] | None = None
         """Is given the last counters of flows and of sessions, each once."""
+        self.connections: Callable[[], dict[str, int]] = dict
+        """Counts what is connected to the pages' listeners."""
         self.signaling: Callable[[], dict[str, int]] = dict
         """Counts what lives of signaling."""
         self.outbox: Callable[[], dict[str, int]] = dict
@@ -100,6 +104,7 @@ class FigureReader:
             }
             | {"refused_relays": self._listener.refused_relays},
             active_s=self._ended_sessions_active_s + int(living["active_seconds"].sum()),
+            connections=self.connections(),
             signaling=self.signaling(),
             outbox=self.outbox(),
             sms=self.sms(),

@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 from core.api.bridge_messages import BridgeItem
 from core.version import VERSION
 from relay.figures import Figures
+from relay.web.connection import HttpLimits
+from relay.web.websocket import WebSocketLimits
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,6 +28,10 @@ _SIGNALING = {
     "people": "People in rooms now.",
     "calls": "Calls that live now.",
 }
+_CONNECTIONS = (
+    "Connections to the pages' listeners that live now, by kind; of http there are "
+    f"{HttpLimits().connections} at most, of websocket {WebSocketLimits().connections}."
+)
 _OUTBOX = {
     "events": ("outbox_events", "Events that wait to be told through a bridge."),
     "oldest_s": ("outbox_oldest_seconds", "For how long the oldest of them has waited."),
@@ -64,6 +70,10 @@ class _NodeCollector(Collector):
         )
         for field, help_text in _GAUGES.items():
             yield GaugeMetricFamily(f"montana_{field}", help_text, value=getattr(figures, field))
+        connections = GaugeMetricFamily("montana_connections", _CONNECTIONS, labels=["kind"])
+        for kind, count in figures.connections.items():
+            connections.add_metric([kind], count)
+        yield connections
         for name, help_text in _SIGNALING.items():
             value = figures.signaling.get(name, 0)
             yield GaugeMetricFamily(f"montana_{name}", help_text, value=value)

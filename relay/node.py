@@ -209,6 +209,7 @@ class Node:
             },
             bridges=self._board.items,
         )
+        self._figures.connections = self._pages.connections
 
     async def run(self, api: ApiServer) -> None:
         """Serve, also the requests that come through `api`, until a signal ends it."""

@@ -138,6 +138,13 @@ class Pages:
         """Where metrics and health are, without a path."""
         return self._metrics.url
 
+    def connections(self) -> dict[str, int]:
+        """How many live now, by kind, without those for metrics and health."""
+        return {
+            "http": self._http.connections,
+            "websocket": self._http.websocket_connections,
+        }
+
     async def serve(self) -> None:
         """Serve until cancelled."""
         async with trio.open_nursery() as nursery:

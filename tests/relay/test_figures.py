@@ -104,6 +104,7 @@ def test_figures_of_a_living_and_of_an_ended_session(relaying: Relaying) -> None
 
 def test_prometheus_reads_every_figure(relaying: Relaying) -> None:
     _, _, reader = relaying
+    reader.connections = lambda: {"http": 2, "websocket": 5}
     rendered = Metrics(reader.read).render().decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -115,6 +116,8 @@ def test_prometheus_reads_every_figure(relaying: Relaying) -> None:
     assert samples["montana_relayed_bytes_total", "to_peer"] == 21
     assert samples["montana_dropped_packets_total", "no_permission"] == 3
     assert samples["montana_session_active_seconds_total",] == 3
+    assert samples["montana_connections", "http"] == 2
+    assert samples["montana_connections", "websocket"] == 5
     assert samples["process_open_fds",] > 0
 
 

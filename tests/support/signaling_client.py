@@ -26,9 +26,12 @@ PATIENCE_S = 15.0
 
 
 class Page:
-    """One connection. `seq` counts by itself; a page that resumes begins where it was."""
+    """One connection, from the IP address `source` of this machine where that is given. `seq`
+    counts by itself; a page that resumes begins where it was."""
 
-    def __init__(self, http: str, *, seq: int = 0, origin: str | None = None) -> None:
+    def __init__(
+        self, http: str, *, seq: int = 0, origin: str | None = None, source: str | None = None
+    ) -> None:
         self.origin = origin or http
         self.seq = seq
         self.heard: list[dict[str, Any]] = []
@@ -42,6 +45,7 @@ class Page:
             ping_interval=None,
             # What a test has not looked at keeps nothing from being read, a closing least of all.
             max_queue=None,
+            source_address=None if source is None else (source, 0),
         )
         self.welcome = self.expect("welcome")
         assert PROTOCOL_VERSION in self.welcome["versions"]
