@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import Final
 
 from relay.web.http_message import Handler, Request, Response, content_policy
-from relay.web.static_files import static_file, static_names
+from relay.web.static_files import (
+    VERSIONED,
+    static_content,
+    static_file,
+    static_names,
+    static_path,
+    static_version,
+)
 
 PAGES: Final = {
     "/": "index.html",
@@ -28,6 +34,11 @@ TELEGRAM_HEADERS: Final = {
 }
 _MANIFEST: Final = "app.webmanifest"
 _WORKER: Final = "worker.js"
+_LOAD_ANEW: Final = "load_anew.js"
+_OWN: Final = (_MANIFEST, _WORKER, _LOAD_ANEW)
+"""Served at an address of their own: what a worker or a manifest governs begins there, and what
+helps a page whose version is gone is of no version."""
+_UNCHANGING: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 def page_routes(*, in_telegram: bool = False) -> dict[tuple[str, str], Handler]:
@@ -41,33 +52,32 @@ def page_routes(*, in_telegram: bool = False) -> dict[tuple[str, str], Handler]:
         ("GET", path): static_file(name, TELEGRAM_HEADERS if path in framed else {})
         for path, name in PAGES.items()
     }
-    # What a worker or a manifest governs begins at its own address.
-    routes["GET", f"/{_MANIFEST}"] = static_file(_MANIFEST)
+    for name in (_MANIFEST, _LOAD_ANEW):
+        routes["GET", f"/{name}"] = static_file(name)
     routes["GET", f"/{_WORKER}"] = _worker()
-    for name in static_names():
-        if not name.endswith(".html") and name not in (_MANIFEST, _WORKER):
-            routes["GET", f"/static/{name}"] = static_file(name)
+    for name in _loaded_names():
+        more = _UNCHANGING if PurePosixPath(name).suffix in VERSIONED else {}
+        routes["GET", static_path(name)] = static_file(name, more)
     return routes
+
+
+def _loaded_names() -> list[str]:
+    """Those files that pages load from `static_path`."""
+    return [name for name in static_names() if not name.endswith(".html") and name not in _OWN]
 
 
 def _worker() -> Handler:
     """The service worker behind a list of what it keeps.
 
-    Browsers take up a worker whose bytes have changed, so the digest of all files stands in it.
+    Browsers take up a worker whose bytes have changed, so the version of all files stands in it.
     """
-    folder = files("relay.web") / "static"
-    digest = hashlib.sha256()
-    kept = [*PAGES]
-    for name in static_names():
-        digest.update(name.encode() + b"\0" + (folder / name).read_bytes())
-        if not name.endswith(".html") and name not in (_MANIFEST, _WORKER):
-            kept.append(f"/static/{name}")
+    kept = [*PAGES, f"/{_LOAD_ANEW}", *map(static_path, _loaded_names())]
     head = (
-        f"const VERSION = {json.dumps(digest.hexdigest()[:16])};\n"
+        f"const VERSION = {json.dumps(static_version())};\n"
         f"const FILES = {json.dumps(kept, indent=2)};\n"
     )
     response = Response(
-        body=head.encode() + (folder / _WORKER).read_bytes(),
+        body=head.encode() + static_content(_WORKER),
         content_type="text/javascript; charset=utf-8",
         headers={"Cache-Control": "no-cache"},
     )

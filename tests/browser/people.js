@@ -32,8 +32,9 @@ function picture(hue) {
   return canvas.captureStream(5);
 }
 
-async function bringPeople(count) {
-  const { EMOJI } = await import("/static/emoji.js");
+/** `emoji`: where their module is served. */
+async function bringPeople(count, emoji) {
+  const { EMOJI } = await import(emoji);
   const stats_history = Array.from({ length: 40 }, (_, second) => ({
     rtt_ms: 40 + 10 * Math.sin(second / 3),
     loss: second % 9 ? 0 : 0.02,

@@ -78,7 +78,7 @@ def test_a_browser_is_cut_when_its_account_runs_dry(tmp_path: Path) -> None:
         made = node.credentials("carol")
         context = chromium.new_context(locale="en-GB")
         page: Page = context.new_page()
-        page.route("**/static/probe.js", check_longer)
+        page.route("**/static/*/probe.js", check_longer)
         page.goto(f"{node.http}/check")
         page.wait_for_selector(OVER)
         page.check("input[value=other]")

@@ -18,9 +18,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, Route
 
 from relay.web.page_routes import PAGES
+from relay.web.static_files import CONTENT_TYPES, static_content, static_names
 from tests.support.call_pages import PATIENCE_S, call_browser
 from tests.support.node import ROOT, RunningNode, running_node, write_config
 
@@ -256,21 +257,23 @@ def older_node(folder: Path) -> Path:
 
 
 @contextmanager
-def failing_server(port: int, is_reached: Callable[[str], bool]) -> Iterator[None]:
-    """Today's pages over a network by which not everything comes."""
-    static = ROOT / "relay/web/static"
-    types = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+def failing_server(port: int, is_reached: Callable[[str], bool]) -> Iterator[tuple[str, list[str]]]:
+    """Today's pages over a network by which not everything comes: where, and the paths that were
+    asked for. A port of 0 is any."""
+    names = static_names()
+    asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
-            file = static / (PAGES.get(path) or path.rpartition("/")[2])
-            if not is_reached(path) or not file.is_file():
+            asked.append(path)
+            name = PAGES.get(path) or path.rpartition("/")[2]
+            if not is_reached(path) or name not in names:
                 self.close_connection = True
                 return
-            body = file.read_bytes()
+            body = static_content(name)
             self.send_response(200)
-            self.send_header("Content-Type", types.get(file.suffix, "application/octet-stream"))
+            self.send_header("Content-Type", CONTENT_TYPES[Path(name).suffix])
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-cache")
             self.end_headers()
@@ -282,9 +285,36 @@ def failing_server(port: int, is_reached: Callable[[str], bool]) -> Iterator[Non
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
-        yield
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
         server.shutdown()
         serving.join()
+
+
+def begin_to_load(chromium: Browser, url: str) -> tuple[Page, Route]:
+    """A page that has all but one of its modules, and the request for that one."""
+    page = chromium.new_context(locale="en-GB", service_workers="block").new_page()
+    held: list[Route] = []
+    page.route("**/static/*/page.js", lambda route: held.append(route), times=1)
+    page.goto(url, wait_until="commit")
+    end_s = time.monotonic() + PATIENCE_S
+    while not held:
+        assert time.monotonic() < end_s
+        page.wait_for_timeout(20)
+    return page, held[0]
+
+
+def test_a_page_whose_scripts_do_not_come_is_loaded_anew_once(chromium: Browser) -> None:
+    page = chromium.new_context(service_workers="block").new_page()
+    with failing_server(0, lambda path: path in ("/", "/load_anew.js")) as (url, asked):
+        page.goto(f"{url}/")
+        # Each time it asks whether the node is there at all.
+        end_s = time.monotonic() + PATIENCE_S
+        while asked.count("/") < 4:
+            assert time.monotonic() < end_s, asked
+            page.wait_for_timeout(20)
+        assert page.evaluate("() => fetch('/load_anew.js').then(({ ok }) => ok)")
+        assert asked.count("/") == 4
+    page.context.close()
 
 
 def test_a_newer_version_takes_the_place_of_the_pages_whole(
@@ -301,6 +331,8 @@ def test_a_newer_version_takes_the_place_of_the_pages_whole(
         until(page, "() => Boolean(navigator.serviceWorker.controller)", bool)
         assert page.evaluate(MARKS) == OLD
         (old_cache,) = page.evaluate(caches)
+        # Somebody whose page has not come whole when the node is replaced.
+        late, missing = begin_to_load(chromium, home)
     port = urlsplit(home).port
     assert port is not None
 
@@ -319,6 +351,10 @@ def test_a_newer_version_takes_the_place_of_the_pages_whole(
     )
     with running_node(config=config) as node:
         assert f"{node.http}/" == home
+        missing.continue_()
+        late.wait_for_selector("body:not([data-version]) #create")
+        assert late.evaluate(MARKS) == NEW
+        late.context.close()
         page.goto(home)
         assert page.evaluate(MARKS) == NEW
         until(page, caches, lambda found: len(found) == 1 and found != [old_cache])

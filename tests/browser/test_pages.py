@@ -18,6 +18,7 @@ import zxingcpp
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from relay.web.static_files import static_path
 from tests.support.browser import browser, take_picture
 from tests.support.node import RunningNode, running_node
 
@@ -67,7 +68,7 @@ def new_page(context: BrowserContext, problems: list[str], *, is_fake: bool = Tr
     )
     if is_fake:
         page.route(
-            "**/static/meeting.js",
+            "**/static/*/meeting.js",
             lambda route: route.fulfill(body=FAKE, content_type="text/javascript"),
         )
     return page
@@ -114,7 +115,10 @@ def enter_room(page: Page, node: RunningNode) -> None:
 
 
 def bring_people(page: Page, count: int) -> None:
-    page.evaluate(f"(count) => {{ {PEOPLE} return bringPeople(count); }}", count)
+    page.evaluate(
+        f"([count, emoji]) => {{ {PEOPLE} return bringPeople(count, emoji); }}",
+        [count, static_path("emoji.js")],
+    )
 
 
 def change(page: Page, script: str) -> None:
@@ -212,12 +216,16 @@ def test_the_account_page_looks_right(node: RunningNode, page: Page) -> None:
 
 def test_every_text_is_there_in_both_languages(node: RunningNode, plain_page: Page) -> None:
     plain_page.goto(f"{node.http}/")
-    texts = plain_page.evaluate("async () => (await import('/static/text_calls.js')).TEXTS")
+    texts = plain_page.evaluate(
+        "async (path) => (await import(path)).TEXTS", static_path("text_calls.js")
+    )
     assert set(texts["en"]) == set(texts["ru"])
     for key, english in texts["en"].items():
         places = [set(re.findall(r"\{(\w+)\}", said)) for said in (english, texts["ru"][key])]
         assert places[0] == places[1], key
-    shared = plain_page.evaluate("async () => (await fetch('/static/text.js')).text()")
+    shared = plain_page.evaluate(
+        "async (path) => (await fetch(path)).text()", static_path("text.js")
+    )
     known = set(texts["en"]) | set(re.findall(r"^    (\w+):", shared, re.MULTILINE))
     folder = Path(__file__).parents[2] / "relay" / "web" / "static"
     used: set[str] = set()
@@ -249,11 +257,11 @@ def test_the_qr_code_is_read_by_another(node: RunningNode, plain_page: Page, len
     said = ("https://node.example/#" + "aZ09-_" * 80)[:length]
     plain_page.goto(f"{node.http}/")
     plain_page.evaluate(
-        """async (said) => {
-          const { drawQr } = await import("/static/qr.js");
+        """async ([path, said]) => {
+          const { drawQr } = await import(path);
           document.body.replaceChildren(drawQr(said, "code"));
         }""",
-        said,
+        [static_path("qr.js"), said],
     )
     assert read_code(plain_page) == said
 
@@ -261,10 +269,11 @@ def test_the_qr_code_is_read_by_another(node: RunningNode, plain_page: Page, len
 def test_what_is_too_long_for_a_qr_code_is_refused(node: RunningNode, plain_page: Page) -> None:
     plain_page.goto(f"{node.http}/")
     refusal = plain_page.evaluate(
-        """async () => {
-          const { encodeQr } = await import("/static/qr.js");
+        """async (path) => {
+          const { encodeQr } = await import(path);
           try { encodeQr("a".repeat(413)); } catch (error) { return error.name; }
-        }"""
+        }""",
+        static_path("qr.js"),
     )
     assert refusal == "RangeError"
 
@@ -447,7 +456,7 @@ def test_the_worker_keeps_the_shell_and_nothing_else(node: RunningNode, chromium
         }"""
     )
     paths = {url.removeprefix(node.http) for url in kept}
-    assert {"/", "/call", "/me", "/static/stage.js"} <= paths
+    assert {"/", "/call", "/me", static_path("stage.js")} <= paths
     assert not [path for path in paths if re.search(r"[?#]|ws|credentials", path)]
     context.set_offline(True)
     page.goto(f"{node.http}/")

@@ -14,6 +14,8 @@ export function setUpPage() {
   });
 }
 
+const CAME_BY_LINK = location.hash.length > 1;
+
 /** Show one of the page's views and hide the others. */
 export function showView(name) {
   document.body.dataset.view = name;
@@ -36,8 +38,10 @@ export function takeFragment(kept_under) {
   return null;
 }
 
-/** Whether the page was there before, in this tab, and is to go on where it was. */
+/** Whether the page was there before, in this tab, and is to go on where it was. One that has not
+ * taken the fragment out of its address yet has never begun. */
 export function wasReloaded() {
+  if (CAME_BY_LINK) return false;
   return performance.getEntriesByType("navigation")[0]?.type === "reload";
 }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import relay.signaling
 from relay.signaling.messages import Ended, Error
+from relay.web.page_routes import PAGES, page_routes
+from relay.web.static_files import static_content, static_names, static_version
 
 STATIC = files("relay.web") / "static"
 OF_PAGES = {
@@ -65,3 +67,20 @@ def test_the_pages_of_calls_begin_alike() -> None:
         head = re.sub(r"/static/\w+_page\.js", "", head)
         heads.add(head.replace(' aria-current="page"', ""))
     assert len(heads) == 1
+
+
+def test_what_a_page_runs_is_of_its_own_version() -> None:
+    served = {path for _, path in page_routes()}
+    code = [path for path in served if re.search(r"^/static/.*\.(?:js|css)$", path)]
+    assert len(code) > 50
+    assert all(path.startswith(f"/static/{static_version()}/") for path in code)
+    for page in PAGES.values():
+        loaded = re.findall(r'(?:src|href)="(/[^"?#]+)"', static_content(page).decode())
+        assert set(loaded) <= served
+    # Modules find each other beside themselves.
+    for name in static_names():
+        if name.endswith(".js"):
+            source = (STATIC / name).read_text()
+            imported = re.findall(r'^(?:import|export)[^"]*? from "([^"]+)";', source, re.MULTILINE)
+            assert all(re.fullmatch(r"\./\w+\.js", path) for path in imported), name
+            assert not re.search(r"""["'`]/static/\w+\.(?:js|css)""", source), name

@@ -25,7 +25,7 @@ from relay.web.connection import HttpLimits
 from relay.web.http_message import SECURITY_HEADERS, Request, Response
 from relay.web.page_routes import MINI_APPS, page_routes
 from relay.web.server import HttpServer
-from relay.web.static_files import static_file
+from relay.web.static_files import static_file, static_path
 from relay.web.tls import CertificateFiles
 
 KEY = bytes(range(32))
@@ -125,7 +125,7 @@ async def ask_credentials(server: HttpServer, token: str = "", **headers: str) -
 @pytest.mark.trio
 async def test_pages_come_with_strict_headers() -> None:
     async with serving() as server:
-        for path in ("/", "/check", "/static/check.js", "/nothing"):
+        for path in ("/", "/check", static_path("check.js"), "/load_anew.js", "/nothing"):
             answer = await ask(server, "GET", path)
             policy = answer.headers["content-security-policy"]
             directives = {name: values for name, *values in map(str.split, policy.split("; "))}
@@ -153,7 +153,7 @@ async def test_telegram_may_have_mini_apps_in_its_frames_and_nothing_else() -> N
     await server.bind()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve)
-        for path in ("/", "/call", "/me", "/check", "/static/call_page.js", "/nothing"):
+        for path in ("/", "/call", "/me", "/check", static_path("call_page.js"), "/nothing"):
             headers = (await ask(server, "GET", path)).headers
             policy = headers["content-security-policy"]
             of_nobody = SECURITY_HEADERS["Content-Security-Policy"]
@@ -180,6 +180,11 @@ async def test_head_tags_and_methods() -> None:
         assert head.headers["content-length"] == str(len(page.body))
         cached = await ask(server, "GET", "/check", If_None_Match=page.headers["etag"])
         assert (cached.status, cached.body) == (304, b"")
+        assert page.headers["cache-control"] == "no-cache"
+        # A version's own files never change; another version's are not there.
+        own = static_path("check.js")
+        assert "immutable" in (await ask(server, "GET", own)).headers["cache-control"]
+        assert (await ask(server, "GET", own.replace("/static/", "/static/0"))).status == 404
         assert (await ask(server, "GET", "/static/../check.html")).status == 404
         assert (await ask(server, "GET", "/static/text.txt")).status == 404
         wrong = await ask(server, "POST", "/check", b"x")
