@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,15 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route
 
+from bench.turn_client import wait_until_answering
 from core.clock import SystemClock
 from core.config_file import load
 from core.identity import load_or_create
+from core.stun.address import Address
 from relay.web.check import KEY_LABEL, make_link
+from relay.web.static_files import static_path
 from tests.support.browser import ARGUMENTS, browser, take_picture
-from tests.support.node import ROOT, RunningNode, running_node, write_config
+from tests.support.node import ROOT, START_TIMEOUT_S, RunningNode, running_node, write_config
 from tests.support.programs import background, need_program
 
 TIMEOUT_MS = 40_000
@@ -160,7 +162,7 @@ def measure_for(page: Page, duration_ms: int) -> None:
     def fulfill(route: Route) -> None:
         route.fulfill(body=changed, content_type="text/javascript")
 
-    page.route("**/static/probe.js", fulfill)
+    page.route("**/static/*/probe.js", fulfill)
 
 
 def assert_plots_keep_to_their_frames(page: Page) -> None:
@@ -215,7 +217,7 @@ def test_a_relay_that_ends_in_the_midst_is_told(node: RunningNode, page: Page) -
     page.click("button[data-language=en]")
     take_picture(page, "check-broke-off-en")
     # The next call is another one.
-    page.unroute("**/static/probe.js")
+    page.unroute("**/static/*/probe.js")
     page.goto("about:blank")
     page.goto(check_link(node))
     assert_green(outcome(page))
@@ -340,7 +342,7 @@ def test_the_table_fits_a_narrow_phone(node: RunningNode, page: Page, language: 
 
 def test_every_text_is_there_in_both_languages(node: RunningNode, page: Page) -> None:
     page.goto(f"{node.http}/check")
-    source = page.evaluate("async () => (await fetch('/static/text.js')).text()")
+    source = page.evaluate("async (path) => (await fetch(path)).text()", static_path("text.js"))
     english, russian = re.split(r"^  ru: \{", source, flags=re.MULTILINE)
     keys = [set(re.findall(r"^    (\w+):", part, re.MULTILINE)) for part in (english, russian)]
     assert keys[0] == keys[1]
@@ -438,10 +440,10 @@ def test_another_turn_server_is_checked(node: RunningNode, page: Page) -> None:
         turnserver,
         *("-n", "-a", "-u", "test:test", "-r", "coturn.test", "-L", "127.0.0.1"),
         *("-p", str(port), "--allow-loopback-peers", "--cli-password=unused", "--no-tls"),
-        *("--no-dtls", "--log-file=/dev/null", "--pidfile=/dev/null", "--no-cli"),
+        *("--no-tcp", "--no-dtls", "--log-file=/dev/null", "--pidfile=/dev/null", "--no-cli"),
     ]
     with background(command):
-        time.sleep(1)
+        wait_until_answering(Address.from_text("127.0.0.1", port), START_TIMEOUT_S)
         page.goto(f"{node.http}/check")
         found = fill_form(page, f"turn:127.0.0.1:{port}?transport=udp", "test", "test")
     assert_green(found)
