@@ -13,6 +13,7 @@ import msgspec
 from bench.api_load import Asked, asking
 from bench.ledger_load import Say, sync_us
 from bench.machine import Machine, this_machine
+from bench.rounds import Rounds
 from bench.servers import MONTANA, bench_folder
 from bench.signaling_servers import running_signaling
 from core.api.bridge_messages import DoneReply, PingRequest, UserTransferRequest, effect_id
@@ -28,16 +29,13 @@ OTHERS_MAXIMUM: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Requests:
+class Requests(Rounds):
     """Requests of one kind, as many as the node's core carries, over connections of one process on
     another core.
 
     Attributes:
         window: requests of each connection that are under way.
         sync_us: how long the disk took to make 4 KiB durable; None where it has no part in it.
-        rates: replies a second, of each round.
-        cpu_us: the node's CPU a reply, of each round.
-        busy: the share of its core that the node used, of the median round.
         others: the largest share of a round in which that core worked for others.
     """
 
@@ -45,21 +43,7 @@ class Requests:
     window: int
     connections: int
     sync_us: float | None
-    rates: list[float]
-    cpu_us: list[float]
-    busy: float
     others: float
-
-    @property
-    def a_second(self) -> float:
-        """Of the median round."""
-        return statistics.median(self.rates)
-
-    @property
-    def a_core_second(self) -> float:
-        """Replies for a second of the node's CPU, of the median round: what a core carries that
-        nothing else uses."""
-        return 1e6 / statistics.median(self.cpu_us)
 
     @property
     def core_was_shared(self) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from bench.ledger_load import Say, sync_us
 from bench.machine import Machine, this_machine
+from bench.rounds import Rounds
 from bench.scenario import QUIET, SERVER_BUSY, Measurement
 from bench.servers import MONTANA, bench_folder
 from bench.signaling_calls import Callers, Finished, account_addresses
@@ -30,15 +31,12 @@ SERVERS = (AIOHTTP, MONTANA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Routing:
+class Routing(Rounds):
     """Messages between people of rooms of two, as many as the server's core carries.
 
     Attributes:
         window: messages of each person that are under way.
         connections: people.
-        rates: messages a second, of each round.
-        cpu_us: the server's CPU a message, of each round.
-        busy: the share of its core that the server used, of the median round.
         waited: the largest share of a round in which the server waited for its core.
     """
 
@@ -46,21 +44,7 @@ class Routing:
     window: int
     connections: int
     message_bytes: int
-    rates: list[float]
-    cpu_us: list[float]
-    busy: float
     waited: float
-
-    @property
-    def a_second(self) -> float:
-        """Of the median round."""
-        return statistics.median(self.rates)
-
-    @property
-    def a_core_second(self) -> float:
-        """Messages for a second of the server's CPU, of the median round: what a core carries that
-        nothing else uses."""
-        return 1e6 / statistics.median(self.cpu_us)
 
     @property
     def disturbed(self) -> bool:

@@ -32,6 +32,7 @@ from relay.cli_shared import (
     print_more,
     print_table,
     printable,
+    show_moment,
     show_number,
     socket_options,
 )
@@ -144,7 +145,7 @@ def list_calls(
             _callee(item),
             name_purpose(item.kind),
             _status(item),
-            _moment(item.created),
+            show_moment(item.created),
             show_number(item.seconds),
             show_money(item.cost, "J"),
         ]
@@ -208,7 +209,3 @@ def _callee(item: CallItem) -> str:
 def _status(item: CallItem) -> str:
     name = f"call_status_{item.status}"
     return text(name) if name in CATALOGUE else printable(item.status)
-
-
-def _moment(time: str) -> str:
-    return printable(time[:19].replace("T", " "))

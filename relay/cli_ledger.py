@@ -58,6 +58,7 @@ from relay.cli_shared import (
     print_json,
     print_more,
     print_table,
+    show_moment,
     show_size,
     socket_options,
 )
@@ -373,7 +374,7 @@ def history(
     heads = [text(name) for name in ("time", "amount", "other_side", "purpose", "id")]
     rows = [
         [
-            item.time[:19].replace("T", " "),
+            show_moment(item.time),
             show_change(item),
             item.other,
             show_purpose(item),

@@ -283,6 +283,11 @@ def show_number(value: int) -> str:
     return f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
 
 
+def show_moment(time: str) -> str:
+    """A time of the API's (ISO 8601) for people, to the second."""
+    return printable(time[:19].replace("T", " "))
+
+
 def name_purpose(purpose: str) -> str:
     """What a transfer or a session was for, in the reader's language where we know the word."""
     name = f"purpose_{purpose}"

@@ -30,6 +30,7 @@ from relay.cli_shared import (
     print_more,
     print_table,
     printable,
+    show_moment,
     show_number,
     socket_options,
 )
@@ -73,7 +74,7 @@ def list_sms(
     rows = [
         [
             "<" if item.direction == "in" else ">",
-            printable(item.time[:19].replace("T", " ")),
+            show_moment(item.time),
             printable(item.number),
             printable(item.bridge),
             printable(item.action),

@@ -22,6 +22,7 @@ from relay.cli_shared import (
     print_columns,
     print_document,
     print_table,
+    show_moment,
     socket_options,
     time_ns_untrusted,
 )
@@ -106,7 +107,7 @@ def statement(
     click.echo()
     rows = [
         [
-            item.time[:19].replace("T", " "),
+            show_moment(item.time),
             show_change(item),
             shown(balance),
             item.other,
