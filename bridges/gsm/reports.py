@@ -24,10 +24,14 @@ from bridges.spool import Change
 from core.api.bridge_messages import Outcome, SmsStatusRequest
 from core.errors import OperationError
 from core.log import log_event
+from core.units import DAY_S
 
 SAME_DIGITS: Final = 7
 """So many last digits of two spellings of a number are equal."""
 LOAD_MAXIMUM: Final = 1_000_000
+RETRY_S: Final = 10.0
+TELL_LIFETIME_S: Final = DAY_S
+"""What the node has refused for so long it isn't told any more."""
 ANSWER: Final = "answer."
 """Begins the id of a message that answers one; the node is told nothing of it."""
 
@@ -138,24 +142,34 @@ class Reports:
             self.tell(told)
 
     async def run(self) -> None:
-        """Tell the node, in order; serves until it is cancelled."""
+        """Tell the node, in order for each event; serves until it is cancelled."""
         while True:
             self._wake = trio.Event()
-            while self._tells:
-                key, one = next(iter(self._tells.items()))
-                await self._tell_one(one)
+            refused: set[str] = set()
+            for key, one in list(self._tells.items()):
+                # What follows waits for what was refused; other events' don't.
+                if one.event in refused or not await self._tell_one(key, one):
+                    refused.add(one.event)
+                    continue
                 await self._context.spool.change_at_last(Change("tell", key, None))
                 del self._tells[key]
-            await self._wake.wait()
+            with trio.move_on_after(RETRY_S if refused else float("inf")):
+                await self._wake.wait()
 
-    async def _tell_one(self, one: _Tell) -> None:
+    async def _tell_one(self, key: str, one: _Tell) -> bool:
+        """False where the node can't take it for now."""
         node = self._context.node
         try:
             await node.request(SmsStatusRequest(one.event, one.status, one.detail))
         except OperationError as error:
-            log_event(_log, logging.WARNING, "the node takes no SMS status", reason=error.code)
+            # The node refuses no status for what it is of: its disk is full, or it is busy.
+            if self._context.clock.unix_s() < int(key) / 1e6 + TELL_LIFETIME_S:
+                log_event(_log, logging.WARNING, "the node takes no SMS status", reason=error.code)
+                return False
+            log_event(_log, logging.ERROR, "an SMS status is given up", reason=error.code)
         if one.outcome is not None:
             await node.acknowledge(one.event, one.outcome, one.detail)
+        return True
 
     def _told(self, one: _Tell) -> Told:
         # Time orders them over restarts, the number within one millisecond.

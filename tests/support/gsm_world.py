@@ -37,6 +37,7 @@ from tests.support.modem_emulator import EmulatedNetwork, ModemEmulator, sms_net
 from tests.support.modem_sim import SimCard
 
 STEP_S = 0.2
+STEP_MAXIMUM_S = 2.0
 STEPS_MAXIMUM = 6_000
 PERSON = "+79991112233"
 FAR_FUTURE_MS = 4_000_000_000_000
@@ -48,6 +49,7 @@ class NodeStandIn:
     Attributes:
         messages: SMS that were handed on, each once; `asked` has them as often as they were.
         reply: what a message is answered with; an exception is raised.
+        refuses_status: of which events it takes no status.
         online: set while the node is there.
     """
 
@@ -55,6 +57,7 @@ class NodeStandIn:
         self.messages: list[SmsReceivedRequest] = []
         self.asked: list[SmsReceivedRequest] = []
         self.statuses: list[tuple[str, str]] = []
+        self.refuses_status: set[str] = set()
         self.outcomes: dict[str, str] = {}
         self.answers: dict[str, BridgeAnswerRequest] = {}
         self.reply: Callable[[SmsReceivedRequest], str | None] = lambda _: None
@@ -78,6 +81,8 @@ class NodeStandIn:
                     self.messages.append(body)
                 return SmsReceivedReply(reply, not is_new)
             case SmsStatusRequest():
+                if body.event in self.refuses_status:
+                    raise OperationError("the disk is full", "full")
                 self.statuses.append((body.event, body.status))
             case BridgeAnswerRequest():
                 self.answers[body.id] = body
@@ -212,17 +217,22 @@ class GsmWorld:
 
     async def until(self, condition: Callable[[], object], *, fast: bool = True) -> None:
         """Wait for something to become true. Time passes `STEP_S` for each time that all tasks
-        could do something: what waits for nothing but time has not long to wait.
+        could do something, and more and more while lines are silent: what waits for nothing but
+        time has not long to wait. While the disk writes none passes.
 
         Raises:
             AssertionError: it doesn't become true in `STEPS_MAXIMUM` of them.
         """
+        step_s = STEP_S
+        carried = self._carried
         for _ in range(STEPS_MAXIMUM):
             if condition():
                 return
-            if fast:
-                self.clock.jump(STEP_S)
+            if fast and not self._is_storing:
+                self.clock.jump(step_s)
             await trio.sleep(0.005)
+            before, carried = carried, self._carried
+            step_s = STEP_S if carried != before else min(2 * step_s, STEP_MAXIMUM_S)
         raise AssertionError(f"it never came; {self.node.figures}")
 
     async def until_state(self, state: str, name: str = "sim0") -> None:
@@ -233,6 +243,14 @@ class GsmWorld:
         """Let time pass."""
         end = trio.current_time() + duration_s
         await self.until(lambda: trio.current_time() >= end)
+
+    @property
+    def _carried(self) -> int:
+        return sum(modem.octets_carried for modem in self.modems)
+
+    @property
+    def _is_storing(self) -> bool:
+        return bool(self.spool._waiting) or self.spool._writing.locked()
 
     def figure(self, name: str, modem: str = "sim0") -> str | None:
         """A figure of a modem's, as the node is told it."""
