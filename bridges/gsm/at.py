@@ -341,5 +341,8 @@ class AtEngine:
 
 def _clean(line: bytes) -> str:
     """A line without what noise has put into it or before it."""
-    text = "".join(filter(str.isprintable, line.decode("utf-8", "ignore")))
+    text = line.decode("utf-8", "ignore")
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    text = "".join(filter(str.isprintable, text))
     return re.sub(r"^[^\x20-\x7e]+(?=[+^])", "", text).strip()

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -82,6 +83,7 @@ class Inbox:
         self._reassembly = Reassembly()
         self._waiting: OrderedDict[str, _Message] = OrderedDict()
         self._taken: list[Change] = []
+        self._last_ms = 0
         self._wake = trio.Event()
         self.doubled = 0
         self.broken = 0
@@ -99,6 +101,7 @@ class Inbox:
             self._seen[key] = moment_s
         for key, value in spool.items("in", LOAD_MAXIMUM):
             self._waiting[key] = msgspec.json.decode(value, type=_Message)
+            self._last_ms = int(key.partition(".")[0])
         self.broken = len(spool.items("broken", BROKEN_MAXIMUM + 1))
         pieces = []
         for key, value in spool.items("part", LOAD_MAXIMUM):
@@ -110,41 +113,51 @@ class Inbox:
         for piece in sorted(pieces, key=lambda piece: piece.received_s):
             await self._store_wholes(self._reassembly.add(piece))
 
-    async def keep(self, sim: str, message: Deliver) -> bool:
-        """Store what has come to a SIM; durable when this returns. False where it came before.
+    async def keep(self, sim: str, messages: Sequence[Deliver]) -> int:
+        """Store what has come to a SIM, in one commit; durable when this returns. How many of it
+        had not come before.
 
         Raises:
             OperationError: the spool or the disk is full.
         """
-        if message.to_port:
-            # What an application of a phone's would read: settings, MMS.
-            return await self.keep_broken(sim, message.tpdu.hex(), "data for a port")
         now_s = self._context.clock.unix_s()
-        key = _digest(sim, message.tpdu)
-        if message.part is None:
-            received = _Message(
-                id=key,
-                sim=sim,
-                sender=message.sender[:SENDER_MAXIMUM_CHARACTERS],
-                recipient=self._numbers.get(sim) or sim,
-                body=message.text,
-                received_ms=round(now_s * 1000),
-            )
-            order, change = _in(received)
-            is_new = await self._once(key, now_s, change)
-            if is_new:
-                self._receive(order, received)
-            return is_new
-        record = _PartRecord(
-            sim, message.sender, message.part, message.alphabet.value, message.content, now_s
-        )
-        is_new = await self._once(key, now_s, Change("part", key, msgspec.json.encode(record)))
-        if is_new:
-            piece = Piece(
-                key, sim, message.sender, message.part, message.alphabet, message.content, now_s
-            )
-            await self._store_wholes(self._reassembly.add(piece))
-        return is_new
+        broken = 0
+        changes: dict[str, Change] = {}
+        texts: dict[str, tuple[str, _Message]] = {}
+        pieces: dict[str, Piece] = {}
+        for message in messages:
+            key = _digest(sim, message.tpdu)
+            if message.to_port:
+                # What an application of a phone's would read: settings, MMS.
+                broken += await self.keep_broken(sim, message.tpdu.hex(), "data for a port")
+            elif key in changes:
+                self.doubled += 1
+            elif message.part is None:
+                received = _Message(
+                    id=key,
+                    sim=sim,
+                    sender=message.sender[:SENDER_MAXIMUM_CHARACTERS],
+                    recipient=self._numbers.get(sim) or sim,
+                    body=message.text,
+                    received_ms=round(now_s * 1000),
+                )
+                order, changes[key] = self._in(received)
+                texts[key] = order, received
+            else:
+                piece = Piece(
+                    key, sim, message.sender, message.part, message.alphabet, message.content, now_s
+                )
+                changes[key] = Change("part", key, msgspec.json.encode(_record(piece)))
+                pieces[key] = piece
+        new = await self._once(now_s, changes)
+        wholes: list[Whole] = []
+        for key in new:
+            if key in texts:
+                self._receive(*texts[key])
+            else:
+                wholes += self._reassembly.add(pieces[key])
+        await self._store_wholes(wholes)
+        return broken + len(new)
 
     async def keep_broken(self, sim: str, line: str, reason: str) -> bool:
         """Store what can't be handed on; the oldest of `BROKEN_MAXIMUM` makes room. False where it
@@ -156,7 +169,7 @@ class Inbox:
         now_s = self._context.clock.unix_s()
         key = _digest(sim, line.encode())
         stored = Change("broken", f"{round(now_s * 1000):014d}.{key[:16]}", line[:2048].encode())
-        if not await self._once(key, now_s, stored):
+        if not await self._once(now_s, {key: stored}):
             return False
         self.broken += 1
         log_event(_log, logging.WARNING, "an SMS can't be read", modem=sim, reason=reason)
@@ -176,46 +189,58 @@ class Inbox:
 
     # ------------------------------------------------------------ storing
 
-    async def _once(self, key: str, now_s: float, change: Change) -> bool:
-        """Do `change` with the mark that `key` was seen; False where it was before."""
-        spool = self._context.spool
+    async def _once(self, now_s: float, changes: Mapping[str, Change]) -> list[str]:
+        """Do, in one commit, the changes whose key was not seen before, each with the mark that it
+        was; returns those keys. All marks are in memory as well."""
         mark = f"{now_s:.0f}".encode()
-        if key in self._seen:
-            self.doubled += 1
-            if now_s > self._seen[key] + SEEN_LIFETIME_S / 2:
-                # A modem that can't delete it: as long as it shows it, it stays known.
-                await spool.change(Change("seen", key, mark))
-                self._see(key, now_s)
-            return False
-        forgotten = [Change("seen", old, None) for old in self._forgettable(now_s)]
-        if not await spool.change(Change("seen", key, mark, if_new=True), change, *forgotten):
-            self.doubled += 1
-            return False
-        for one in forgotten:
-            self._seen.pop(one.key, None)
-        self._see(key, now_s)
-        return True
-
-    def _see(self, key: str, now_s: float) -> None:
-        self._seen[key] = now_s
-        self._seen.move_to_end(key)
-
-    def _forgettable(self, now_s: float) -> list[str]:
-        """A few of the oldest marks, where they are too old or too many."""
-        oldest = [key for key, _ in zip(self._seen, range(2), strict=False)]
-        return [
+        new = [key for key in changes if key not in self._seen]
+        self.doubled += len(changes) - len(new)
+        # A modem that can't delete it: as long as it shows it, it stays known.
+        marked = [
             key
-            for key in oldest
-            if self._seen[key] < now_s - SEEN_LIFETIME_S or len(self._seen) >= SEEN_MAXIMUM
+            for key in changes
+            if key not in self._seen or now_s > self._seen[key] + SEEN_LIFETIME_S / 2
         ]
+        if not marked:
+            return []
+        forgotten = self._forgettable(now_s, len(new)) - changes.keys()
+        await self._context.spool.change(
+            *(Change("seen", key, mark) for key in marked),
+            *(changes[key] for key in new),
+            *(Change("seen", key, None) for key in forgotten),
+        )
+        for key in forgotten:
+            del self._seen[key]
+        for key in marked:
+            self._seen[key] = now_s
+            self._seen.move_to_end(key)
+        return new
+
+    def _forgettable(self, now_s: float, count: int) -> set[str]:
+        """A few of the oldest marks, where they are too old, or too many with `count` more."""
+        excess = len(self._seen) + count - SEEN_MAXIMUM
+        oldest = islice(self._seen.items(), max(excess, 2 * count))
+        return {
+            key
+            for place, (key, moment_s) in enumerate(oldest)
+            if place < excess or moment_s < now_s - SEEN_LIFETIME_S
+        }
+
+    def _in(self, message: _Message) -> tuple[str, Change]:
+        """Under which key, in order of arrival, and how a message is stored for the node."""
+        self._last_ms = max(self._last_ms + 1, message.received_ms)
+        order = f"{self._last_ms:014d}.{message.id[:32]}"
+        return order, Change("in", order, msgspec.json.encode(message))
 
     def _receive(self, order: str, message: _Message) -> None:
         self._waiting[order] = message
         self._wake.set()
 
-    async def _store_wholes(self, wholes: list[Whole]) -> None:
+    async def _store_wholes(self, wholes: Sequence[Whole]) -> None:
+        changes: list[Change] = []
+        received: list[tuple[str, _Message]] = []
         for whole in wholes:
-            received = _Message(
+            message = _Message(
                 id=_digest(whole.sim, "".join(whole.keys).encode()),
                 sim=whole.sim,
                 sender=whole.sender[:SENDER_MAXIMUM_CHARACTERS],
@@ -223,12 +248,15 @@ class Inbox:
                 body=_shortened(whole.text),
                 received_ms=round(whole.received_s * 1000),
             )
-            order, change = _in(received)
-            parts = [Change("part", key, None) for key in whole.keys]
-            await self._context.spool.change_at_last(change, *parts)
-            self._receive(order, received)
+            order, change = self._in(message)
+            changes += [change, *(Change("part", key, None) for key in whole.keys)]
+            received.append((order, message))
             if not whole.is_complete:
                 log_event(_log, logging.WARNING, "parts of an SMS have not come", modem=whole.sim)
+        if changes:
+            await self._context.spool.change_at_last(*changes)
+        for one in received:
+            self._receive(*one)
 
     # ------------------------------------------------------------ handing on
 
@@ -288,10 +316,15 @@ def _digest(sim: str, content: bytes) -> str:
     return sha256(sim.encode() + b"\0" + content).hexdigest()
 
 
-def _in(message: _Message) -> tuple[str, Change]:
-    """Under which key, in order of arrival, and how a message is stored for the node."""
-    order = f"{message.received_ms:014d}.{message.id[:32]}"
-    return order, Change("in", order, msgspec.json.encode(message))
+def _record(piece: Piece) -> _PartRecord:
+    return _PartRecord(
+        piece.sim,
+        piece.sender,
+        piece.part,
+        piece.alphabet.value,
+        piece.content,
+        piece.received_s,
+    )
 
 
 def _shortened(text: str) -> str:

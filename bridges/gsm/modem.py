@@ -1,16 +1,12 @@
 """One modem, from the start to the loss of its line: it receives, sends, watches and asks.
 
-What is received goes to the inbox before the modem is told to delete or to have got it. What has
-come is found in three ways, each enough by itself: it is announced (`+CMTI`), it comes directly
-(`+CMT`, `+CDS`), or it lies in a store when that is looked through.
+What comes to it is `receiving`'s.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict, deque
-from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -19,10 +15,10 @@ from bridges.gsm.at import Answered, Command, Unsolicited
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.inbox import Inbox
 from bridges.gsm.outbound import Job, Outbound
-from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
 from bridges.gsm.port import NoAnswer, Port, PortLost
+from bridges.gsm.receiving import Receiver
 from bridges.gsm.reports import Reports
-from bridges.gsm.starting import Ready, is_busy, must, number_in, select_store, softly, start
+from bridges.gsm.starting import Ready, is_busy, number_in, softly, start
 from bridges.gsm.ussd import UssdSession, amount_in
 from bridges.spool import Spool
 from core.bridge_config import ModemConfig
@@ -33,7 +29,6 @@ from core.units import HOUR_S
 WATCH_INTERVAL_S: Final = 30.0
 RARELY: Final = 10
 """Every so many looks at a modem, one at its network as well."""
-SWEEP_INTERVAL_S: Final = 60.0
 BALANCE_INTERVAL_S: Final = 6 * HOUR_S
 SUBMIT_TIMEOUT_S: Final = 120.0
 """The network has about 45 s (TS 24.011 section 10); modems try again by themselves."""
@@ -41,18 +36,9 @@ REBOOT_PATIENCE_S: Final = 10.0
 """After a sign of its having started anew, a modem has so long for the answer it owes."""
 STOP_PATIENCE_S: Final = 10.0
 """So long a modem has for the answer it owes when the bridge is stopped."""
-READ_ATTEMPTS: Final = 3
-ANNOUNCED_MAXIMUM: Final = 256
-DIRECT_MAXIMUM: Final = 64
 
 _HOME, _ROAMING = 1, 5
 _REGISTRATION: Final = {0: "not registered", 2: "searching", 3: "registration denied"}
-_NEW: Final = (0, 1)
-"""<stat> of `+CMGL` and `+CMGR`: received, unread and read. Others were written by somebody."""
-_ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
-_LENGTH: Final = re.compile(r"(?:^|[,: ])([0-9]{1,3}) *\Z")
-_LISTED: Final = re.compile(r"\+CMGL: *([0-9]{1,5}) *, *([0-9]) *,.*, *([0-9]{1,3})\Z")
-_READ: Final = re.compile(r"\+CMGR: *()([0-9]) *,.*, *([0-9]{1,3})\Z")
 _STARTED: Final = ("^BOOT", "RDY", "^SYSSTART", "+CPIN: SIM PIN", "SMS Ready")
 
 _log = logging.getLogger("montana.bridge.gsm")
@@ -76,16 +62,11 @@ class Modem:
     ) -> None:
         self._config = config
         self._spool = spool
-        self._inbox = inbox
         self._outbound = outbound
-        self._reports = reports
         self._figures = figures
+        self._receiver = Receiver(config.name, inbox, reports, outbound.is_sending, figures)
         self._port: Port | None = None
         self._ready: Ready | None = None
-        self._store = ""
-        self._announced: OrderedDict[tuple[str, int], None] = OrderedDict()
-        self._direct: deque[Unsolicited] = deque()
-        self._wants_sweep = False
         self._has_started = False
         self._wake = trio.Event()
         self._turn = trio.Lock()
@@ -106,11 +87,10 @@ class Modem:
         self._port = port
         self._figures.state = "starting"
         self._has_started = False
-        self._wants_sweep = True
         self._looks = 0
         try:
             self._ready = await start(port, self._config, self._spool)
-            self._store = self._ready.stores[0]
+            self._receiver.begin(port, self._ready)
             await self._look_around()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive)
@@ -125,25 +105,16 @@ class Modem:
     def heard(self, said: Unsolicited) -> None:
         """What the modem says by itself."""
         line = said.line
-        if found := _ANNOUNCED.match(line):
-            self._announced[found[1], int(found[2])] = None
-            if len(self._announced) > ANNOUNCED_MAXIMUM:
-                self._announced.clear()
-                self._wants_sweep = True
-        elif line.startswith(("+CMT:", "+CDS:")):
-            # What has no room is not acknowledged, and so comes again.
-            if said.pdu and len(self._direct) < DIRECT_MAXIMUM:
-                self._direct.append(said)
-        elif line.startswith("+CUSD:"):
+        if line.startswith("+CUSD:"):
             self._ussd.heard(line)
-        elif line.startswith("^SMMEMFULL"):
-            self._wants_sweep = True
         elif line.startswith("+CREG:"):
             self._registered(number_in([line], 0))
         elif line.startswith(_STARTED):
             self._has_started = True
             if self._port is not None:
                 self._port.hasten(REBOOT_PATIENCE_S)
+        else:
+            self._receiver.heard(said)
         self._wake.set()
 
     async def _ask(self, command: Command) -> Answered:
@@ -152,23 +123,13 @@ class Modem:
     # ------------------------------------------------------------ receiving
 
     async def _receive(self) -> None:
-        sweep_at = trio.current_time()
         while True:
             self._wake = trio.Event()
             async with self._turn:
                 if self._has_started:
                     await self._check_restart()
-                while self._direct:
-                    await self._take_direct(self._direct[0])
-                    self._direct.popleft()
-                while self._announced:
-                    (store, index), _ = self._announced.popitem(last=False)
-                    await self._take_stored(store, index)
-                if self._wants_sweep or trio.current_time() >= sweep_at:
-                    self._wants_sweep = False
-                    sweep_at = trio.current_time() + SWEEP_INTERVAL_S
-                    await self._sweep()
-            with trio.move_on_at(sweep_at):
+                await self._receiver.take()
+            with trio.move_on_at(self._receiver.next_look_at):
                 await self._wake.wait()
 
     async def _check_restart(self) -> None:
@@ -179,75 +140,6 @@ class Modem:
         told = "".join(answer.lines).partition(":")[2].replace(" ", "")
         if not told.startswith(self._ready.announce.partition("=")[2]):
             raise Restarted("the modem has started anew")
-
-    async def _sweep(self) -> None:
-        """Look through all that is stored."""
-        assert self._ready is not None
-        for store in (*self._ready.stores[1:], self._ready.stores[0]):
-            await self._use(store)
-            command = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=60.0)
-            lines = (await must(self._port_now(), command)).lines
-            for index, status, length, line in _messages(_LISTED, lines):
-                if status not in _NEW:
-                    continue
-                if not await self._keep(line, length, is_last_try=False):
-                    await self._take_stored(store, index)
-                    continue
-                await self._delete(index)
-
-    async def _take_stored(self, store: str, index: int) -> None:
-        """Read a message, keep it, delete it: in this order."""
-        await self._use(store)
-        for attempt in range(1, READ_ATTEMPTS + 1):
-            answer = await self._ask(Command(f"AT+CMGR={index}", "+CMGR:", with_pdus=True))
-            found = _messages(_READ, answer.lines)
-            if not found:
-                if answer.error is not None and attempt < READ_ATTEMPTS:
-                    continue
-                # It is gone: it was found in another way already.
-                break
-            _, status, length, line = found[0]
-            if status not in _NEW:
-                break
-            if await self._keep(line, length, is_last_try=attempt == READ_ATTEMPTS):
-                await self._delete(index)
-                break
-        assert self._ready is not None
-        await self._use(self._ready.stores[0])
-
-    async def _take_direct(self, said: Unsolicited) -> None:
-        """Keep what came without being stored, then say so (TS 27.005 section 3.4.4)."""
-        assert self._ready is not None
-        length = int(found[1]) if (found := _LENGTH.search(said.line)) else None
-        # One that noise has spoilt comes again, since it isn't acknowledged.
-        kept = await self._keep(said.pdu, length, is_last_try=False)
-        if kept and self._ready.acknowledges:
-            await self._ask(Command("AT+CNMA"))
-
-    async def _keep(self, line: str, length: int | None, *, is_last_try: bool) -> bool:
-        """Store what a line holds; False where it can't be read, and may be another time."""
-        try:
-            message = decode_untrusted(line, length)
-        except PduError as error:
-            if is_last_try:
-                await self._inbox.keep_broken(self._config.name, line, str(error))
-            return is_last_try
-        match message:
-            case Deliver():
-                if await self._inbox.keep(self._config.name, message):
-                    self._figures.received += 1
-            case StatusReport():
-                await self._reports.take(self._config.name, message, self._outbound.is_sending)
-        return True
-
-    async def _delete(self, index: int) -> None:
-        # One that can't be deleted is found again, and known then.
-        await self._ask(Command(f"AT+CMGD={index}", timeout_s=30.0))
-
-    async def _use(self, store: str) -> None:
-        if store != self._store:
-            await select_store(self._port_now(), store)
-            self._store = store
 
     def _port_now(self) -> Port:
         assert self._port is not None
@@ -385,15 +277,3 @@ class Modem:
                         reason=error.code,
                     )
             await trio.sleep(BALANCE_INTERVAL_S)
-
-
-def _messages(form: re.Pattern[str], lines: Sequence[str]) -> list[tuple[int, int, int, str]]:
-    """Index (0 where the form has none), status, length and PDU of each message in an answer; the
-    PDU is empty where it has got lost."""
-    found = []
-    for place, line in enumerate(lines):
-        if header := form.match(line):
-            following = lines[place + 1] if place + 1 < len(lines) else ""
-            pdu = "" if following.startswith("+") else following
-            found.append((int(header[1] or 0), int(header[2]), int(header[3]), pdu))
-    return found

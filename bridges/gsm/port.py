@@ -60,6 +60,7 @@ class Port:
         self._changed = trio.Event()
         self._answer: Answered | TimedOut | None = None
         self._lost: PortLost | None = None
+        self._deadline_ns: int | None = None
         self._waiting = trio.CancelScope()
         self._running = trio.CancelScope(shield=True)
 
@@ -102,12 +103,15 @@ class Port:
         """
         with self._running:
             while True:
-                data = await self._read()
+                with trio.CancelScope() as self._waiting:
+                    self._set_deadline(anew=True)
+                    while True:
+                        await trio.lowlevel.wait_readable(self._descriptor)
+                        self._take(self._engine.receive_untrusted(self._read(), _now_ns()))
+                        self._write()
+                        self._set_deadline()
                 self._check(submitted=False)
-                now_ns = _now_ns()
-                events = self._engine.receive_untrusted(data, now_ns) if data else []
-                events += self._engine.tick(now_ns)
-                self._take(events)
+                self._take(self._engine.tick(_now_ns()))
                 self._write()
 
     def stop(self) -> None:
@@ -125,19 +129,15 @@ class Port:
                     self._lose("the modem answers nothing")
                 case Resumed():
                     pass
-        self._wake()
+        if any(not isinstance(event, Unsolicited) for event in events):
+            self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _read(self) -> bytes:
-        """What has come; empty where a deadline came first."""
-        with trio.CancelScope() as self._waiting:
-            self._set_deadline()
-            await trio.lowlevel.wait_readable(self._descriptor)
-        if self._waiting.cancelled_caught:
-            return b""
+    def _read(self) -> bytes:
+        """What has come; empty where nothing has."""
         try:
             data = os.read(self._descriptor, RECEIVE_BYTES)
         except BlockingIOError:
@@ -159,8 +159,12 @@ class Port:
         except OSError as error:
             self._lose(f"the line can't be written: {error.strerror}")
 
-    def _set_deadline(self) -> None:
+    def _set_deadline(self, *, anew: bool = False) -> None:
+        """Wake the reader when the engine wants to be told the time."""
         deadline_ns = self._engine.next_deadline_ns
+        if deadline_ns == self._deadline_ns and not anew:
+            return
+        self._deadline_ns = deadline_ns
         self._waiting.deadline = trio.current_time() + (
             float("inf") if deadline_ns is None else (deadline_ns - _now_ns()) / NS_PER_S
         )

@@ -30,6 +30,8 @@ from core.log import log_event
 BUSY_ATTEMPTS: Final = 30
 BUSY_INTERVAL_S: Final = 2.0
 """A SIM that has just got its power is busy for up to a minute."""
+RESULTS_APART_S: Final = 1.0
+"""So long the results of two commands that do nothing may be apart."""
 
 _STORES: Final = ("SM", "ME")
 """Where messages come to: the SIM, and the modem's own memory."""
@@ -56,11 +58,13 @@ class Ready(NamedTuple):
         stores: where messages may lie, the one that is in use first.
         acknowledges: whether what comes directly is to be acknowledged (`+CNMA`).
         announce: the `+CNMI` that the modem has taken.
+        combines: whether several commands of messages can stand on a line (V.250 section 5.4.1).
     """
 
     stores: tuple[str, ...]
     acknowledges: bool
     announce: str
+    combines: bool
 
 
 async def start(port: Port, config: ModemConfig, spool: Spool) -> Ready:
@@ -83,7 +87,8 @@ async def start(port: Port, config: ModemConfig, spool: Spool) -> Ready:
     await patiently(port, Command("AT+CMGF=0"))
     stores = await _choose_stores(port)
     acknowledges = (await softly(port, Command("AT+CSMS=1", "+CSMS:"))).error is None
-    return Ready(stores, acknowledges, await _announce(port))
+    announce = await _announce(port)
+    return Ready(stores, acknowledges, announce, await _combines(port))
 
 
 async def must(port: Port, command: Command) -> Answered:
@@ -159,6 +164,16 @@ async def _announce(port: Port) -> str:
             return text
     # Without announcements messages are found when the store is looked through.
     return _ANNOUNCE[-1]
+
+
+async def _combines(port: Port) -> bool:
+    """Whether the modem takes two commands of messages in a line, carries out both, and has one
+    result for them, as it should; manuals of some say that they don't."""
+    answer = await softly(port, Command("AT+CMGF=0;+CPMS?", "+CPMS:"))
+    if answer.error is None and not answer.lines:
+        # Of two results the second is no answer to what is asked next.
+        await trio.sleep(RESULTS_APART_S)
+    return answer.error is None and bool(answer.lines)
 
 
 # ------------------------------------------------------------ the SIM's lock

@@ -20,7 +20,7 @@ from tests.support.modem_command import (
     Command,
     parse,
 )
-from tests.support.modem_faults import SILENCE, Faults
+from tests.support.modem_faults import SILENCE, Combined, Faults
 from tests.support.modem_network import SmsNetwork
 from tests.support.modem_sim import Lock, SimCard
 
@@ -30,6 +30,8 @@ HELD_MAXIMUM = 256
 COMMANDS_MAXIMUM = 100_000
 
 CTRL_Z, ESCAPE = 0x1A, 0x1B
+_ENDS_COMMAND = b"\r"
+_ENDS_DATA = bytes([CTRL_Z, ESCAPE])
 
 # Lines of the reply; one with its PDU is one entry, with "\n" between. None: it answers later.
 Reply = list[str] | None
@@ -266,7 +268,7 @@ class AtModem(ABC):
         if error is not None:
             self._rest.clear()
             self._say(self._error_line(error))
-        elif not self._rest:
+        elif not self._rest or self.faults.combined is Combined.RESULT_EACH:
             self._say("OK")
         if not self._rest:
             self._end_line()
@@ -309,23 +311,34 @@ class AtModem(ABC):
             if self._rest and self._prompted is None:
                 self._run(self._rest.popleft())
             elif self._input:
-                self._hear(self._input.pop(0))
+                self._hear()
             else:
                 break
         self._is_going = False
 
-    def _hear(self, octet: int) -> None:
+    def _hear(self) -> None:
+        """Take what comes up to the next octet that ends something."""
+        ends = _ENDS_DATA if self._prompted is not None else _ENDS_COMMAND
+        heard = _heard_to(self._input, ends)
+        del self._input[: len(heard)]
         if self.settings.echo or self.faults.echo_always:
-            self.write(bytes([octet]))
-        if self._prompted is not None:
-            self._data(octet)
-        elif octet == ord("\r"):
-            line, self._typed = bytes(self._typed), bytearray()
+            self.write(heard)
+        is_ended = heard[-1] in ends
+        typed = heard[:-1] if is_ended else heard
+        if self._prompted is None:
+            typed = typed.translate(None, b"\n" + _ENDS_DATA)
+        self._typed += typed
+        # What is too long is refused when its end has come.
+        del self._typed[LINE_MAXIMUM:]
+        if not is_ended:
+            return
+        line, self._typed = bytes(self._typed), bytearray()
+        if self._prompted is None:
             self._begin(line)
-        elif octet not in (ord("\n"), CTRL_Z, ESCAPE):
-            self._typed.append(octet)
-            # What is too long is refused when its end has come.
-            del self._typed[LINE_MAXIMUM:]
+            return
+        take, self._prompted = self._prompted, None
+        self._is_busy = True
+        take(None if heard[-1] == ESCAPE else line)
 
     def prompt(self, take: Callable[[bytes | None], None]) -> None:
         """Ask for data: `take` gets it, or None where it was given up with <ESC>.
@@ -339,17 +352,6 @@ class AtModem(ABC):
             event, self.faults.at_prompt = self.faults.at_prompt, None
             self._happen(event)
 
-    def _data(self, octet: int) -> None:
-        if octet not in (CTRL_Z, ESCAPE):
-            self._typed.append(octet)
-            del self._typed[LINE_MAXIMUM:]
-            return
-        data, self._typed = bytes(self._typed), bytearray()
-        take, self._prompted = self._prompted, None
-        assert take is not None
-        self._is_busy = True
-        take(None if octet == ESCAPE else data)
-
     def _begin(self, line: bytes) -> None:
         """V.250, 5.2.1: what stands before AT is nothing to the modem."""
         start = line.upper().find(b"AT")
@@ -360,10 +362,11 @@ class AtModem(ABC):
             self.commands.append(text)
         commands = None if len(line) == LINE_MAXIMUM else parse(text[2:])
         self._is_busy = True
-        if commands is None:
+        combined = self.faults.combined
+        if commands is None or (len(commands) > 1 and combined is Combined.REFUSED):
             self._answer([], AtError())
             return
-        self._rest.extend(commands)
+        self._rest.extend(commands[:1] if combined is Combined.ONLY_FIRST else commands)
         if not commands:
             self._answer([], None)
         self._is_busy = False
@@ -403,6 +406,12 @@ class AtModem(ABC):
             return handler(command)
         except AtError as error:
             raise AtError(cms=error.cms or CMS_INVALID_PARAMETER) from None
+
+
+def _heard_to(data: bytes | bytearray, ends: bytes) -> bytes:
+    """What there is up to one of `ends`, and it; all where none of them is."""
+    places = [place for place in map(data.find, ends) if place >= 0]
+    return bytes(data[: min(places) + 1] if places else data)
 
 
 def _pieces(line: str) -> list[bytes]:

@@ -175,9 +175,14 @@ class ModemEmulator(AtModem):
     async def _write(self, pty: _Pty) -> None:
         pace = Pace(self._octets_a_second)
         while True:
-            await pty.has_output.wait()
-            await pty.ready(trio.lowlevel.wait_writable)
-            written = os.write(pty.master, pty.output[: pace.octets])
+            if not pty.output:
+                await pty.has_output.wait()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                written = os.write(pty.master, pty.output[: pace.octets])
+            except BlockingIOError:
+                await pty.ready(trio.lowlevel.wait_writable)
+                continue
             self.octets_carried += written
             del pty.output[:written]
             if not pty.output:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 SILENCE = ""
 FOREVER = -1
@@ -46,6 +47,17 @@ class Unplug:
 SubmitFault = Refuse | Silence | Reboot | Unplug
 
 
+class Combined(Enum):
+    """What becomes of several commands in one line (V.250, 5.4.1 and 5.7.3): they are carried out,
+    with one result for all of them; refused; only the first is carried out; or each has a result.
+    """
+
+    CARRIED_OUT = auto()
+    REFUSED = auto()
+    ONLY_FIRST = auto()
+    RESULT_EACH = auto()
+
+
 @dataclass
 class _Answer:
     command: str
@@ -76,6 +88,11 @@ class Faults:
 
     lose_unsolicited: bool = False
     """No message or report is ever announced or sent to the line."""
+
+    hands_over_again: bool = False
+    """What the line doesn't acknowledge is handed to it again, against TS 27.005, 3.4.4."""
+
+    combined: Combined = Combined.CARRIED_OUT
 
     stores_accepted: frozenset[int] = frozenset({1, 2, 3})
     """How many stores +CPMS may be given."""

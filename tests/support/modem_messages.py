@@ -249,8 +249,9 @@ class MessageCommands:
         self._stop_handing_over()
 
     def _stop_handing_over(self) -> None:
-        routing = self._modem.settings.message_routing
-        routing[1] = routing[3] = 0
+        if not self._modem.faults.hands_over_again:
+            routing = self._modem.settings.message_routing
+            routing[1] = routing[3] = 0
         assert self._handed is not None
         tpdu, is_report = self._handed
         self._handed = None

@@ -61,9 +61,9 @@ async def test_a_message_is_handed_on_once_and_answered(
 ) -> None:
     async with desk(tmp_path, mock_clock) as made:
         made.world.node.reply = lambda one: one.body.upper()
-        assert await made.inbox.keep("sim0", message("bal"))
-        assert not await made.inbox.keep("sim0", message("bal"))
-        assert await made.inbox.keep("sim1", message("bal"))
+        assert await made.inbox.keep("sim0", [message("bal")])
+        assert not await made.inbox.keep("sim0", [message("bal")])
+        assert await made.inbox.keep("sim1", [message("bal")])
         await made.world.until(lambda: len(made.answers) == 2)
         assert made.answers == [("sim0", PERSON, "BAL"), ("sim1", PERSON, "BAL")]
         first, second = made.world.node.messages
@@ -73,11 +73,32 @@ async def test_a_message_is_handed_on_once_and_answered(
         assert made.inbox.waiting == 0
 
 
+async def test_what_comes_at_once_is_stored_in_one_commit_and_in_its_order(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        made.world.node.online = trio.Event()
+        await made.inbox.keep("sim0", [message("before")])
+        commits = made.world.spool._environment.info()["last_txnid"]
+        listed = [message(f"number {number}") for number in range(30)]
+        again = [message("before"), listed[3]]
+        assert await made.inbox.keep("sim0", [*listed, *again]) == 30
+        assert made.world.spool._environment.info()["last_txnid"] == commits + 1
+        assert made.inbox.doubled == 2
+        later = Inbox(made.world.context(), {})
+        await later.load()
+        assert [one.body for one in later._waiting.values()] == [
+            "before",
+            *(f"number {number}" for number in range(30)),
+        ]
+        assert await later.keep("sim0", listed) == 0
+
+
 async def test_parts_that_stay_away_are_given_up_after_a_day(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
     async with desk(tmp_path, mock_clock) as made:
-        await made.inbox.keep("sim0", message("SEND +79990000000 1", Part(1, 2, 1)))
+        await made.inbox.keep("sim0", [message("SEND +79990000000 1", Part(1, 2, 1))])
         made.clock.advance_s(PARTS_LIFETIME_S - 1)
         await made.world.pass_s(130)
         assert made.world.texts == []
@@ -91,13 +112,13 @@ async def test_what_was_seen_is_forgotten_after_days_unless_it_is_seen_again(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
     async with desk(tmp_path, mock_clock) as made:
-        await made.inbox.keep("sim0", message("stuck"))
+        await made.inbox.keep("sim0", [message("stuck")])
         for number in range(10):
-            await made.inbox.keep("sim0", message(f"number {number}"))
+            await made.inbox.keep("sim0", [message(f"number {number}")])
         for day in range(20):
             made.clock.advance_s(DAY_S)
-            assert not await made.inbox.keep("sim0", message("stuck"))
-            await made.inbox.keep("sim0", message(f"day {day}"))
+            assert not await made.inbox.keep("sim0", [message("stuck")])
+            await made.inbox.keep("sim0", [message(f"day {day}")])
         assert len(made.world.spool.items("seen")) <= 2 + SEEN_LIFETIME_S / DAY_S
         await made.world.until(lambda: len(made.world.texts) == 31)
         assert made.world.texts.count("stuck") == 1
@@ -109,9 +130,9 @@ async def test_marks_are_bounded(
     monkeypatch.setattr(inbox_module, "SEEN_MAXIMUM", 10)
     async with desk(tmp_path, mock_clock) as made:
         for number in range(30):
-            await made.inbox.keep("sim0", message(f"number {number}"))
+            await made.inbox.keep("sim0", [message(f"number {number}")])
         assert len(made.world.spool.items("seen")) == 10
-        assert not await made.inbox.keep("sim0", message("number 29"))
+        assert not await made.inbox.keep("sim0", [message("number 29")])
 
 
 async def test_what_cannot_be_read_is_kept_and_bounded(
@@ -123,7 +144,7 @@ async def test_what_cannot_be_read_is_kept_and_bounded(
         for number in range(8):
             made.clock.advance_s(1)
             await made.inbox.keep_broken("sim0", f"{number:04d}", "no message")
-        assert await made.inbox.keep("sim0", message("push", to_port=True))
+        assert await made.inbox.keep("sim0", [message("push", to_port=True)])
         kept = [value for _, value in made.world.spool.items("broken")]
         assert len(kept) == 5
         assert b"0007" in kept
@@ -142,8 +163,8 @@ async def test_one_that_the_node_refuses_stays_and_holds_no_other_up(
                 raise OperationError("the ledger is full", "full")
 
         made.world.node.reply = reply
-        await made.inbox.keep("sim0", message("one"))
-        await made.inbox.keep("sim0", message("two"))
+        await made.inbox.keep("sim0", [message("one")])
+        await made.inbox.keep("sim0", [message("two")])
         await made.world.until(lambda: made.world.texts == ["two"] and made.inbox.waiting == 1)
         refused.clear()
         await made.world.until(lambda: made.world.texts == ["two", "one"])
@@ -153,7 +174,7 @@ async def test_one_that_the_node_refuses_stays_and_holds_no_other_up(
 async def test_a_text_of_any_length_fits(tmp_path: Path, mock_clock: MockClock) -> None:
     async with desk(tmp_path, mock_clock) as made:
         for number in range(1, 101):
-            await made.inbox.keep("sim0", message(f"{number:067d}", Part(5, 100, number)))
+            await made.inbox.keep("sim0", [message(f"{number:067d}", Part(5, 100, number))])
         await made.world.until(lambda: made.world.texts)
         (text,) = made.world.texts
         assert len(text) == BODY_MAXIMUM_CHARACTERS

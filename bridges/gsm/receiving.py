@@ -1,0 +1,288 @@
+"""What comes to a modem: it is found, kept, and only then deleted or acknowledged.
+
+It is found in three ways, each enough by itself: it is announced (`+CMTI`), it comes directly
+(`+CMT`, `+CDS`), or it lies in a store when that is looked through. A store is read in one answer
+(`+CMGL`), kept in one commit, and emptied by the few lines that its indexes fit on; never by the
+`+CMGD` that deletes whatever was read, for what noise has kept from the bridge was read too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import trio
+
+from bridges.gsm.at import Command, Unsolicited
+from bridges.gsm.figures import ModemFigures
+from bridges.gsm.inbox import Inbox
+from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
+from bridges.gsm.port import Port
+from bridges.gsm.reports import Reports
+from bridges.gsm.starting import Ready, must, select_store, softly
+
+SWEEP_INTERVAL_S: Final = 60.0
+READ_ATTEMPTS: Final = 3
+"""Noise on a line spoils another place each time."""
+ANNOUNCED_MAXIMUM: Final = 256
+DIRECT_MAXIMUM: Final = 64
+SPOILT_MAXIMUM: Final = 16
+LISTED_FROM: Final = 4
+"""So many announced messages are read by one look through their store."""
+LOOKS_MAXIMUM: Final = 8
+"""While one modem's store fills as fast as it is emptied, its SIM has to send as well."""
+LINE_MAXIMUM: Final = 200
+"""Characters of a command line. V.250 section 5.2.1 promises 40; modems that take several SMS
+commands in one have room for 256 and more."""
+LISTING_TIMEOUT_S: Final = 60.0
+DELETION_TIMEOUT_S: Final = 60.0
+
+_NEW: Final = (0, 1)
+"""<stat> of `+CMGL` and `+CMGR`: received, unread and read. Others were written by somebody."""
+_ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
+_LENGTH: Final = re.compile(r"(?:^|[,: ])([0-9]{1,3}) *\Z")
+_LISTED: Final = re.compile(r"\+CMGL: *([0-9]{1,5}) *, *([0-9]) *,.*, *([0-9]{1,3})\Z")
+_READ: Final = re.compile(r"\+CMGR: *()([0-9]) *,.*, *([0-9]{1,3})\Z")
+
+
+class _Stored(NamedTuple):
+    """A message in a store: its <index> (0 where the answer doesn't say), how long its TPDU is, and
+    its PDU, empty where that has got lost."""
+
+    place: int
+    length: int
+    line: str
+
+
+class Receiver:
+    """Of one modem."""
+
+    def __init__(
+        self,
+        name: str,
+        inbox: Inbox,
+        reports: Reports,
+        is_sending: Callable[[str], bool],
+        figures: ModemFigures,
+    ) -> None:
+        self._name = name
+        self._inbox = inbox
+        self._reports = reports
+        self._is_sending = is_sending
+        self._figures = figures
+        self._port: Port | None = None
+        self._ready: Ready | None = None
+        self._store = ""
+        self._combines = False
+        self._announced: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._direct: deque[Unsolicited] = deque()
+        self._spoilt: deque[str] = deque(maxlen=SPOILT_MAXIMUM)
+        self._spoilt_in_a_row = 0
+        self._sweep_at = -float("inf")
+
+    @property
+    def next_look_at(self) -> float:
+        """When `take` has something to do, unless something comes before."""
+        return self._sweep_at
+
+    def begin(self, port: Port, ready: Ready) -> None:
+        """The modem is ready, on this line, and has `ready.stores[0]` in use."""
+        self._port = port
+        self._ready = ready
+        self._store = ready.stores[0]
+        self._combines = ready.combines
+        self.want_sweep()
+
+    def want_sweep(self) -> None:
+        """Have all stores looked through the next time."""
+        self._sweep_at = -float("inf")
+
+    def heard(self, said: Unsolicited) -> None:
+        """What the modem says by itself; what is about no message is passed over."""
+        if found := _ANNOUNCED.match(said.line):
+            self._announced[found[1], int(found[2])] = None
+            if len(self._announced) > ANNOUNCED_MAXIMUM:
+                self._announced.clear()
+                self.want_sweep()
+        elif said.line.startswith(("+CMT:", "+CDS:")):
+            # What has no room is not acknowledged, and so comes again.
+            if len(self._direct) < DIRECT_MAXIMUM:
+                self._direct.append(said)
+        elif said.line.startswith("^SMMEMFULL"):
+            self.want_sweep()
+
+    async def take(self) -> None:
+        """Take all that is there.
+
+        Raises:
+            Refused, NoAnswer, PortLost: as `must`.
+            OperationError: the spool takes nothing.
+        """
+        while self._direct:
+            await self._take_direct(self._direct[0])
+            self._direct.popleft()
+        while self._announced:
+            store, index = next(iter(self._announced))
+            if len(self._announced) < LISTED_FROM:
+                del self._announced[store, index]
+                await self._take_stored(store, index)
+            else:
+                for one in [one for one in self._announced if one[0] == store]:
+                    del self._announced[one]
+                await self._empty(store)
+        if trio.current_time() >= self._sweep_at:
+            self._sweep_at = trio.current_time() + SWEEP_INTERVAL_S
+            await self._sweep()
+
+    # ------------------------------------------------------------ what comes directly
+
+    async def _take_direct(self, said: Unsolicited) -> None:
+        """Keep what came without being stored, then say so (TS 27.005 section 3.4.4).
+
+        One that can't be read isn't acknowledged, so that it comes again, for noise may have spoilt
+        it. It is where it comes the same again, or after some in a row, or it would come for ever.
+        """
+        assert self._ready is not None
+        length = int(found[1]) if (found := _LENGTH.search(said.line)) else None
+        is_last_try = (
+            not self._ready.acknowledges
+            or (said.pdu != "" and said.pdu in self._spoilt)
+            or self._spoilt_in_a_row + 1 >= READ_ATTEMPTS
+        )
+        if await self._keep(said.pdu, length, is_last_try=is_last_try):
+            self._spoilt_in_a_row = 0
+            if self._ready.acknowledges:
+                await softly(self._port_now(), Command("AT+CNMA"))
+        else:
+            self._spoilt.append(said.pdu)
+            self._spoilt_in_a_row += 1
+
+    # ------------------------------------------------------------ what is stored
+
+    async def _sweep(self) -> None:
+        """Look through all that is stored."""
+        assert self._ready is not None
+        for store in (*self._ready.stores[1:], self._ready.stores[0]):
+            await self._empty(store)
+
+    async def _empty(self, store: str) -> None:
+        """Keep and delete what lies in a store, until nothing new does.
+
+        A modem that has not carried out all of a line is told one thing at a time from then on.
+        """
+        assert self._ready is not None
+        before: set[_Stored] = set()
+        was_combined = False
+        for _ in range(LOOKS_MAXIMUM):
+            await self._use(store)
+            command = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=LISTING_TIMEOUT_S)
+            listed = _messages(_LISTED, (await must(self._port_now(), command)).lines)
+            if was_combined and not before.isdisjoint(listed):
+                self._combines = False
+            elif before.issuperset(listed):
+                break
+            was_combined = self._combines
+            before = set(listed)
+            await self._take_listed(store, listed)
+        await self._use(self._ready.stores[0])
+
+    async def _take_listed(self, store: str, listed: Sequence[_Stored]) -> None:
+        messages: list[Deliver] = []
+        taken: list[int] = []
+        spoilt: list[int] = []
+        for index, length, line in listed:
+            try:
+                message = decode_untrusted(line, length)
+            except PduError:
+                spoilt.append(index)
+                continue
+            taken.append(index)
+            if isinstance(message, StatusReport):
+                await self._reports.take(self._name, message, self._is_sending)
+            else:
+                messages.append(message)
+        self._figures.received += await self._inbox.keep(self._name, messages)
+        await self._delete(store, taken)
+        for index in spoilt:
+            await self._take_stored(store, index)
+
+    async def _take_stored(self, store: str, index: int) -> None:
+        """Read a message, keep it, delete it: in this order."""
+        await self._use(store)
+        command = Command(f"AT+CMGR={index}", "+CMGR:", with_pdus=True)
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            answer = await softly(self._port_now(), command)
+            found = _messages(_READ, answer.lines)
+            if not found:
+                if answer.error is not None and attempt < READ_ATTEMPTS:
+                    continue
+                # It is gone: it was found in another way already.
+                break
+            _, length, line = found[0]
+            if await self._keep(line, length, is_last_try=attempt == READ_ATTEMPTS):
+                await self._delete(store, [index])
+                break
+        assert self._ready is not None
+        await self._use(self._ready.stores[0])
+
+    async def _keep(self, line: str, length: int | None, *, is_last_try: bool) -> bool:
+        """Store what a line holds; False where it can't be read, and may be another time."""
+        try:
+            message = decode_untrusted(line, length)
+        except PduError as error:
+            if is_last_try:
+                await self._inbox.keep_broken(self._name, line, str(error))
+            return is_last_try
+        if isinstance(message, StatusReport):
+            await self._reports.take(self._name, message, self._is_sending)
+        else:
+            self._figures.received += await self._inbox.keep(self._name, [message])
+        return True
+
+    async def _delete(self, store: str, indexes: Sequence[int]) -> None:
+        """Delete what was kept. What can't be deleted is found again, and known then; an index
+        of which nothing is known isn't deleted again before it was read, for another message may
+        lie there."""
+        for index in indexes:
+            # Told before it was deleted, so of what was kept.
+            self._announced.pop((store, index), None)
+        for line in _deletions(indexes, LINE_MAXIMUM if self._combines else 0):
+            answer = await softly(self._port_now(), Command(line, timeout_s=DELETION_TIMEOUT_S))
+            if answer.error is not None and ";" in line:
+                self._combines = False
+                return
+
+    async def _use(self, store: str) -> None:
+        if store != self._store:
+            await select_store(self._port_now(), store)
+            self._store = store
+
+    def _port_now(self) -> Port:
+        assert self._port is not None
+        return self._port
+
+
+def _messages(form: re.Pattern[str], lines: Sequence[str]) -> list[_Stored]:
+    """The messages in an answer that have come, and weren't written here."""
+    found = []
+    for place, line in enumerate(lines):
+        if (header := form.match(line)) and int(header[2]) in _NEW:
+            following = lines[place + 1] if place + 1 < len(lines) else ""
+            pdu = "" if following.startswith("+") else following
+            found.append(_Stored(int(header[1] or 0), int(header[3]), pdu))
+    return found
+
+
+def _deletions(indexes: Sequence[int], line_maximum: int) -> list[str]:
+    """Command lines that delete messages, of several commands each as far as they fit (V.250
+    section 5.4.1)."""
+    lines: list[str] = []
+    for index in indexes:
+        command = f"+CMGD={index}"
+        if lines and len(lines[-1]) + len(command) < line_maximum:
+            lines[-1] += ";" + command
+        else:
+            lines.append("AT" + command)
+    return lines

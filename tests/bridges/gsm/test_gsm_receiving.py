@@ -1,0 +1,190 @@
+"""How stores are emptied: in few commands, and never of what was not kept."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from bridges.gsm.receiving import LINE_MAXIMUM, READ_ATTEMPTS
+from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+from tests.support.modem_emulator import ModemEmulator
+from tests.support.modem_faults import Combined
+
+pytestmark = pytest.mark.trio
+BACKLOG = 60
+
+
+def fill(world: GsmWorld, count: int = BACKLOG) -> list[str]:
+    """Messages that are in the modem, or come when it is there; what is in each of them."""
+    texts = [f"number {number}" for number in range(count)]
+    for text in texts:
+        world.deliver(text)
+    return texts
+
+
+async def all_come_once(world: GsmWorld, texts: list[str]) -> None:
+    """All of them are handed on, and nothing is left in the modem."""
+    await world.until(lambda: len(world.texts) >= len(texts) and not world.stored)
+    assert sorted(world.texts) == sorted(texts)
+
+
+def asked(world: GsmWorld, name: str) -> list[str]:
+    """What the modem was asked that has this in it."""
+    return [line for line in world.modem.commands if name in line]
+
+
+async def test_a_backlog_takes_few_commands(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock, slots=100, starts=False) as world:
+        texts = fill(world)
+        await world.start()
+        await all_come_once(world, texts)
+        assert asked(world, "+CMGR") == []
+        deletions = asked(world, "+CMGD")
+        assert len(deletions) <= 4
+        assert all(len(line) <= LINE_MAXIMUM for line in deletions)
+        # Once for each store, and once more where something was.
+        await world.pass_s(5)
+        assert len(asked(world, "+CMGL")) == 3
+
+
+async def test_many_announced_messages_are_read_at_once(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, slots=100) as world:
+        await world.until_state("ready")
+        await world.pass_s(5)
+        before = len(asked(world, "+CMGL"))
+        texts = fill(world)
+        await all_come_once(world, texts)
+        await world.pass_s(5)
+        assert len(asked(world, "+CMGR")) <= 4
+        assert before < len(asked(world, "+CMGL")) <= before + 3
+
+
+@pytest.mark.parametrize("combined", [Combined.REFUSED, Combined.ONLY_FIRST, Combined.RESULT_EACH])
+async def test_v_250_5_4_1_a_modem_that_takes_one_command_a_line_gets_no_more(
+    tmp_path: Path, mock_clock: MockClock, combined: Combined
+) -> None:
+    def poor(modem: ModemEmulator) -> None:
+        modem.faults.combined = combined
+
+    async with gsm_world(tmp_path, mock_clock, slots=100, starts=False, prepare=poor) as world:
+        texts = fill(world, 20)
+        await world.start()
+        await all_come_once(world, texts)
+        assert not any(";" in line for line in asked(world, "+CMGD"))
+
+
+@pytest.mark.parametrize("combined", [Combined.REFUSED, Combined.ONLY_FIRST])
+async def test_a_modem_that_deletes_one_a_line_is_told_one_a_line(
+    tmp_path: Path, mock_clock: MockClock, combined: Combined
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, slots=100) as world:
+        await world.until_state("ready")
+        await world.pass_s(5)
+        world.modem.faults.combined = combined
+        texts = fill(world, 20)
+        await all_come_once(world, texts)
+        assert sum(";" in line for line in asked(world, "+CMGD")) <= 1
+
+
+async def test_a_result_that_never_comes_to_a_line_of_deletions(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Nobody knows what was deleted: each is read before it is deleted again."""
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False) as world:
+        world.modem.faults.answer_next("+CMGD", "")
+        texts = fill(world, 20)
+        await world.start()
+        await all_come_once(world, texts)
+
+
+async def test_what_noise_keeps_from_the_bridge_is_not_deleted(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        write = world.modem.write
+        lost: list[bytes] = []
+
+        def noisy(data: bytes) -> None:
+            # The whole of one message, and the octets of another, the first time.
+            if len(lost) < 3 and (b"+CMGL: 3," in data or (lost and len(lost) < 2)):
+                lost.append(data)
+            elif len(lost) == 2 and b"+CMGL: 5," in data:
+                lost.append(data)
+                write(data + b"\xff\xfe")
+            else:
+                write(data)
+
+        monkeypatch.setattr(world.modem, "write", noisy)
+        texts = fill(world, 10)
+        await world.start()
+        await all_come_once(world, texts)
+        assert len(lost) == 3
+        assert world.spool.items("broken") == []
+
+
+# ------------------------------------------------------------ what comes directly
+
+
+async def test_27_005_3_4_4_a_report_that_cannot_be_read_does_not_come_for_ever(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.messages.acknowledge_within_s = 5.0
+        world.modem.faults.hands_over_again = True
+        cut_short = bytes.fromhex("06070b919799")
+        world.network.give_back(world.number, cut_short, is_report=True)
+        await world.until(lambda: world.spool.items("broken"))
+        await world.until(lambda: len(asked(world, "+CNMA")) == 1)
+        assert not world.network.waiting(world.number)
+        event = world.node.send_sms(PERSON, "hello")
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+        await world.pass_s(100)
+        assert len(asked(world, "+CNMA")) == 2
+        assert len(world.spool.items("broken")) == 1
+        assert world.node.figures["unreadable"] == "1"
+    assert caplog.text.count("an SMS can't be read") == 1
+    assert cut_short.hex() not in caplog.text.lower()
+
+
+async def test_what_noise_has_spoilt_comes_again(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.messages.acknowledge_within_s = 5.0
+        world.modem.faults.hands_over_again = True
+        for number in range(READ_ATTEMPTS + 1):
+            world.modem.faults.cut_pdu_octets = 1 + number
+            event = world.node.send_sms(PERSON, "hello", f"number {number}")
+            await world.until(partial(world.node.outcomes.__contains__, event))
+            await world.pass_s(1)
+            delivered = (event, "delivered")
+            assert delivered not in world.node.statuses
+            world.modem.faults.cut_pdu_octets = 0
+            await world.until(partial(world.node.statuses.__contains__, delivered))
+        assert world.spool.items("broken") == []
+
+
+# ------------------------------------------------------------ what modems do not keep apart
+
+
+async def test_equal_messages_of_one_second_are_one(tmp_path: Path, mock_clock: MockClock) -> None:
+    """TS 23.040 section 9.2.2.1 gives a message no name: what a service centre sends again, since
+    it has not heard that the first had come, lies beside it and is the same to the last bit."""
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        tpdu = bytes.fromhex("040B919799112132F400006211127122232102E834")
+        world.network.deliver_tpdu(world.number, tpdu)
+        world.network.deliver_tpdu(world.number, tpdu)
+        later = bytearray(tpdu)
+        later[16] ^= 0x10
+        world.network.deliver_tpdu(world.number, bytes(later))
+        await world.until(lambda: len(world.texts) == 2 and not world.stored)
+        await world.pass_s(5)
+        assert world.texts == ["hi", "hi"]
