@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,10 @@ def measure_gsm(report: GsmReport, load: GsmLoad, say: Say) -> None:
     for name, served in phases(report):
         say(
             f"{'gsm':11} {name:24} {served.messages:6,} messages, {served.lost} lost, "
-            f"{served.doubled} doubled, {core_share(served):.1%} of a core"
+            f"{served.doubled} doubled, {cpu_ms_each(served):.2f} ms of CPU each, "
+            f"{core_share([served]):.1%} of a core{_drain(served)}"
         )
+    say(f"{'gsm':11} {'all of them':24} {core_share(all_served(report)):.1%} of a core")
 
 
 def phases(report: GsmReport) -> list[tuple[str, Served]]:
@@ -69,9 +72,25 @@ def phases(report: GsmReport) -> list[tuple[str, Served]]:
     return [(name, served) for name, served in named if served is not None]
 
 
-def core_share(served: Served) -> float:
-    """What the bridge used of its core."""
-    return served.cpu_s / served.elapsed_s
+def all_served(report: GsmReport) -> list[Served]:
+    """Of what nothing but messages that came was: a second's for each, then a backlog."""
+    return [served for served in (report.steady, report.backlog) if served is not None]
+
+
+def core_share(phases: Sequence[Served]) -> float:
+    """What the bridge used of its core in all of them."""
+    return sum(served.cpu_s for served in phases) / sum(served.elapsed_s for served in phases)
+
+
+def cpu_ms_each(served: Served) -> float:
+    """Of the bridge's, for a message."""
+    return served.cpu_s / served.messages * 1e3
+
+
+def _drain(served: Served) -> str:
+    if served.modem_s is None:
+        return ""
+    return f"; a modem took {served.modem_s:.2f} s, of which its line needs {served.line_s:.2f} s"
 
 
 def from_json(document: dict[str, Any]) -> GsmReport:

@@ -34,7 +34,7 @@ SENDER = "+491701234567"
 SLOTS = 100
 READY_WITHIN_S = 60.0
 DONE_WITHIN_S = 120.0
-_LOOK_EVERY_S = 0.02
+_LOOK_EVERY_S = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,8 @@ class Served:
         messages: that came; of them `lost` were never handed on, or never answered where they
             were to be, and `doubled` more than once.
         elapsed_s: until the last was handed on and deleted in its modem.
-        line_s: what the line needs for the octets that it carried, of the median modem.
+        line_s: what the line needs for the octets that it carried, of the median modem; where it
+            had a backlog, in `modem_s`.
         modem_s: from the bridge's first look into that modem until nothing was left in it; None
             where messages came one by one.
         cpu_s: of the bridge.
@@ -231,7 +232,7 @@ async def _steady(field: _Field, duration_s: int) -> Served:
     for turn in range(duration_s * count):
         await trio.sleep_until(measuring.began + turn / count)
         texts.append(field.deliver(field.modems[turn % count]))
-    return replace(await measuring.finish(texts), modem_s=None)
+    return await measuring.finish(texts)
 
 
 async def _backlog(field: _Field, count: int) -> Served | None:
@@ -243,18 +244,29 @@ async def _backlog(field: _Field, count: int) -> Served | None:
         modem.plug_in()
     if not await field.until(lambda: any(map(_is_swept, field.modems)), READY_WITHIN_S):
         return None
-    return await _Measuring(field).finish(texts)
+    measuring = _Measuring(field)
+    served = await measuring.finish(texts)
+    if not measuring.emptied:
+        return served
+    modem_s, octets = sorted(measuring.emptied)[len(measuring.emptied) // 2]
+    return replace(served, modem_s=modem_s, line_s=_line_s(octets))
 
 
 class _Measuring:
-    """From now on, until what came has been handed on, deleted, and answered."""
+    """From now on, until what came has been handed on, deleted, and answered.
+
+    Attributes:
+        emptied: of each modem, how long it took from the first look into it until nothing was left
+            there, and the octets that its line has carried meanwhile.
+    """
 
     def __init__(self, field: _Field) -> None:
         self._field = field
         self._cpu_ns = cpu_time_ns(field.process.pid)
-        self._octets = {modem.number: modem.octets_carried for modem in field.modems}
-        self._looked_at: dict[str, float] = {}
-        self._took_s: dict[str, float] = {}
+        self._octets = [modem.octets_carried for modem in field.modems]
+        self._looked_at: dict[str, tuple[float, int]] = {}
+        self._filled = list(field.modems)
+        self.emptied: list[tuple[float, int]] = []
         self.began = trio.current_time()
 
     async def finish(self, texts: Sequence[str]) -> Served:
@@ -270,10 +282,8 @@ class _Measuring:
         )
         elapsed_s = trio.current_time() - self.began
         pid, handed_on, sent = field.process.pid, field.node.texts, field.sent()
-        octets, median = sorted(
-            (modem.octets_carried - self._octets[modem.number], modem.number)
-            for modem in field.modems
-        )[len(field.modems) // 2]
+        carried = zip(field.modems, self._octets, strict=True)
+        octets = sorted(modem.octets_carried - before for modem, before in carried)
         return Served(
             messages=len(texts),
             lost=sum(not handed_on[text] for text in texts)
@@ -281,19 +291,27 @@ class _Measuring:
             doubled=sum(handed_on[text] > 1 for text in texts)
             + sum(sent[answer] > 1 for answer in answers),
             elapsed_s=elapsed_s,
-            line_s=octets * BITS_AN_OCTET / BAUD,
-            modem_s=self._took_s.get(median),
+            line_s=_line_s(octets[len(octets) // 2]),
+            modem_s=None,
             cpu_s=(cpu_time_ns(pid) - self._cpu_ns) / NS_PER_S,
         )
 
     def _are_empty(self) -> bool:
         now = trio.current_time()
-        for modem in self._field.modems:
-            if _is_swept(modem):
-                self._looked_at.setdefault(modem.number, now)
-            if modem.number in self._looked_at and not _holds(modem):
-                self._took_s.setdefault(modem.number, now - self._looked_at[modem.number])
-        return not any(map(_holds, self._field.modems))
+        for modem in list(self._filled):
+            number, octets = modem.number, modem.octets_carried
+            if number not in self._looked_at and _is_swept(modem):
+                self._looked_at[number] = now, octets
+            if number in self._looked_at and not _holds(modem):
+                began, before = self._looked_at[number]
+                self._filled.remove(modem)
+                self.emptied.append((now - began, octets - before))
+        return not self._filled and not any(map(_holds, self._field.modems))
+
+
+def _line_s(octets: int) -> float:
+    """How long a line takes for them, one way at a time."""
+    return octets * BITS_AN_OCTET / BAUD
 
 
 def _holds(modem: ModemEmulator) -> bool:

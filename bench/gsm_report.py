@@ -6,10 +6,12 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.bounds import BoundRow, at_least, at_most, bounds_table
-from bench.gsm import GsmReport, core_share, phases
+from bench.gsm import GsmReport, all_served, core_share, cpu_ms_each, phases
 from bench.table import Table
 
 CORE_BOUND = 0.10
+DRAIN_BOUND = 1.2
+"""The line is the limit: so many times what it needs for the octets of a backlog."""
 
 
 def rows(report: GsmReport) -> list[BoundRow]:
@@ -37,6 +39,25 @@ def rows(report: GsmReport) -> list[BoundRow]:
                 None,
             )
         )
+        found.append(
+            at_most(
+                f"the same, until the backlog of {report.modems} modems is handed on as well",
+                "%",
+                100 * CORE_BOUND,
+                100 * core_share(all_served(report)),
+                None,
+            )
+        )
+    if report.backlog is not None and report.backlog.modem_s is not None:
+        found.append(
+            at_most(
+                f"a modem's backlog, read and deleted, {lines}, times what its line needs",
+                "",
+                DRAIN_BOUND,
+                report.backlog.modem_s / report.backlog.line_s,
+                None,
+            )
+        )
     return found
 
 
@@ -47,8 +68,8 @@ def tables(report: GsmReport) -> list[Table]:
             what,
             f"{served.messages:,}",
             f"{served.elapsed_s:,.1f}",
-            f"{served.cpu_s / served.messages * 1e3:.2f}",
-            f"{core_share(served):.1%}",
+            f"{cpu_ms_each(served):.2f}",
+            f"{core_share([served]):.1%}",
             f"{served.line_s:.2f}",
             "" if served.modem_s is None else f"{served.modem_s:.2f}",
         )
