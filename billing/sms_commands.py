@@ -22,7 +22,7 @@ PIN_DIGITS: Final = (4, 8)
 CODE_DIGITS: Final = 6
 
 NUMBERS_REMEMBERED: Final = 10_000
-"""Whose country and kind need no second look: one takes 50 us, and every command several."""
+"""Whose country and kind need no second look: one takes 20 us, and a command needs several."""
 
 Language = Literal["en", "ru"]
 Action = Literal[
