@@ -72,12 +72,17 @@ def bridge_of(node: RunningNode) -> dict[str, Any]:
     return dict(msgspec.to_builtins(item))
 
 
-def kill_bridge(node: RunningNode) -> None:
-    """End the bridge as the loss of power does; the node starts another."""
+def kill_bridge(node: RunningNode) -> bool:
+    """End the bridge as the loss of power does, where there is one; the node starts another, each
+    time after a longer pause."""
     pid = bridge_of(node)["pid"]
-    if pid:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    if not pid:
+        return False
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def balance(node: RunningNode, address: str) -> str:

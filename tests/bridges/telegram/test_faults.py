@@ -12,9 +12,9 @@ from tests.support.node import RunningNode
 from tests.support.telegram_bridge import balance, bridge_of, credit, kill_bridge, started
 
 PEOPLE = 15
-COMMANDS = 8
-"""Of each: commands and the buttons under what they show."""
-KILLS = 5
+COMMANDS = 5
+"""Of each, at least: commands and the buttons under what they show."""
+KILLS = 3
 
 
 def start(api: BotApi, number: int, name: str) -> FakePerson:
@@ -96,7 +96,6 @@ def test_kills_at_any_moment_double_no_effect_and_lose_no_answer(
     had = {person.number: float(balance(node, f"tg:{person.number}")) for person in people}
     received = dict.fromkeys(had, 0)
     spent = dict.fromkeys(had, 0)
-    amounts = {person.number: 0 for person in people}
     pending: dict[int, str] = {}
     moment = time.monotonic() + 1
     kills = 0
@@ -112,26 +111,25 @@ def test_kills_at_any_moment_double_no_effect_and_lose_no_answer(
                 person.press(shown[-1], "Send")
                 del pending[person.number]
 
-    for _ in range(COMMANDS):
+    commands = 0
+    while commands < COMMANDS or kills < KILLS:
+        commands += 1
         for person in people:
             other = draw.choice([one for one in people if one is not person])
-            amounts[person.number] += 1
-            amount = amounts[person.number]
-            person.write(f"/send @{other.username} {amount}")
-            pending[person.number] = f"Send {amount} Ɉ to"
-            received[other.number] += amount
-            spent[person.number] += amount + 1
+            person.write(f"/send @{other.username} {commands}")
+            pending[person.number] = f"Send {commands} Ɉ to"
+            received[other.number] += commands
+            spent[person.number] += commands + 1
         deadline = time.monotonic() + 120
         while pending:
             assert time.monotonic() < deadline, pending
-            if kills < KILLS and time.monotonic() > moment:
-                kill_bridge(node)
+            if kills < KILLS and time.monotonic() > moment and kill_bridge(node):
                 kills += 1
-                moment = time.monotonic() + draw.uniform(1, 6)
+                moment = time.monotonic() + draw.uniform(1, 4)
             finish()
             time.sleep(0.05)
     for person in people:
-        for amount in range(1, COMMANDS + 1):
+        for amount in range(1, commands + 1):
             person.wait_for(f"Sent {amount} Ɉ")
     for person in people:
         expected = had[person.number] + received[person.number] - spent[person.number]
@@ -143,8 +141,7 @@ def test_kills_at_any_moment_double_no_effect_and_lose_no_answer(
         )
         assert told <= received[person.number]
     answers = sum("Send " in text or "Sent " in text for one in people for text in one.texts())
-    doubled = answers - PEOPLE * COMMANDS
-    assert kills == KILLS
+    doubled = answers - PEOPLE * commands
     # At most what was on its way in each chat when the bridge was killed.
     assert 0 <= doubled <= KILLS * PEOPLE
-    print(f"{PEOPLE * COMMANDS * 2} commands, {kills} kills, {doubled} answers doubled")
+    print(f"{PEOPLE * commands * 2} commands, {kills} kills, {doubled} answers doubled")

@@ -223,3 +223,16 @@ def test_a_telephone_that_is_linked_is_called_for_nothing_more(
     alice.press(offer, "Cancel")
     alice.wait_for("nothing was done")
     assert len(telephones.carrier.sent) == before
+
+
+def test_who_had_a_number_until_now_keeps_the_money_and_is_told(
+    node: RunningNode, telephones: Telephones, alice: FakePerson, bob: FakePerson
+) -> None:
+    had = balance(node, "tg:12")
+    alice.write(f"/link {code_in(telephones.send(BOBS, 'LINK'))}")
+    alice.press(alice.wait_for("Link +49 151 ••• 001 with this chat?"), "It is mine")
+    alice.wait_for("Linked: one account now")
+    told = bob.wait_for("привязан к другому счёту Telegram")
+    assert BOBS not in told.text
+    assert (balance(node, "tg:12"), addresses(node, "tg:12")) == (had, ["tg:12"])
+    assert BOBS in addresses(node, "tg:11")
