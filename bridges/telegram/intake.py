@@ -80,11 +80,15 @@ class Intake:
 
     async def run(self) -> None:
         """Carry out what waits and what comes, until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            self._tasks = tasks
-            for chat in list(self._chats):
-                tasks.start_soon(self._work, chat)
-            await anyio.sleep_forever()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                for chat in list(self._chats):
+                    tasks.start_soon(self._work, chat)
+                await anyio.sleep_forever()
+        finally:
+            # What is being stored while the bridge ends is for its next start.
+            self._tasks = None
 
     async def wait_for_room(self) -> None:
         """Return when more may be taken."""
