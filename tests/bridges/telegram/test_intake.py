@@ -100,15 +100,14 @@ async def test_what_comes_twice_fails_with_the_first(tmp_path: Path) -> None:
 async def test_what_is_stored_while_the_bridge_ends_is_for_its_next_start(tmp_path: Path) -> None:
     with open_spool(tmp_path) as spool:
         ending = World(spool)
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as running:
-                running.start_soon(ending.intake.run)
+        async with trio.open_nursery() as nursery, trio.open_nursery() as running:
+            running.start_soon(ending.intake.run)
+            await trio.testing.wait_all_tasks_blocked()
+            with held(spool):
+                nursery.start_soon(ending.take, "late", 1)
                 await trio.testing.wait_all_tasks_blocked()
-                with held(spool):
-                    nursery.start_soon(ending.take, "late", 1)
-                    await trio.testing.wait_all_tasks_blocked()
-                    running.cancel_scope.cancel()
-                    await trio.testing.wait_all_tasks_blocked()
+                running.cancel_scope.cancel()
+                await trio.testing.wait_all_tasks_blocked()
         assert (ending.outcomes, ending.done) == ({"late": "taken"}, [])
         await run_until(World(spool), [1])
 
