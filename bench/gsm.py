@@ -90,7 +90,10 @@ def cpu_ms_each(served: Served) -> float:
 def _drain(served: Served) -> str:
     if served.modem_s is None:
         return ""
-    return f"; a modem took {served.modem_s:.2f} s, of which its line needs {served.line_s:.2f} s"
+    return (
+        f"; a modem took {served.modem_s:.2f} s, of which its line needs {served.line_s:.2f} s "
+        f"(bridge and modems waited {served.waited_s:.2f} s for a core)"
+    )
 
 
 def from_json(document: dict[str, Any]) -> GsmReport:

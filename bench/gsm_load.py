@@ -17,7 +17,7 @@ from pathlib import Path
 
 import trio
 
-from bench.process import cpu_time_ns
+from bench.process import cpu_time_ns, waited_ns
 from bench.servers import bench_folder, last_words, spawn, stop
 from core.api.bridge_messages import DoneReply, Event, SmsReceivedReply, SmsReceivedRequest
 from core.api.messages import ReplyBody, RequestBody
@@ -50,6 +50,8 @@ class Served:
         modem_s: from the bridge's first look into that modem until nothing was left in it; None
             where messages came one by one.
         cpu_s: of the bridge.
+        waited_s: for how long it, and the process with the modems in it, have waited for a core
+            that something else used.
     """
 
     messages: int
@@ -59,6 +61,7 @@ class Served:
     line_s: float
     modem_s: float | None
     cpu_s: float
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +266,7 @@ class _Measuring:
     def __init__(self, field: _Field) -> None:
         self._field = field
         self._cpu_ns = cpu_time_ns(field.process.pid)
+        self._waited_ns = self._all_waited_ns()
         self._octets = [modem.octets_carried for modem in field.modems]
         self._looked_at: dict[str, tuple[float, int]] = {}
         self._filled = list(field.modems)
@@ -294,7 +298,12 @@ class _Measuring:
             line_s=_line_s(octets[len(octets) // 2]),
             modem_s=None,
             cpu_s=(cpu_time_ns(pid) - self._cpu_ns) / NS_PER_S,
+            # What a thread has waited that has ended meanwhile isn't known any more.
+            waited_s=max(0, self._all_waited_ns() - self._waited_ns) / NS_PER_S,
         )
+
+    def _all_waited_ns(self) -> int:
+        return waited_ns(self._field.process.pid) + waited_ns(os.getpid())
 
     def _are_empty(self) -> bool:
         now = trio.current_time()

@@ -39,6 +39,7 @@ def rows(report: GsmReport) -> list[BoundRow]:
                 None,
             )
         )
+    if report.steady is not None and report.backlog is not None:
         found.append(
             at_most(
                 f"the same, until the backlog of {report.modems} modems is handed on as well",
@@ -56,6 +57,7 @@ def rows(report: GsmReport) -> list[BoundRow]:
                 DRAIN_BOUND,
                 report.backlog.modem_s / report.backlog.line_s,
                 None,
+                f"bridge and modems have waited {report.backlog.waited_s:.2f} s for a core",
             )
         )
     return found
@@ -72,10 +74,20 @@ def tables(report: GsmReport) -> list[Table]:
             f"{core_share([served]):.1%}",
             f"{served.line_s:.2f}",
             "" if served.modem_s is None else f"{served.modem_s:.2f}",
+            f"{served.waited_s:.2f}",
         )
         for what, served in phases(report)
     ]
-    headings = ("Messages", "all", "s", "CPU ms each", "core", "a line needs s", "a modem took s")
+    headings = (
+        "Messages",
+        "all",
+        "s",
+        "CPU ms each",
+        "core",
+        "a line needs s",
+        "a modem took s",
+        "waited for a core s",
+    )
     title = f"What comes to {report.modems} emulated modems, read, handed on and deleted"
     return [
         bounds_table("The GSM bridge", rows(report)),
