@@ -87,6 +87,10 @@ async def start(port: Port, config: ModemConfig, spool: Spool) -> Ready:
     await patiently(port, Command("AT+CMGF=0"))
     stores = await _choose_stores(port)
     acknowledges = (await softly(port, Command("AT+CSMS=1", "+CSMS:"))).error is None
+    if acknowledges:
+        # What was handed to a process that is dead was not received. Without a word the modem would
+        # hand over nothing more, and announce nothing after a while (TS 27.005 section 3.4.4).
+        await softly(port, Command("AT+CNMA=2"))
     announce = await _announce(port)
     return Ready(stores, acknowledges, announce, await _combines(port))
 

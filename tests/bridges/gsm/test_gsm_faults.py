@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from trio.testing import MockClock
 
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
-from tests.support.modem_emulator import ModemEmulator
+from tests.support.modem_emulator import ZONE, ModemEmulator
 from tests.support.modem_faults import FOREVER, SILENCE, Reboot, Refuse, Silence, Unplug
+from tests.support.modem_network import RECEIVED
+from tests.support.modem_pdu import write_status_report
 
 pytestmark = pytest.mark.trio
 
@@ -94,6 +97,25 @@ async def test_announcements_that_never_come(tmp_path: Path, mock_clock: MockClo
         world.modem.faults.lose_unsolicited = True
         await comes_once(world, "one")
         await comes_once(world, "two")
+
+
+async def test_what_was_handed_to_a_process_that_died_keeps_nothing_back(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        # Longer than the test: nobody but the new process ends the wait for the dead one's word.
+        world.modem.messages.acknowledge_within_s = 1e6
+        world.modem.settings.message_service = 1
+        world.modem.settings.message_routing = [2, 1, 0, 1, 0]
+        now = datetime.now(ZONE)
+        report = write_status_report(7, PERSON, now, now, RECEIVED)
+        assert world.modem.take(report, is_report=True)
+        assert not world.modem.take(report, is_report=True)
+        await world.start()
+        await world.until_state("ready")
+        event = await goes_once(world, "out")
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+        await comes_once(world, "one")
 
 
 # ------------------------------------------------------------ deletion and storage
