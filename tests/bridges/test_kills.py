@@ -1,323 +1,365 @@
-"""Fifty kills of a node or of a bridge while a thousand commands run: each has exactly one effect,
-and is answered.
+"""Fifty kills of the node and of three bridges while a thousand commands run: each has exactly one
+effect, and is answered.
 
-Twenty people send SMS by the webhook, each the next when the last one is answered, and again what
-was not taken, under the same id. Answers come in the response, or by Twilio's REST interface.
+Sixty people use their wallets at once, by Twilio's webhook, by modems and in Telegram. What stands
+for Twilio, for the mobile network and for Telegram outlives the kills, and has seen all that was
+sent.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
-import subprocess
-import threading
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import anyio
 import httpx
 import pytest
-from twilio.request_validator import RequestValidator
+import trio
 
 from core.api.client import connect
 from core.api.messages import (
     AccountCreateRequest,
     AccountCreditRequest,
+    AccountHistoryRequest,
     AccountReply,
     AccountShowRequest,
+    HistoryReply,
+    ReplyBody,
     RequestBody,
+    StatusReply,
+    StatusRequest,
+    TransferReply,
+    VoucherCreateRequest,
+    VouchersReply,
 )
+from core.api.sms_messages import SmsItem, SmsListReply, SmsListRequest
+from core.errors import OperationError
 from tests.bridges.twilio.world import (
     ACCOUNT,
     PUBLIC_URL,
     SENDER,
     TOKEN,
+    Sent,
     StandInHttp,
     free_port,
-    sms_fields,
-    texts,
 )
-from tests.support.node import (
-    montana_command,
-    montana_environment,
-    run_montana,
-    write_config,
+from tests.support.bot_api import BotApi, bot_api
+from tests.support.killed_process import KilledProcess, Progress
+from tests.support.modem_emulator import EmulatedNetwork, sms_network
+from tests.support.modem_sim import SimCard
+from tests.support.node import montana_command, run_montana, write_config
+from tests.support.telegram_bridge import PUBLIC_URL as PAGES_URL
+from tests.support.telegram_bridge import telegram_config
+from tests.support.wallet_users import (
+    ANSWER_TIMEOUT_S,
+    CREDIT,
+    VOUCHERS,
+    ModemPhones,
+    Pair,
+    People,
+    Person,
+    SmsPair,
+    TelegramPair,
+    TwilioPhones,
 )
 
-PEOPLE = 20
-COMMANDS_EACH = 50
-KILLS = 50
-CREDIT = 1_000
-ANSWER_TIMEOUT_S = 90
-PERSON = "+49151234560{:02}"
-RECIPIENT = "+49151234561{:02}"
+pytestmark = pytest.mark.trio
+
+PAIRS = 20
+"""Of each way."""
+COMMANDS = {"twilio": 400, "gsm": 300, "telegram": 300}
+KILLS = {"node": 14, "twilio": 12, "gsm": 12, "telegram": 12}
+MODEMS = 3
+SENDING_S = 0.05
+"""What giving an SMS to a carrier takes: long enough for a kill in the midst of it."""
+ACKNOWLEDGED_WITHIN_S = 15.0
+"""A modem's patience with a report that it has handed over (TR2M of TS 24.011)."""
+SETTLED_S = 120
+POLL_S = 0.05
+R = TypeVar("R", bound=ReplyBody)
 
 
-class Restarted:
-    """A process that is killed and started again; `stop` ends it by SIGTERM."""
-
-    def __init__(self, command: list[str], log: Path, is_ready: Callable[[Any], None]) -> None:
-        self._command = command
-        self._log = log
-        self._is_ready = is_ready
-        self.process: subprocess.Popen[str]
-        self.start()
-
-    def start(self) -> None:
-        with self._log.open("a") as log:
-            self.process = subprocess.Popen(
-                self._command,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=montana_environment(),
-            )
-        self._is_ready(self.process)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        code = self.process.wait(30)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        assert code == 0, self._log.read_text()
-        assert "Traceback" not in self._log.read_text()
-
-
-class Person:
-    """Sends commands, one after the other; remembers what each was answered.
+class World:
+    """The node, its bridges, and all who speak with them.
 
     Attributes:
-        answers: every text that has come, with how often.
-        spent: what the commands have to have cost, in Ɉ.
+        pairs: who uses wallets, by the bridge that they are reached through.
+        progress: how many of their commands were answered; "node" for all.
     """
 
-    def __init__(self, number: int, url: str) -> None:
-        self.phone = PERSON.format(number)
-        self.recipient = RECIPIENT.format(number)
-        self._url = url
-        self._number = number * 1_000
-        self._random = random.Random(number)
-        self._news = threading.Condition()
-        self.answers: Counter[str] = Counter()
-        self.posts = 0
-        self.commands = 0
-        self.spent = 0
-        self.sent = 0
-        self.error: BaseException | None = None
+    def __init__(
+        self,
+        folder: Path,
+        rest: StandInHttp,
+        network: EmulatedNetwork,
+        api: BotApi,
+        client: httpx.AsyncClient,
+    ) -> None:
+        self.folder = folder
+        self.rest = rest
+        self.network = network
+        self.api = api
+        self.people = People()
+        self.port = free_port()
+        self.twilio = TwilioPhones(f"http://127.0.0.1:{self.port}", self.people, client)
+        self.modems = ModemPhones(network, self.people)
+        self.pairs: dict[str, list[Pair]] = {"twilio": [], "gsm": [], "telegram": []}
+        self.progress = {name: Progress() for name in KILLS}
+        self.processes: dict[str, KilledProcess] = {}
+        self.chance = random.Random(5)
+        self.socket = folder / "data" / "node.sock"
+        rest.on_accept = self._deliver_by_twilio
+        api.on_text = lambda chat, text: self.people.tell(f"tg:{chat}", text)
 
-    def tell(self, text: str) -> None:
-        """An answer has come."""
-        with self._news:
-            self.answers[text] += 1
-            self._news.notify_all()
+    def _deliver_by_twilio(self, sent: Sent) -> None:
+        self.people.tell(sent.to, sent.text)
+        time.sleep(SENDING_S)
 
-    def ask(self, body: str) -> str:
-        """Send an SMS, again until it is taken, and wait for its answer, a text like no other."""
-        self._number += 1
-        self.commands += 1
-        fields = sms_fields(self._number, body, sender=self.phone)
-        signature = RequestValidator(TOKEN).compute_signature(f"{PUBLIC_URL}/sms", fields)
-        headers = {"X-Twilio-Signature": signature}
-        known = set(self.answers)
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        while True:
-            self.posts += 1
-            with contextlib.suppress(httpx.TransportError):
-                response = httpx.post(
-                    f"{self._url}/sms", data=fields, headers=headers, timeout=ANSWER_TIMEOUT_S
-                )
-                if response.status_code == 200:
-                    for text in texts(response):
-                        self.tell(text)
-                    break
-            assert time.monotonic() < deadline, "the bridge takes nothing"
-            time.sleep(0.1)
-        with self._news:
-            assert self._news.wait_for(
-                lambda: len(set(self.answers) - known) > 0, deadline - time.monotonic()
-            ), f"no answer to {fields['MessageSid']}, {body}"
-            (text,) = set(self.answers) - known
-        return text
-
-    def get_to_know(self) -> None:
-        """A first transfer, which takes a code: the others go without."""
-        asked = self.ask(f"SEND {self.recipient} 1")
-        self.ask(asked.rpartition(" ")[2])
-        self.spent += 3
-        self.sent += 1
-
-    def run(self) -> None:
-        try:
-            while self.commands < COMMANDS_EACH:
-                if self._random.random() < 0.5:
-                    answer = self.ask("BAL")
-                    self.spent += 1
-                else:
-                    answer = self.ask(f"SEND {self.recipient} 1")
-                    # The amount, the fee and the command.
-                    self.spent += 3
-                    self.sent += 1
-                assert answer.endswith(f"Balance: {CREDIT - self.spent} J"), answer
-        except BaseException as error:
-            self.error = error
-
-
-@contextlib.contextmanager
-def delivering(people: list[Person]) -> Iterator[tuple[StandInHttp, Counter[str]]]:
-    """Twilio's REST interface: people get what the bridge sends them; others are counted."""
-    by_phone = {person.phone: person for person in people}
-    others: Counter[str] = Counter()
-    rest = StandInHttp()
-
-    def deliver(sent: Any) -> None:
-        if sent.to in by_phone:
-            by_phone[sent.to].tell(sent.text)
-        else:
-            others[sent.to] += 1
-
-    rest.on_accept = deliver
-    with rest.running():
-        yield rest, others
-
-
-def ask_node(path: Path, *requests: RequestBody) -> list[Any]:
-    async def exchange() -> list[Any]:
-        async with connect(path, software="test") as client:
-            return [await client.request(request) for request in requests]
-
-    return anyio.run(exchange, backend="trio")
-
-
-def test_each_command_has_one_effect_whatever_is_killed(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    people = [Person(number, url) for number in range(PEOPLE)]
-    with delivering(people) as (rest, others):
-        config = write_config(
-            tmp_path,
-            more=f"""
-[bridges]
-start = false
-[bridges.twilio]
-listen = "127.0.0.1:{port}"
-public_url = "{PUBLIC_URL}"
-account_sid = "{ACCOUNT}"
-auth_token = "{TOKEN}"
-sender = "{SENDER}"
-api_url = "{rest.url}"
+    def write_config(self) -> Path:
+        """All three bridges, which the node leaves to us."""
+        modems = "".join(
+            f"""
+[[bridges.gsm.modems]]
+name = "sim{number}"
+device = "{modem.link}"
+number = "{modem.number}"
+daily_cap = 10000
+pace_s = 0
+"""
+            for number, modem in enumerate(self.network.modems)
+        )
+        more = f"""
 [sms]
+default_bridge = "gsm"
 countries = ["DE"]
 daily_limit = "1000"
 messages_per_day = 0
 messages_per_number = 0
 commands_per_minute = 0
 commands_in_total = 0
-""",
+[bridges]
+start = false
+[bridges.twilio]
+listen = "127.0.0.1:{self.port}"
+public_url = "{PUBLIC_URL}"
+account_sid = "{ACCOUNT}"
+auth_token = "{TOKEN}"
+sender = "{SENDER}"
+api_url = "{self.rest.url}"
+{telegram_config(self.api)}
+{modems}
+"""
+        config = write_config(self.folder, more=more)
+        written = config.read_text()
+        assert "[http]\n" in written
+        # Telegram opens no other pages.
+        config.write_text(written.replace("[http]\n", f'[http]\npublic_url = "{PAGES_URL}"\n'))
+        return config
+
+    def start(self, config: Path) -> None:
+        """Start the node and the bridges."""
+        node = montana_command("up", "--config", str(config))
+        self.processes["node"] = KilledProcess("node", node, self.folder, "")
+        for name in self.pairs:
+            command = [sys.executable, "-m", "bridges", name, "--config", str(config)]
+            self.processes[name] = KilledProcess(name, command, self.folder, "bridge started")
+
+    async def ask(self, request: RequestBody, reply: type[R]) -> R:
+        """What the node answers, as soon as it is there."""
+        with trio.fail_after(SETTLED_S):
+            while True:
+                try:
+                    async with connect(self.socket, software="test") as client:
+                        answer = await client.request(request)
+                except OperationError as error:
+                    if error.code:
+                        raise
+                    await trio.sleep(POLL_S)
+                else:
+                    assert isinstance(answer, reply)
+                    return answer
+
+    async def invite(self) -> None:
+        """Everybody who uses a wallet, with money in it, and with vouchers."""
+        vouchers = []
+        for worth, count in zip(VOUCHERS, (3 * PAIRS, PAIRS), strict=True):
+            request = VoucherCreateRequest(str(worth), count)
+            vouchers.append((await self.ask(request, VouchersReply)).codes)
+        for number in range(PAIRS):
+            by_twilio = self._two("twilio", f"+49151234560{number:02}", f"+49151234561{number:02}")
+            by_modem = self._two("gsm", f"+49151234562{number:02}", f"+49151234563{number:02}")
+            in_chat = self._two("telegram", f"tg:{100 + number}", f"tg:{200 + number}")
+            chats = (
+                self.api.person(100 + number, f"Ann{number}", f"ann_{number}", "en"),
+                self.api.person(200 + number, f"Ben{number}", f"ben_{number}", "en"),
+            )
+            codes = vouchers[0].pop(), vouchers[1].pop()
+            self.pairs["twilio"].append(
+                SmsPair(*by_twilio, self.twilio.say, vouchers[0].pop(), 8, 8, self.chance)
+            )
+            self.pairs["gsm"].append(
+                SmsPair(*by_modem, self.modems.say, vouchers[0].pop(), 6, 5, self.chance)
+            )
+            self.pairs["telegram"].append(TelegramPair(*in_chat, chats, codes, 4, 3, self.chance))
+        for pair in self.all_pairs():
+            address = pair.sender.address
+            await self.ask(AccountCreateRequest((address,)), AccountReply)
+            await self.ask(AccountCreditRequest(address, str(CREDIT)), TransferReply)
+
+    def _two(self, name: str, sender: str, recipient: str) -> tuple[Person, Person]:
+        progress = self.progress[name], self.progress["node"]
+        return (
+            self.people.add(Person(sender, progress)),
+            self.people.add(Person(recipient, progress)),
         )
-        up = montana_command("up", "--json", "--config", str(config))
-        node = Restarted(up, tmp_path / "node.log", _is_up)
-        run = montana_command("bridge", "twilio", "--config", str(config))
-        bridge = Restarted(run, tmp_path / "bridge.log", lambda _: _is_listening(url))
-        socket = tmp_path / "data" / "node.sock"
-        try:
-            credits = [AccountCreditRequest(person.phone, str(CREDIT)) for person in people]
-            creates = [AccountCreateRequest((person.phone,)) for person in people]
-            ask_node(socket, *creates, *credits)
-            for person in people:
-                person.get_to_know()
-            threads = [threading.Thread(target=person.run) for person in people]
-            for thread in threads:
-                thread.start()
-            chance = random.Random(5)
-            killed: Counter[str] = Counter()
-            while killed.total() < KILLS:
-                time.sleep(chance.uniform(0.05, 0.6))
-                name, process = chance.choice([("node", node), ("bridge", bridge)])
-                process.kill()
-                process.start()
-                killed[name] += 1
-            for thread in threads:
-                thread.join()
-            for person in people:
-                if person.error is not None:
-                    raise person.error
-            _wait_until(lambda: len(others) == PEOPLE)
-            shown = ask_node(socket, *[AccountShowRequest(person.phone) for person in people])
-            got = ask_node(socket, *[AccountShowRequest(person.recipient) for person in people])
-            listed = _messages(socket)
-            bridge.stop()
-            node.stop()
-        finally:
-            for process in (node, bridge):
-                process.kill()
-    for person, account, recipient in zip(people, shown, got, strict=True):
-        assert isinstance(account, AccountReply)
-        assert float(account.balance) == CREDIT - person.spent
-        assert float(recipient.balance) == person.sent
-        # Each answer is like no other, so that one that was never sent is missed.
-        assert len(person.answers) == person.commands
-    commands = sum(person.commands for person in people)
-    assert commands == PEOPLE * COMMANDS_EACH
-    incoming = [one for one in listed if one["direction"] == "in"]
-    assert len(incoming) == commands
-    doubled = sum(person.answers.total() - len(person.answers) for person in people)
-    posted_again = sum(person.posts - person.commands for person in people)
-    # A crash doubles what was being answered: nothing of each person's but one answer.
-    assert doubled <= KILLS * PEOPLE
-    assert max(count for person in people for count in person.answers.values()) <= 1 + KILLS
-    record_property("killed", dict(killed))
-    record_property("doubled_answers", doubled)
-    record_property("posted_again", posted_again)
+
+    def all_pairs(self) -> list[Pair]:
+        """Of all ways."""
+        return [pair for pairs in self.pairs.values() for pair in pairs]
+
+    async def run(self) -> None:
+        """Have everybody do everything, and kill meanwhile."""
+        async with trio.open_nursery() as nursery:
+            for pair in self.all_pairs():
+                nursery.start_soon(pair.run)
+            for name, process in self.processes.items():
+                work = COMMANDS.get(name, sum(COMMANDS.values()))
+                nursery.start_soon(
+                    process.kill_now_and_then, KILLS[name], self.progress[name], work, self.chance
+                )
+
+    async def settle(self) -> list[SmsItem]:
+        """Wait until nobody is to be told anything more; returns the records of all SMS."""
+        with trio.fail_after(SETTLED_S):
+            while True:
+                status = await self.ask(StatusRequest(), StatusReply)
+                records = await self.sms()
+                is_told = all(one.status != "waiting" for one in records) and all(
+                    set(pair.notices) <= set(pair.recipient.said) for pair in self.pairs["telegram"]
+                )
+                modems = self.network.modems
+                is_deleted = not any(any(modem.sim.stores.values()) for modem in modems)
+                if status.outbox["events"] == 0 and is_told and is_deleted:
+                    return records
+                await trio.sleep(POLL_S)
+
+    async def sms(self) -> list[SmsItem]:
+        """The records of all SMS, the first first."""
+        found: list[SmsItem] = []
+        before = None
+        while True:
+            page = await self.ask(SmsListRequest(before, 1_000), SmsListReply)
+            found += page.messages
+            before = page.next
+            if before is None:
+                return found[::-1]
+
+    async def stop(self) -> None:
+        """End all processes by SIGTERM."""
+        async with trio.open_nursery() as nursery:
+            for process in self.processes.values():
+                nursery.start_soon(process.stop)
+
+
+@asynccontextmanager
+async def a_world(folder: Path) -> AsyncIterator[World]:
+    rest = StandInHttp()
+    with rest.running(), bot_api() as api:
+        async with (
+            httpx.AsyncClient(timeout=ANSWER_TIMEOUT_S, trust_env=False) as client,
+            sms_network() as network,
+            trio.open_nursery() as nursery,
+        ):
+            for number in range(MODEMS):
+                sim = SimCard(number=f"+4930123450{number}")
+                modem = network.plug_in(folder / f"modem{number}", sim, sending_s=SENDING_S)
+                modem.messages.acknowledge_within_s = ACKNOWLEDGED_WITHIN_S
+            world = World(folder, rest, network, api, client)
+            nursery.start_soon(world.modems.deliver)
+            try:
+                yield world
+            finally:
+                for process in world.processes.values():
+                    process.abandon()
+                nursery.cancel_scope.cancel()
+
+
+async def test_each_command_has_one_effect_whatever_is_killed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    async with a_world(tmp_path) as world:
+        config = world.write_config()
+        world.start(config)
+        await world.invite()
+        await world.run()
+        records = await world.settle()
+        for name, pairs in world.pairs.items():
+            crashes = [*world.processes["node"].kills, *world.processes[name].kills]
+            for pair in pairs:
+                pair.assert_answered(COMMANDS[name] // PAIRS, crashes)
+                await assert_paid(world, pair)
+            answers = sum(pair.doubled_answers for pair in pairs)
+            # Everybody asks one thing at a time.
+            assert answers <= len(crashes) * PAIRS
+            record_property(f"doubled_answers_{name}", answers)
+            notices = sum(pair.doubled_notices for pair in pairs)
+            assert notices <= (len(crashes) * PAIRS if name == "telegram" else 0)
+            record_property(f"doubled_notices_{name}", notices)
+        for name in ("twilio", "gsm"):
+            unknown = 0
+            for pair in world.pairs[name]:
+                assert isinstance(pair, SmsPair)
+                unknown += assert_recorded(pair, records)
+            record_property(f"unknown_{name}", unknown)
+        for modem in world.network.modems:
+            assert world.network.waiting(modem.number) == 0
+        assert world.api.problems == []
+        killed = {name: len(process.kills) for name, process in world.processes.items()}
+        assert killed == KILLS
+        record_property("posted_again", world.twilio.again.total())
+        await world.stop()
     verified = run_montana("ledger", "verify", "--config", str(config), check=False)
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def _is_up(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["event"] == "ready"
+async def assert_paid(world: World, pair: Pair) -> None:
+    """Both have what they have to have, by as many transfers and vouchers as were asked for."""
+    for person, expected in zip(pair.people, (pair.balance, sum(pair.sent)), strict=True):
+        account = await world.ask(AccountShowRequest(person.address), AccountReply)
+        assert float(account.balance) == expected, person.address
+        assert float(account.available) == expected, person.address
+        history = await world.ask(AccountHistoryRequest(person.address, None, 1_000), HistoryReply)
+        done = Counter(line.purpose for line in history.lines)
+        assert done["user"] == len(pair.sent), (person.address, done)
+        assert done["voucher"] == (pair.redeemed if person is pair.sender else 0), done
 
 
-def _is_listening(url: str) -> None:
-    def check() -> bool:
-        try:
-            return httpx.get(f"{url}/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    _wait_until(check)
-
-
-def _wait_until(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + ANSWER_TIMEOUT_S
-    while not check():
-        assert time.monotonic() < deadline, "it has not come to pass"
-        time.sleep(0.02)
-
-
-def _messages(socket: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    before: list[str] = []
-    while True:
-        arguments = ("sms", "list", "--limit", "1000", "--json", *before)
-        page = json.loads(run_montana(*arguments, "--socket", str(socket)).stdout)
-        found += page["messages"]
-        if page["next"] is None:
-            return found
-        before = ["--before", str(page["next"])]
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def assert_recorded(pair: SmsPair, records: list[SmsItem]) -> int:
+    """Each SMS that has come has one record, and each that was to go out; no one of those went
+    out twice, and each whose fate was told did. Returns of how many it was not."""
+    for person, commands, cost in (
+        (pair.sender, pair.commands - 1, pair.cost),
+        (pair.recipient, 1, 0),
+    ):
+        came = [one for one in records if one.number == person.address and one.direction == "in"]
+        assert len(came) == len({one.id for one in came}) == commands
+        assert sum(float(one.cost) for one in came) == cost
+    went = [
+        one for one in records if one.number == pair.recipient.address and one.direction == "out"
+    ]
+    assert len(went) == len(pair.notices)
+    unknown = 0
+    for record, text in zip(went, pair.notices, strict=True):
+        given = len(pair.recipient.said.get(text, ()))
+        if record.status == "unknown":
+            assert given <= 1, (record, text)
+            unknown += 1
+        else:
+            assert record.status in ("sent", "delivered"), (record, text)
+            assert given == 1, (record, text)
+    return unknown

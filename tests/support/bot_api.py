@@ -189,6 +189,7 @@ class BotApi:
         shown: what was shown when a button was pressed, by its identity.
         slowed: how many calls were too fast.
         webhook_target: where the webhook's reverse proxy passes requests on to.
+        on_text: called with a chat and what a message there says from now on.
     """
 
     def __init__(self) -> None:
@@ -203,6 +204,7 @@ class BotApi:
         self.deliveries: list[int] = []
         self.webhook: dict[str, Any] | None = None
         self.webhook_target = ""
+        self.on_text: Callable[[int, str], None] = lambda _chat, _text: None
         self._lock = threading.RLock()
         self._people: dict[int, FakePerson] = {}
         self._chats: dict[int, list[Message]] = {}
@@ -449,6 +451,7 @@ class BotApi:
         message = Message(self.next_message(), _text(form))
         self._set_markup(message, form, chat, may_reply=True)
         self._chats.setdefault(chat, []).append(message)
+        self.on_text(chat, message.text)
         return self._shown_message(chat, message)
 
     def do_editMessageText(self, form: dict[str, str]) -> Any:
@@ -467,6 +470,7 @@ class BotApi:
             )
         message.text, message.buttons = new.text, new.buttons
         message.edits += 1
+        self.on_text(chat, message.text)
         return self._shown_message(chat, message)
 
     def _shown_message(self, chat: int, message: Message) -> dict[str, Any]:
