@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +56,11 @@ def measure_gsm(report: GsmReport, load: GsmLoad, say: Say) -> None:
         say(
             f"{'gsm':11} {name:24} {served.messages:6,} messages, {served.lost} lost, "
             f"{served.doubled} doubled, {cpu_ms_each(served):.2f} ms of CPU each, "
-            f"{core_share([served]):.1%} of a core{_drain(served)}"
+            f"{core_share(served):.1%} of a core{_drain(served)}"
         )
-    say(f"{'gsm':11} {'all of them':24} {core_share(all_served(report)):.1%} of a core")
+    share = whole_share(report)
+    assert share is not None
+    say(f"{'gsm':11} {'one a second, a backlog':24} {share:.1%} of a core")
 
 
 def phases(report: GsmReport) -> list[tuple[str, Served]]:
@@ -72,14 +73,28 @@ def phases(report: GsmReport) -> list[tuple[str, Served]]:
     return [(name, served) for name, served in named if served is not None]
 
 
-def all_served(report: GsmReport) -> list[Served]:
-    """Of what nothing but messages that came was: a second's for each, then a backlog."""
-    return [served for served in (report.steady, report.backlog) if served is not None]
+def core_share(served: Served) -> float:
+    """What the bridge used of its core."""
+    return served.cpu_s / served.elapsed_s
 
 
-def core_share(phases: Sequence[Served]) -> float:
-    """What the bridge used of its core in all of them."""
-    return sum(served.cpu_s for served in phases) / sum(served.elapsed_s for served in phases)
+def steady_share(report: GsmReport) -> float | None:
+    """The same, of a message a second each, however long a busy machine took for them."""
+    if report.steady is None:
+        return None
+    return report.steady.cpu_s / _steady_s(report.steady, report.modems)
+
+
+def whole_share(report: GsmReport) -> float | None:
+    """The same, with the backlog that comes behind them."""
+    if report.steady is None or report.backlog is None:
+        return None
+    duration_s = _steady_s(report.steady, report.modems) + report.backlog.elapsed_s
+    return (report.steady.cpu_s + report.backlog.cpu_s) / duration_s
+
+
+def _steady_s(steady: Served, modems: int) -> float:
+    return steady.messages / modems
 
 
 def cpu_ms_each(served: Served) -> float:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.bounds import BoundRow, at_least, at_most, bounds_table
-from bench.gsm import GsmReport, all_served, core_share, cpu_ms_each, phases
+from bench.gsm import GsmReport, core_share, cpu_ms_each, phases, steady_share, whole_share
 from bench.table import Table
 
 CORE_BOUND = 0.10
@@ -28,24 +28,23 @@ def rows(report: GsmReport) -> list[BoundRow]:
                 report.sync_us,
             )
         )
-    if report.steady is not None:
+    if (share := steady_share(report)) is not None:
         found.append(
             at_most(
                 f"the bridge's share of a core, {lines}, a message a second each",
                 "%",
                 100 * CORE_BOUND,
-                # A second's messages, however long a busy machine took for them.
-                100 * report.modems * report.steady.cpu_s / report.steady.messages,
+                100 * share,
                 None,
             )
         )
-    if report.steady is not None and report.backlog is not None:
+    if (share := whole_share(report)) is not None:
         found.append(
             at_most(
                 f"the same, until the backlog of {report.modems} modems is handed on as well",
                 "%",
                 100 * CORE_BOUND,
-                100 * core_share(all_served(report)),
+                100 * share,
                 None,
             )
         )
@@ -71,7 +70,7 @@ def tables(report: GsmReport) -> list[Table]:
             f"{served.messages:,}",
             f"{served.elapsed_s:,.1f}",
             f"{cpu_ms_each(served):.2f}",
-            f"{core_share([served]):.1%}",
+            f"{core_share(served):.1%}",
             f"{served.line_s:.2f}",
             "" if served.modem_s is None else f"{served.modem_s:.2f}",
             f"{served.waited_s:.2f}",

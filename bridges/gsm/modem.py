@@ -100,6 +100,7 @@ class Modem:
                     nursery.start_soon(self._ask_balance, self._config.balance_ussd)
         finally:
             self._outbound.set_usable(self._config.name, False)
+            self._receiver.end()
             self._port = self._ready = None
 
     def heard(self, said: Unsolicited) -> None:

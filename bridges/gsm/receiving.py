@@ -95,6 +95,13 @@ class Receiver:
         self._combines = ready.combines
         self.want_sweep()
 
+    def end(self) -> None:
+        """The line is lost. What it has handed over and nobody has acknowledged comes again; to
+        acknowledge it on the next line would be to acknowledge another one."""
+        if self._ready is not None and self._ready.acknowledges:
+            self._direct.clear()
+        self._port = self._ready = None
+
     def want_sweep(self) -> None:
         """Have all stores looked through the next time."""
         self._sweep_at = -float("inf")
