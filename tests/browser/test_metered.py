@@ -14,6 +14,7 @@ from tests.support.browser import browser, take_picture
 from tests.support.node import ROOT, RunningNode, run_montana, running_node, write_config
 
 METERED = '[billing]\nturn = "metered"\n'
+PAID_S = 6
 OVER = "html:is([data-verdict=pass],[data-verdict=fail],[data-verdict=untested])"
 
 
@@ -74,7 +75,7 @@ def test_a_browser_is_cut_when_its_account_runs_dry(tmp_path: Path) -> None:
     config = write_config(tmp_path, more=METERED)
     with running_node(config=config) as node, browser() as chromium:
         account(node, "create", "user:carol")
-        account(node, "credit", "user:carol", "10")
+        account(node, "credit", "user:carol", str(PAID_S))
         made = node.credentials("carol")
         context = chromium.new_context(locale="en-GB")
         page: Page = context.new_page()
@@ -87,12 +88,12 @@ def test_a_browser_is_cut_when_its_account_runs_dry(tmp_path: Path) -> None:
         page.fill("input[name=password]", made.password)
         page.click("button[type=submit]")
         page.wait_for_selector("html:not([data-verdict=untested])")
-        most = 0
-        while (status := node.status())["allocations"] or not most:
-            most = max(most, status["allocations"])
-            if status["allocations"]:
+        most = 0.0
+        while (living := (figures := node.figures())["montana_allocations",]) or not most:
+            most = max(most, living)
+            if living:
                 # Two allocations of one credential are one session.
-                assert status["sessions"] == 1
+                assert figures["montana_sessions",] == 1
             page.wait_for_timeout(200)
         assert most == 2
         page.wait_for_selector(OVER, timeout=40_000)
@@ -105,8 +106,12 @@ def test_a_browser_is_cut_when_its_account_runs_dry(tmp_path: Path) -> None:
         assert json.loads(node.command("ledger", "verify", "--json"))["ok"]
         context.close()
     (line,) = [line for line in history["lines"] if line["kind"] == "session"]  # type: ignore[attr-defined]
-    assert line["amount"] == "-10.000000"
+    assert line["amount"] == f"-{PAID_S}.000000"
     result = run_montana("account", "show", "node", "--config", str(config), "--json")
-    assert json.loads(result.stdout)["balance"] == "10.000000"
-    assert (record["cost"], record["seconds"], record["name"]) == ("10.000000", 10, made.username)
+    assert json.loads(result.stdout)["balance"] == f"{PAID_S}.000000"
+    assert (record["cost"], record["seconds"], record["name"]) == (
+        f"{PAID_S}.000000",
+        PAID_S,
+        made.username,
+    )
     check_proof_offline(config, record, tmp_path / "proof.json")

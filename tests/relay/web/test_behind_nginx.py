@@ -12,10 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from core.development import lan_addresses
 from relay.web.check import CREDENTIALS_PER_MINUTE
@@ -99,17 +97,6 @@ def ask_credentials(proxied: Proxied, source: str, forwarded_for: str = "") -> i
     return status
 
 
-def shown_connections(proxied: Proxied) -> float:
-    """How many WebSockets the node's metrics tell of."""
-    with urlopen(f"{proxied.node.metrics}/metrics", timeout=10) as response:  # noqa: S310
-        shown = response.read().decode()
-    for family in text_string_to_metric_families(shown):
-        for sample in family.samples:
-            if sample.name == "montana_connections" and sample.labels["kind"] == "websocket":
-                return sample.value
-    raise AssertionError(shown)
-
-
 def test_two_clients_of_the_proxy_call_each_other(proxied: Proxied, stack: ExitStack) -> None:
     printed = proxied.node.command(
         "call", "link", "--from", "user:alice", "--to", "user:bob", "--json"
@@ -138,7 +125,7 @@ def test_each_client_has_limits_of_its_own(proxied: Proxied, stack: ExitStack) -
     assert knock(stack, proxied, proxied.proxy, OTHER, ONE) == SWITCHED
     # Those of earlier tests may be about to close.
     end_s = time.monotonic() + PATIENCE_S
-    while (shown := shown_connections(proxied)) != MOST + 1:
+    while (shown := proxied.node.figures()["montana_connections", "websocket"]) != MOST + 1:
         assert time.monotonic() < end_s, shown
 
     for _ in range(CREDENTIALS_PER_MINUTE):
