@@ -46,9 +46,9 @@ from tests.bridges.twilio.world import (
     TOKEN,
     Sent,
     StandInHttp,
-    free_port,
 )
 from tests.support.bot_api import BotApi, bot_api
+from tests.support.fixed_ports import free_port
 from tests.support.killed_process import KilledProcess, Progress
 from tests.support.modem_emulator import EmulatedNetwork, sms_network
 from tests.support.modem_sim import SimCard

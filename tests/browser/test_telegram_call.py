@@ -9,11 +9,11 @@ from urllib.parse import urlencode, urlsplit
 
 from playwright.sync_api import Page
 
-from tests.bridges.twilio.world import free_port
 from tests.browser.test_mini_app import LOCAL, framed, wait_connected, wait_for, wait_for_phase
 from tests.support.bot_api import BotApi, FakePerson, Message, bot_api
 from tests.support.browser import browser
 from tests.support.call_pages import AWAKE, FLAGS, PATIENCE_S, amount, records_of, verify
+from tests.support.fixed_ports import free_port
 from tests.support.node import RunningNode
 from tests.support.telegram_bridge import PUBLIC_URL, telegram_node
 from tests.support.telegram_user import fields_of, signed

@@ -16,18 +16,10 @@ START_TIMEOUT_S = 15
 CONNECTIONS = 2048
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nothing is bound to now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def running_nginx(folder: Path, port: int, server: str) -> Iterator[None]:
-    """Serve on a port of 127.0.0.1 by the lines `server` of a server's block; the test is skipped
-    where nginx is not installed."""
+    """Serve by the lines `server` of a server's block, which has it listen on a port of 127.0.0.1;
+    the test is skipped where nginx is not installed."""
     if not PROGRAM.exists():
         pytest.skip("nginx is not installed")
     config = folder / "nginx.conf"
@@ -39,7 +31,7 @@ http {{
   access_log off;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{ listen 127.0.0.1:{port}; {server} }}
+  server {{ {server} }}
 }}
 """
     )

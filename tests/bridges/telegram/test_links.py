@@ -19,12 +19,12 @@ from tests.bridges.twilio.world import (
     SENDER,
     TOKEN,
     StandInHttp,
-    free_port,
     sms_fields,
     texts,
 )
 from tests.support import telegram_bridge
 from tests.support.bot_api import BotApi, FakePerson, wait_until
+from tests.support.fixed_ports import free_port
 from tests.support.node import RunningNode
 from tests.support.signaling_client import Page
 from tests.support.telegram_bridge import ask, balance, credit, free_address, telegram_node

@@ -19,14 +19,13 @@ from tests.bridges.twilio.world import (
     World,
     a_world,
     answer_to,
-    free_port,
     sid_of,
     sms_fields,
     texts,
     wait_until,
 )
-
-NGINX = Path("/usr/sbin/nginx")
+from tests.support.fixed_ports import free_port
+from tests.support.nginx import running_nginx
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +169,6 @@ def test_the_log_names_nobody(world: World) -> None:
         assert private not in log
 
 
-@pytest.mark.skipif(not NGINX.exists(), reason="nginx is missing: sudo apt install nginx")
 def test_behind_a_proxy_that_changes_scheme_and_port(tmp_path: Path) -> None:
     certificate = ("-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost")
     subprocess.run(
@@ -183,49 +181,26 @@ def test_behind_a_proxy_that_changes_scheme_and_port(tmp_path: Path) -> None:
     with a_world(tmp_path, public_url=public_url) as world, world.node.running():
         world.start()
         world.connect()
-        (tmp_path / "nginx.conf").write_text(
-            f"""
-daemon off; pid {tmp_path}/pid; error_log stderr; worker_processes 1;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;
-  fastcgi_temp_path {tmp_path}/f; uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;
-  server {{
-    listen 127.0.0.1:{outside} ssl;
-    ssl_certificate {tmp_path}/cert; ssl_certificate_key {tmp_path}/key;
-    location / {{ proxy_pass {world.url}; }}
-  }}
-}}
-"""
-        )
-        proxy = subprocess.Popen(
-            [NGINX, "-p", tmp_path, "-c", tmp_path / "nginx.conf"], stderr=subprocess.DEVNULL
-        )
-        try:
-            # The bridge is called as http://127.0.0.1 with another port.
-            with httpx.Client(verify=False, timeout=30) as client:  # noqa: S501
-                for number, signed in enumerate((public_url, "https://localhost")):
-                    world.public_url = signed
-                    fields = sms_fields(number, "BAL")
-                    headers = {"X-Twilio-Signature": world.signature("/sms", fields)}
-
-                    def call(
-                        fields: dict[str, str] = fields, headers: dict[str, str] = headers
-                    ) -> httpx.Response | None:
-                        try:
-                            return client.post(f"{public_url}/sms", data=fields, headers=headers)
-                        except httpx.ConnectError:
-                            return None
-
-                    assert texts(wait_until(call)) == [answer_to("BAL")]
-                wrong = client.post(
-                    f"{public_url}/sms",
-                    data=sms_fields(9, "BAL"),
-                    headers={"X-Twilio-Signature": "x"},
-                )
-                assert wrong.status_code == 403
-        finally:
-            proxy.terminate()
-            proxy.wait()
+        server = f"""
+            listen 127.0.0.1:{outside} ssl;
+            ssl_certificate {tmp_path}/cert; ssl_certificate_key {tmp_path}/key;
+            location / {{ proxy_pass {world.url}; }}
+        """
+        # The bridge is called as http://127.0.0.1 with another port.
+        with (
+            running_nginx(tmp_path, outside, server),
+            httpx.Client(verify=False, timeout=30) as client,  # noqa: S501
+        ):
+            for number, signed in enumerate((public_url, "https://localhost")):
+                world.public_url = signed
+                fields = sms_fields(number, "BAL")
+                headers = {"X-Twilio-Signature": world.signature("/sms", fields)}
+                response = client.post(f"{public_url}/sms", data=fields, headers=headers)
+                assert texts(response) == [answer_to("BAL")]
+            wrong = client.post(
+                f"{public_url}/sms",
+                data=sms_fields(9, "BAL"),
+                headers={"X-Twilio-Signature": "x"},
+            )
+            assert wrong.status_code == 403
         world.stop()

@@ -8,10 +8,8 @@ import base64
 import contextlib
 import hmac
 import json
-import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -48,6 +46,7 @@ from core.api.bridge_messages import (
 from core.api.messages import ReplyBody, RequestBody
 from core.api.server import ApiServer
 from core.errors import OperationError
+from tests.support.fixed_ports import free_port
 from tests.support.node import montana_environment, write_config
 
 ACCOUNT = "AC" + "0a" * 16
@@ -76,14 +75,6 @@ def wait_until(check: Callable[[], Any]) -> Any:
             return found
         assert time.monotonic() < deadline, "it has not come to pass"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    """One that no connection is given by the kernel, while the bridge is down."""
-    while True:
-        with socket.socket() as one, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", random.randrange(20_000, 30_000)))
-            return int(one.getsockname()[1])
 
 
 class StandInNode:

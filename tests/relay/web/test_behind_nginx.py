@@ -18,7 +18,8 @@ import pytest
 from core.development import lan_addresses
 from relay.web.check import CREDENTIALS_PER_MINUTE
 from relay.web.websocket import WebSocketLimits
-from tests.support.nginx import free_port, running_nginx
+from tests.support.fixed_ports import free_port
+from tests.support.nginx import running_nginx
 from tests.support.node import ROOT, RunningNode, running_node, write_config
 from tests.support.signaling_client import PATIENCE_S, Page
 from tests.support.websocket_frames import handshake_request
@@ -60,7 +61,8 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     found = re.search(r"^#   location / \{\n(?:#.*\n)*?#   \}\n", sample, re.MULTILINE)
     assert found is not None
     location = found.group().replace("#", "").replace("127.0.0.1:8790", f"127.0.0.1:{inside}")
-    with running_node(config=config) as node, running_nginx(folder, outside, location):
+    server = f"listen 127.0.0.1:{outside};\n{location}"
+    with running_node(config=config) as node, running_nginx(folder, outside, server):
         for name in ("alice", "bob"):
             node.command("account", "create", f"user:{name}")
             node.command("account", "credit", f"user:{name}", "1000")
