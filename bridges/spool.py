@@ -27,6 +27,8 @@ from core.errors import OperationError
 from core.log import log_event
 
 FULL_RETRY_S: Final = 5.0
+GATHER_S: Final = 0.005
+"""What a commit costs hardly depends on how many changes it has."""
 ENTRIES_MAXIMUM: Final = 1_000_000
 VALUE_MAXIMUM_BYTES: Final = 64 * 1024
 MAP_BYTES: Final = 1 << 30
@@ -56,16 +58,25 @@ class Change(NamedTuple):
     if_new: bool = False
 
 
-class _Waiting:
-    """Changes that wait for their commit, and what came of it."""
+class _Call:
+    """What one call has asked for, and what came of it: whether it was done, or why nobody can say
+    so."""
 
-    __slots__ = ("changes", "done", "error", "is_done")
+    __slots__ = ("changes", "outcome")
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.changes = changes
-        self.done = anyio.Event()
-        self.is_done = False
-        self.error: Exception | None = None
+        self.outcome: bool | Exception = OperationError("it was not stored: the bridge is ending")
+
+
+class _Group:
+    """Calls that share a commit; who has opened it does that for all."""
+
+    __slots__ = ("calls", "ended")
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self.ended = anyio.Event()
 
 
 class Spool:
@@ -76,8 +87,10 @@ class Spool:
     ) -> None:
         self._environment = environment
         self._entries_maximum = entries_maximum
-        self._waiting: list[_Waiting] = []
-        self._writing = anyio.Lock()
+        self._open: _Group | None = None
+        """Waits for the commit before it."""
+        self._gathers = False
+        self._writing = anyio.Lock(fast_acquire=True)
 
     @property
     def entries(self) -> int:
@@ -90,15 +103,17 @@ class Spool:
             value: bytes | None = transaction.get(_key(kind, key))
             return value
 
-    def items(self, kind: str, limit: int = 1_000) -> list[tuple[str, bytes]]:
-        """Keys and values of a kind, in the order of their keys."""
-        prefix = _key(kind, "")
+    def items(self, kind: str, limit: int = 1_000, after: str = "") -> list[tuple[str, bytes]]:
+        """Keys and values of a kind, in the order of their keys, from behind the key `after` on."""
+        prefix, last = _key(kind, ""), _key(kind, after)
         found: list[tuple[str, bytes]] = []
         with self._environment.begin() as transaction, transaction.cursor() as cursor:
-            if cursor.set_range(prefix):
+            if cursor.set_range(last):
                 for key, value in cursor:
                     if len(found) == limit or not key.startswith(prefix):
                         break
+                    if key == last:
+                        continue
                     found.append((key[len(prefix) :].decode("utf-8", "surrogatepass"), value))
         return found
 
@@ -124,19 +139,34 @@ class Spool:
         """
         for one in changes:
             assert one.value is None or len(one.value) <= VALUE_MAXIMUM_BYTES
-        mine = _Waiting(changes)
-        self._waiting.append(mine)
+        mine = _Call(changes)
         # What is waited for may have happened: who is cancelled meanwhile must not leave it open.
         with anyio.CancelScope(shield=True):
+            if self._open is None:
+                self._open = _Group()
+                self._open.calls.append(mine)
+                await self._write(self._open)
+            else:
+                self._open.calls.append(mine)
+                await self._open.ended.wait()
+        if isinstance(mine.outcome, Exception):
+            raise mine.outcome
+        return mine.outcome
+
+    async def _write(self, group: _Group) -> None:
+        try:
+            if self._gathers:
+                await anyio.sleep(GATHER_S)
             async with self._writing:
-                if not mine.done.is_set():
-                    group, self._waiting = self._waiting, []
-                    await anyio.to_thread.run_sync(self._commit, group)
-                    for waiting in group:
-                        waiting.done.set()
-        if mine.error is not None:
-            raise mine.error
-        return mine.is_done
+                self._open = None
+                # One alone has nobody to wait for: only where several come at a time, more do.
+                self._gathers = len(group.calls) > 1
+                await anyio.to_thread.run_sync(self._commit, group.calls)
+        finally:
+            # Nobody else does it where this task was stopped, as asyncio's cancel() can.
+            if self._open is group:
+                self._open = None
+            group.ended.set()
 
     async def change_at_last(self, *changes: Change) -> bool:
         """As `change`, but waits while the disk is full: for what has happened and must be
@@ -148,37 +178,36 @@ class Spool:
                 log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
                 await anyio.sleep(FULL_RETRY_S)
 
-    def _commit(self, group: Sequence[_Waiting]) -> None:
+    def _commit(self, calls: Sequence[_Call]) -> None:
+        outcomes: list[bool | Exception]
         try:
             with self._environment.begin(write=True) as transaction:
-                for one in group:
-                    one.is_done = self._do(transaction, one)
+                outcomes = [self._do(transaction, one.changes) for one in calls]
         except lmdb.Error as error:
             full = SpoolFull(
                 f"the spool {self._environment.path()} takes no more ({error}); make room on the "
                 "disk, or look why the node takes nothing from it"
             )
-            for one in group:
-                one.is_done, one.error = False, full
+            outcomes = [full] * len(calls)
         except Exception as error:
             # Nothing of it is there, whatever has gone wrong: nobody may think so.
-            for one in group:
-                one.is_done, one.error = False, error
+            outcomes = [error] * len(calls)
+        for one, outcome in zip(calls, outcomes, strict=True):
+            one.outcome = outcome
 
-    def _do(self, transaction: lmdb.Transaction, one: _Waiting) -> bool:
-        for change in one.changes:
+    def _do(self, transaction: lmdb.Transaction, changes: Sequence[Change]) -> bool | SpoolFull:
+        for change in changes:
             if change.if_new and transaction.get(_key(change.kind, change.key)) is not None:
                 return False
-        grows = any(change.value is not None for change in one.changes)
-        shrinks = any(change.value is None for change in one.changes)
+        grows = any(change.value is not None for change in changes)
+        shrinks = any(change.value is None for change in changes)
         # Who takes something out as well must be able to, however full it is.
         if grows and not shrinks and transaction.stat()["entries"] >= self._entries_maximum:
-            one.error = SpoolFull(
+            return SpoolFull(
                 f"the spool has {self._entries_maximum} entries, and takes no more; look why the "
                 "node takes nothing from it"
             )
-            return False
-        for change in one.changes:
+        for change in changes:
             key = _key(change.kind, change.key)
             if change.value is None:
                 transaction.delete(key)

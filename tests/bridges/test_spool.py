@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,34 @@ def test_a_cancelled_writer_leaves_the_others_theirs(tmp_path: Path) -> None:
         assert spool.get("received", "b") == b"2"
 
     run("trio", write, tmp_path)
+
+
+def test_who_is_stopped_before_it_has_stored_what_others_wait_for_says_so(tmp_path: Path) -> None:
+    """As asyncio stops tasks, whatever shields them."""
+    may_commit = threading.Event()
+
+    class Held(Spool):
+        def _commit(self, calls: Any) -> None:
+            assert may_commit.wait(60)
+            super()._commit(calls)
+
+    async def main() -> None:
+        with open_spool(tmp_path) as opened:
+            spool = Held(opened._environment)
+            first, stopped, other = [
+                asyncio.create_task(spool.put("received", key, b"")) for key in "abc"
+            ]
+            while spool._open is None or len(spool._open.calls) < 2:
+                await asyncio.sleep(0.001)
+            stopped.cancel()
+            with pytest.raises(OperationError, match="not stored"):
+                await other
+            may_commit.set()
+            assert await first
+            assert await spool.put("received", "c", b"")
+            assert [key for key, _ in spool.items("received")] == ["a", "c"]
+
+    asyncio.run(main())
 
 
 def test_keys_of_any_length_are_kept_apart(tmp_path: Path) -> None:

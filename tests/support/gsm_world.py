@@ -250,7 +250,7 @@ class GsmWorld:
 
     @property
     def _is_storing(self) -> bool:
-        return bool(self.spool._waiting) or self.spool._writing.locked()
+        return self.spool._writing.locked()
 
     def figure(self, name: str, modem: str = "sim0") -> str | None:
         """A figure of a modem's, as the node is told it."""
