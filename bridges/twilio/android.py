@@ -31,6 +31,8 @@ from core.errors import WebhookError
 NAME: Final = "android"
 """Of this way, to the node."""
 AGE_MAXIMUM_S: Final = 300
+SIMS_MAXIMUM: Final = 3
+"""That the telephone's interface can name."""
 _STATUSES: Final = {"sms:sent": "sent", "sms:delivered": "delivered", "sms:failed": "failed"}
 
 
@@ -53,12 +55,17 @@ class _Call(msgspec.Struct, rename="camel"):
 
 
 class PhoneMessage(NamedTuple):
-    """An SMS that has come to a telephone. `key` is the same whenever it is told."""
+    """An SMS that has come to a telephone. `key` is the same whenever it is told.
+
+    Attributes:
+        sim_number: the SIM that it has come to, from 1 on; None where the telephone doesn't know.
+    """
 
     key: str
     sender: str
     recipient: str
     body: str
+    sim_number: int | None
 
 
 class PhoneStatus(NamedTuple):
@@ -114,7 +121,9 @@ def read_call_untrusted(body: bytes) -> PhoneMessage | PhoneStatus | None:
         told.received_at,
         sha256(told.message.encode("utf-8", "surrogatepass")).hexdigest(),
     )
-    return PhoneMessage(key, sender, recipient, told.message)
+    # What is no SIM's number would have the telephone refuse the answer.
+    is_sim = told.sim_number is not None and 1 <= told.sim_number <= SIMS_MAXIMUM
+    return PhoneMessage(key, sender, recipient, told.message, told.sim_number if is_sim else None)
 
 
 class AndroidPhone:
@@ -125,7 +134,9 @@ class AndroidPhone:
         self._account = httpx.BasicAuth(config.user, config.password)
         self._client = client
 
-    async def send(self, number: str, text: str, event: str | None) -> Outcome:
+    async def send(
+        self, number: str, text: str, event: str | None, sim_number: int | None = None, /
+    ) -> Outcome:
         """See `Carrier`."""
         message: dict[str, object] = {
             "textMessage": {"text": text},
@@ -135,6 +146,8 @@ class AndroidPhone:
         if event is not None:
             # What its own webhooks call it by.
             message["id"] = event
+        if sim_number is not None:
+            message["simNumber"] = sim_number
         answer = await post(self._client, self._url, json=message, auth=self._account)
         if not isinstance(answer, Answer):
             return answer

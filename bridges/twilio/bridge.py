@@ -42,7 +42,7 @@ async def run(context: BridgeContext) -> None:
         inbox = Inbox(context, carriers, figures)
         for name, link in links.items():
             sending = Sending(
-                link, context.spool, context.clock, carriers[name], statuses, Figures(link)
+                name, link, context.spool, context.clock, carriers[name], statuses, Figures(link)
             )
             nursery.start_soon(sending.run)
         nursery.start_soon(inbox.run)

@@ -55,13 +55,17 @@ Outcome = Accepted | Refused | Again | Unknown
 class Carrier(Protocol):
     """A way out for SMS."""
 
-    async def send(self, number: str, text: str, event: str | None) -> Outcome:
+    async def send(
+        self, number: str, text: str, event: str | None, sim_number: int | None = None, /
+    ) -> Outcome:
         """Have a text sent, once.
 
         Args:
             number: E.164.
             text: `TEXT_MAXIMUM` characters at most.
             event: what statuses are told for; None where nobody wants them.
+            sim_number: the telephone's SIM that sends it, from 1 on; None for the one that it
+                chooses.
         """
 
 

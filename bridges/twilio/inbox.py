@@ -54,6 +54,8 @@ class Received(msgspec.Struct, frozen=True, array_like=True):
         opts_out: whether it says that the sender wants no SMS any more, or wants them again; None
             for neither.
         received_ms: since 1970.
+        sim_number: of the telephone's SIM that it has come to, from 1 on; None where nobody has
+            said.
     """
 
     bridge: str
@@ -62,6 +64,17 @@ class Received(msgspec.Struct, frozen=True, array_like=True):
     body: str
     opts_out: bool | None
     received_ms: int
+    sim_number: int | None = None
+
+
+class _Taking:
+    """A message that is being stored: all who bring it learn from one commit what came of it."""
+
+    __slots__ = ("ended", "is_stored")
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.is_stored = False
 
 
 class Inbox:
@@ -81,6 +94,7 @@ class Inbox:
         self._figures = figures
         self._held: set[str] = set()
         """Those that somebody in this process deals with."""
+        self._taking: dict[str, _Taking] = {}
         self._backlog = 0
         """How many of those are being answered by SMS."""
         self._has_more = trio.Event()
@@ -108,20 +122,30 @@ class Inbox:
 
     async def put(self, key: str, received: Received) -> bool:
         """Take a message in: it is durable when this returns, and the caller's, who ends it by
-        `done` or `later`. False for one that is here already.
+        `done` or `later`. False for one that is here already, and durable as well.
 
         Raises:
             OperationError: the disk is full.
         """
+        taking = self._taking.get(key)
+        if taking is not None:
+            await taking.ended.wait()
+            if not taking.is_stored:
+                raise OperationError("the same message could not be stored just now")
+            return False
         if key in self._held:
             return False
         self._held.add(key)
+        taking = self._taking[key] = _Taking()
         is_new = False
         try:
             is_new = await self._spool.put(KIND, key, msgspec.json.encode(received))
+            taking.is_stored = True
         finally:
             if not is_new:
                 self._let_go(key)
+            del self._taking[key]
+            taking.ended.set()
         if is_new:
             self._figures.count("received")
         return is_new
@@ -263,7 +287,7 @@ class Inbox:
         for part in parts(text):
             back_off = BackOff()
             while True:
-                outcome = await carrier.send(received.sender, part, None)
+                outcome = await carrier.send(received.sender, part, None, received.sim_number)
                 if not isinstance(outcome, Again):
                     break
                 self._figures.advise(outcome.advice)

@@ -53,8 +53,10 @@ class TwilioRest:
         is_service = config.sender.startswith("MG")
         self._sender = {"MessagingServiceSid" if is_service else "From": config.sender}
 
-    async def send(self, number: str, text: str, event: str | None) -> Outcome:
-        """See `Carrier`."""
+    async def send(
+        self, number: str, text: str, event: str | None, _: int | None = None, /
+    ) -> Outcome:
+        """See `Carrier`; Twilio has no SIM to choose."""
         query = f"?event={event}" if event is not None else ""
         form = {
             "To": number,

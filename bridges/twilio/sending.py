@@ -1,7 +1,8 @@
 """SMS that go out for the node.
 
 That one is about to be sent is on the disk before it is, and what came of it right after: where the
-bridge finds the first without the second, nobody knows, and it isn't sent again.
+bridge finds the first without the second, nobody knows, and it isn't sent again. It finds either
+when it starts: then the node is told at once, and both are forgotten.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 import trio
 
 from bridges.node_link import NodeLink
-from bridges.spool import Change, Spool
+from bridges.spool import ENTRIES_MAXIMUM, Change, Spool
 from bridges.twilio.advice import OPTED_OUT
 from bridges.twilio.carrier import (
     RETRY_LAST_S,
@@ -32,7 +33,6 @@ from core.clock import Clock
 from core.errors import OperationError
 from core.log import log_event
 
-KIND: Final = "sending"
 AT_ONCE_MAXIMUM: Final = 16
 """Requests to a carrier."""
 _BEGUN: Final = b""
@@ -47,11 +47,19 @@ class _Ended(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
 
 
+_INTERRUPTED: Final = _Ended("unknown", "the bridge ended while it was sent")
+
+
 class Sending:
-    """Sends what the node has for one way out."""
+    """Sends what the node has for one way out.
+
+    Args:
+        name: of that way; what is noted in the spool is its own.
+    """
 
     def __init__(
         self,
+        name: str,
         node: NodeLink,
         spool: Spool,
         clock: Clock,
@@ -59,6 +67,7 @@ class Sending:
         statuses: Statuses,
         figures: Figures,
     ) -> None:
+        self._kind = f"sending_{name}"
         self._node = node
         self._spool = spool
         self._clock = clock
@@ -69,31 +78,39 @@ class Sending:
 
     async def run(self) -> None:
         """Send until cancelled."""
+        left = self._spool.items(self._kind, ENTRIES_MAXIMUM)
+        for key, stored in left:
+            await self._end(key, _read(stored))
+        settled = {key for key, _ in left}
         async with trio.open_nursery() as nursery:
             async for event in self._node.events():
-                nursery.start_soon(self._deliver, event)
+                # It may have been given again before it was acknowledged, and must not be sent.
+                if event.id not in settled:
+                    nursery.start_soon(self._deliver, event)
 
     async def _deliver(self, event: Event) -> None:
         while True:
             try:
                 ended = await self._ended(event)
-                await self._node.acknowledge(event.id, ended.outcome, ended.detail)
-                await self._spool.delete(KIND, event.id)
             except OperationError as error:
                 # The disk is full, or the node refuses to hear it: what is stored stays true.
                 log_event(_log, logging.ERROR, "an SMS can't be dealt with", reason=error)
                 await trio.sleep(RETRY_LAST_S)
             else:
-                self._figures.count(f"sent_{ended.outcome}")
+                await self._end(event.id, ended)
                 return
 
+    async def _end(self, event: str, ended: _Ended) -> None:
+        """Tell the node what came of an SMS, and forget it."""
+        await self._node.acknowledge(event, ended.outcome, ended.detail)
+        await self._spool.change_at_last(Change(self._kind, event, None))
+        self._figures.count(f"sent_{ended.outcome}")
+
     async def _ended(self, event: Event) -> _Ended:
-        """What came of an SMS, now or before the bridge ended."""
-        stored = self._spool.get(KIND, event.id)
-        if stored == _BEGUN:
-            return _Ended("unknown", "the bridge ended while it was sent")
+        """What came of an SMS, now or before it had to wait for the disk."""
+        stored = self._spool.get(self._kind, event.id)
         if stored is not None:
-            return msgspec.json.decode(stored, type=_Ended)
+            return _read(stored)
         if not isinstance(event.body, SmsBody) or not is_e164(event.to):
             return _Ended("failed", "it is no SMS to a telephone number")
         if not 0 < len(event.body.text) <= TEXT_MAXIMUM:
@@ -115,7 +132,7 @@ class Sending:
         while self._clock.unix_s() * 1000 < event.expires_ms:
             async with self._limiter:
                 await self._spool.change(
-                    Change(KIND, event.id, _BEGUN), self._statuses.tracking(event.id)
+                    Change(self._kind, event.id, _BEGUN), self._statuses.tracking(event.id)
                 )
                 outcome = await self._carrier.send(event.to, text, event.id)
             if not isinstance(outcome, Again):
@@ -123,7 +140,7 @@ class Sending:
             self._figures.advise(outcome.advice)
             log_event(_log, logging.WARNING, "an SMS has to wait", reason=outcome.detail)
             await self._spool.change(
-                Change(KIND, event.id, None), self._statuses.not_tracking(event.id)
+                Change(self._kind, event.id, None), self._statuses.not_tracking(event.id)
             )
             await trio.sleep(back_off.next_s(outcome.after_s))
         else:
@@ -135,12 +152,16 @@ class Sending:
         else:
             refused = isinstance(outcome, Refused)
             ended = _Ended("failed" if refused else "unknown", outcome.detail)
-        changes = [Change(KIND, event.id, msgspec.json.encode(ended))]
+        changes = [Change(self._kind, event.id, msgspec.json.encode(ended))]
         if ended.outcome == "failed":
             changes.append(self._statuses.not_tracking(event.id))
         # Of one whose fate is unknown the carrier may tell later.
-        await self._spool.change(*changes)
+        await self._spool.change_at_last(*changes)
         if isinstance(outcome, Refused) and outcome.code == OPTED_OUT:
             # Not before: what became of this one is known, whatever the node says.
             await self._node.request(SmsOptOutRequest(event.to, True))
         return ended
+
+
+def _read(stored: bytes) -> _Ended:
+    return _INTERRUPTED if stored == _BEGUN else msgspec.json.decode(stored, type=_Ended)

@@ -1,7 +1,8 @@
 """How far SMS are that went out, as carriers tell: in any order, and more than once.
 
 An SMS is tracked from before it is sent until its last status, or for `TRACKED_S`. What is told is
-on the disk before the carrier hears that it was taken, and goes to the node from there.
+on the disk before the carrier hears that it was taken, and goes to the node from there; what the
+node can't take now is offered again, for as long.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import trio
 
 from bridges.node_link import NodeLink
 from bridges.spool import Change, Spool
+from bridges.twilio.carrier import BackOff
 from core.api.bridge_messages import SmsStatusRequest
 from core.clock import Clock
-from core.errors import OperationError
+from core.errors import ApiError, OperationError
 from core.log import log_event
 
 TRACKED_S: Final = 4 * 24 * 3600
 """Twilio gives up telling after three days."""
 SWEEP_INTERVAL_S: Final = 3600
-RETRY_S: Final = 30
 _TRACKED: Final = "tracked"
 _TOLD: Final = "told"
 _BATCH: Final = 100
@@ -39,6 +40,8 @@ RANKS: Final[Mapping[Told, int]] = {
 }
 """A status counts when it is further than the last one."""
 _LAST: Final = 2
+_NEVER_TAKEN: Final = frozenset({"no_id"})
+"""Why a node refuses a status for good; all else may pass."""
 
 _log = logging.getLogger("montana.bridge.twilio")
 
@@ -52,6 +55,7 @@ class _Status(msgspec.Struct, frozen=True, array_like=True):
     event: str
     status: Told
     detail: str
+    since_s: int = 0
 
 
 class Statuses:
@@ -81,7 +85,7 @@ class Statuses:
         tracked = self._tracked(event)
         if tracked is None or RANKS[status] <= tracked.rank:
             return False
-        await self._spool.change(_telling(event, status, detail))
+        await self._spool.change(self._telling(event, status, detail))
         self._has_more.set()
         return True
 
@@ -91,30 +95,54 @@ class Statuses:
             nursery.start_soon(self._sweep)
             while True:
                 self._has_more = trio.Event()
-                told = self._spool.items(_TOLD, _BATCH)
+                await self._tell_all()
+                await self._has_more.wait()
+
+    async def _tell_all(self) -> None:
+        """Offer each status once."""
+        back_off, after = BackOff(), ""
+        while told := self._spool.items(_TOLD, _BATCH, after):
+            for after, value in told:
                 try:
-                    for key, value in told:
-                        await self._tell(key, msgspec.json.decode(value, type=_Status))
+                    await self._tell(after, msgspec.json.decode(value, type=_Status))
                 except OperationError as error:
-                    log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
-                    await trio.sleep(RETRY_S)
+                    # Of the node, which is offered the next one then, or of a disk that is full.
+                    log_event(_log, logging.WARNING, "a status has to wait", code=error.code)
+                    self._has_more.set()
+                    await trio.sleep(back_off.next_s())
                 else:
-                    if not told:
-                        await self._has_more.wait()
+                    back_off = BackOff()
 
     def _tracked(self, event: str) -> _Tracked | None:
         stored = self._spool.get(_TRACKED, event)
         return None if stored is None else msgspec.json.decode(stored, type=_Tracked)
 
+    def _telling(self, event: str, status: Told, detail: str) -> Change:
+        told = _Status(event, status, detail[:128], int(self._clock.unix_s()))
+        return Change(_TOLD, _told_key(event, RANKS[status]), msgspec.json.encode(told))
+
+    def _is_telling(self, event: str) -> bool:
+        """Whether something of it waits for the node."""
+        keys = (_told_key(event, rank) for rank in set(RANKS.values()))
+        return any(self._spool.get(_TOLD, key) is not None for key in keys)
+
     async def _tell(self, key: str, told: _Status) -> None:
+        """Tell the node of a status, and forget it.
+
+        Raises:
+            OperationError: not now; it is kept.
+        """
         tracked = self._tracked(told.event)
         rank = RANKS[told.status]
         if (tracked is not None and rank > tracked.rank) or told.status == "unknown":
             try:
                 await self._node.request(SmsStatusRequest(told.event, told.status, told.detail))
-            except OperationError as error:
-                # It has forgotten that SMS.
-                log_event(_log, logging.INFO, "a status was not taken", code=error.code)
+            except (OperationError, ApiError) as error:
+                code = error.code if isinstance(error, OperationError) else "no_id"
+                is_old = self._clock.unix_s() - told.since_s > TRACKED_S
+                if not (is_old or code in _NEVER_TAKEN):
+                    raise
+                log_event(_log, logging.WARNING, "a status was not taken", code=code)
         changes = [Change(_TOLD, key, None)]
         if rank >= _LAST:
             changes.append(self.not_tracking(told.event))
@@ -128,11 +156,12 @@ class Statuses:
             oldest_s = self._clock.unix_s() - TRACKED_S
             for event, value in self._spool.items(_TRACKED, _SWEEP_MAXIMUM):
                 tracked = msgspec.json.decode(value, type=_Tracked)
-                if tracked.since_s >= oldest_s:
+                if tracked.since_s >= oldest_s or self._is_telling(event):
                     continue
                 changes = [self.not_tracking(event)]
                 if tracked.rank == 0:
-                    changes.append(_telling(event, "unknown", "the carrier has never told"))
+                    detail = "the carrier has never told"
+                    changes.append(self._telling(event, "unknown", detail))
                 try:
                     await self._spool.change(*changes)
                 except OperationError as error:
@@ -142,7 +171,6 @@ class Statuses:
             await trio.sleep(SWEEP_INTERVAL_S)
 
 
-def _telling(event: str, status: Told, detail: str) -> Change:
-    value = msgspec.json.encode(_Status(event, status, detail[:128]))
+def _told_key(event: str, rank: int) -> str:
     # In the order of their ranks, for one SMS.
-    return Change(_TOLD, f"{event}.{RANKS[status]}", value)
+    return f"{event}.{rank}"

@@ -260,6 +260,7 @@ class Webhooks:
                 # Nobody else hears it there; its HELP is the node's.
                 OPTS_OUT.get(keyword_of(told.body) or ""),
                 round(now_s * 1000),
+                told.sim_number,
             )
             if await self._inbox.put(told.key, received):
                 self._inbox.answer_soon(told.key, received)

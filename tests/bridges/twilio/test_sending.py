@@ -12,7 +12,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
+from bridges.spool import open_spool
+from core.api.bridge_messages import effect_id
+from core.node_files import bridge_folder
 from tests.bridges.twilio.world import (
     ACCOUNT,
     PUBLIC_URL,
@@ -125,10 +129,10 @@ def test_what_was_not_taken_is_sent_again(world: World) -> None:
         (401, {"code": 20003}, {}),
     ]
     before = world.rest.requests
-    event = world.node.tell(1, TO, "text")
-    assert outcome(world, event) == ("done", "")
-    assert world.rest.requests == before + 5
-    assert [sent.text for sent in world.rest.sent] == ["text"]
+    events = [world.node.tell(number, f"{TO[:-1]}{number}", "text") for number in range(4)]
+    assert [outcome(world, event) for event in events] == [("done", "")] * 4
+    assert world.rest.requests == before + 8
+    assert sorted(sent.to for sent in world.rest.sent) == [f"{TO[:-1]}{n}" for n in range(4)]
     assert "auth_token" in world.log()
 
 
@@ -180,6 +184,12 @@ def test_a_telephones_sms_is_answered_by_the_telephone_once(world: World) -> Non
     assert {(sent.to, sent.text) for sent in world.phone.sent} == {(TO, answer_to("BAL"))}
     assert len(world.node.received) == 2
     assert {one.bridge for one in world.node.received.values()} == {"android"}
+    # By the SIM that it has come to.
+    assert world.phone_call(message(4, "BAL", simNumber=2)).status_code == 204
+    assert world.phone_call(message(5, "BAL", simNumber=None)).status_code == 204
+    wait_until(lambda: len(world.phone.sent) == 4)
+    sims = sorted(sent.fields.get("simNumber", 0) for sent in world.phone.sent)
+    assert sims == [0, 1, 1, 2]
     assert world.phone_call(message(3, "STOP")).status_code == 204
     wait_until(lambda: world.node.opted_out)
     assert not world.rest.sent
@@ -217,11 +227,15 @@ def test_a_node_that_is_away_answers_by_sms_when_it_is_back(tmp_path: Path) -> N
         for number in range(5):
             assert world.sms(number, f"command {number}") == []
         assert world.sms(9, "STOP") == []
-        # The bridge as well.
+        # The bridge as well; and as if it had been killed: of one SMS it had not noted what came of
+        # it, and of others the node had not heard, or has forgotten them since.
         world.stop()
+        left = leave(world, b"", b'["done"]', b'["failed","30005"]')
         world.start()
         assert not world.rest.sent
         with world.node.running():
+            for number in (20, 21):
+                world.node.tell(number, TO, "a code")
             wait_until(lambda: len(world.rest.sent) == 5 and world.node.opted_out)
             # In the order in which one person has sent them.
             assert [sent.text for sent in world.rest.sent] == [
@@ -238,7 +252,24 @@ def test_a_node_that_is_away_answers_by_sms_when_it_is_back(tmp_path: Path) -> N
             assert world.sms(12, "refused") == []
             world.node.delay_s, world.node.refuses = 0.0, ""
             wait_until(lambda: len(world.rest.sent) == 7)
+            assert "a code" not in [sent.text for sent in world.rest.sent]
+            assert [outcome(world, event)[0] for event in left] == ["unknown", "done", "failed"]
             world.stop()
+        with open_spool(bridge_folder(world.folder / "data", "twilio")) as spool:
+            assert spool.items("sending_twilio") == []
+
+
+def leave(world: World, *stored: bytes) -> list[str]:
+    """Have the spool say this of SMS, as a kill leaves it; their events, from the 20th on."""
+    events = [effect_id("test", sid_of(number)) for number in range(20, 20 + len(stored))]
+
+    async def write() -> None:
+        with open_spool(bridge_folder(world.folder / "data", "twilio")) as spool:
+            for event, value in zip(events, stored, strict=True):
+                await spool.put("sending_twilio", event, value)
+
+    trio.run(write)
+    return events
 
 
 def test_an_answer_waits_for_twilio(tmp_path: Path) -> None:

@@ -282,7 +282,9 @@ class StandInHttp:
             fields = json.loads(body)
             (to,), text = fields["phoneNumbers"], fields["textMessage"]["text"]
             sid = fields.get("id", sid)
-            assert set(fields) <= {"id", "phoneNumbers", "textMessage", "withDeliveryReport"}
+            known = {"id", "phoneNumbers", "textMessage", "withDeliveryReport", "simNumber"}
+            assert set(fields) <= known
+            assert fields.get("simNumber", 1) in (1, 2, 3)
         else:
             assert path == f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json", path
             assert headers["Content-Type"] == "application/x-www-form-urlencoded"

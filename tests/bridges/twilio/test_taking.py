@@ -1,0 +1,189 @@
+"""What has come is durable for all who bring it, and statuses wait for a node that can't take them
+now: with the real spool, and a node's real socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from bridges.node_link import NodeLink
+from bridges.process import BridgeContext
+from bridges.spool import Change, Spool, open_spool
+from bridges.twilio.figures import Figures
+from bridges.twilio.inbox import KIND, Inbox, Received
+from bridges.twilio.statuses import TRACKED_S, Statuses, Told
+from core.api.bridge_messages import BridgeStatusRequest, DoneReply, SmsStatusRequest
+from core.api.messages import ReplyBody, RequestBody
+from core.api.server import ApiServer
+from core.clock import VirtualClock
+from core.config_file import load
+from core.errors import OperationError
+from tests.support.node import write_config
+
+WAIT_S = 60
+MESSAGE = Received("twilio", "+79995550100", "+15005550006", "BAL", None, 1)
+EVENT = "5e" * 16
+
+
+class HeldSpool(Spool):
+    """One whose next commit waits until it is let go."""
+
+    def __init__(self, spool: Spool, entries_maximum: int) -> None:
+        super().__init__(spool._environment, entries_maximum)
+        self.let_go = threading.Event()
+
+    def _commit(self, *arguments: object) -> None:
+        assert self.let_go.wait(WAIT_S)
+        super()._commit(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize("has_room", [True, False])
+async def test_a_duplicate_is_taken_when_the_first_is_durable(
+    tmp_path: Path, has_room: bool
+) -> None:
+    link = NodeLink(tmp_path / "nobody", "twilio")
+    came: list[bool | str] = []
+    with open_spool(tmp_path) as opened:
+        spool = HeldSpool(opened, entries_maximum=has_room)
+        context = BridgeContext(
+            name="twilio",
+            config=load(write_config(tmp_path)),
+            node=link,
+            spool=spool,
+            clock=VirtualClock(),
+        )
+        inbox = Inbox(context, {}, Figures(link))
+
+        async def put() -> None:
+            try:
+                came.append(await inbox.put("SM1", MESSAGE))
+            except OperationError:
+                came.append("not taken")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(put)
+            await wait_all_tasks_blocked()
+            assert not came
+            spool.let_go.set()
+        if has_room:
+            assert sorted(came) == [False, False, True]
+            assert await inbox.put("SM1", MESSAGE) is False
+        else:
+            assert came == ["not taken"] * 3
+            # What was not taken comes again.
+            inbox = Inbox(context, {}, Figures(link))
+            context.spool._entries_maximum = 1
+            assert await inbox.put("SM1", MESSAGE) is True
+        assert len(spool.items(KIND)) == 1
+
+
+class RefusingNode:
+    """A node that refuses so many statuses, and takes the others."""
+
+    def __init__(self, code: str, refusals: int) -> None:
+        self._code = code
+        self._refusals = refusals
+        self.offered: list[tuple[str, Told]] = []
+
+    async def answer(self, body: RequestBody) -> ReplyBody:
+        if isinstance(body, SmsStatusRequest):
+            self.offered.append((body.event, body.status))
+            if len(self.offered) <= self._refusals:
+                raise OperationError("not now", self._code)
+        else:
+            assert isinstance(body, BridgeStatusRequest), body
+        return DoneReply()
+
+
+@asynccontextmanager
+async def telling(
+    folder: Path, node: RefusingNode, clock: VirtualClock
+) -> AsyncIterator[tuple[Statuses, Spool]]:
+    """Statuses of one SMS that was sent, which a node is told."""
+    path = folder / "node.sock"
+    link = NodeLink(path, "twilio", subscribes=False)
+    with open_spool(folder / "spool") as spool:
+        async with ApiServer(path, software="node") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve, node.answer)
+            nursery.start_soon(link.run)
+            statuses = Statuses(link, spool, clock)
+            await spool.change(statuses.tracking(EVENT))
+            nursery.start_soon(statuses.run)
+            with trio.fail_after(WAIT_S):
+                yield statuses, spool
+            nursery.cancel_scope.cancel()
+
+
+async def until_forgotten(spool: Spool) -> None:
+    while spool.items("told"):
+        await trio.sleep(0.005)
+
+
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridges.twilio.carrier.RETRY_FIRST_S", 0.01)
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_a_status_that_is_refused_for_now_is_offered_again(tmp_path: Path) -> None:
+    node = RefusingNode("disk_full", 3)
+    async with telling(tmp_path, node, VirtualClock()) as (statuses, spool):
+        assert await statuses.take(EVENT, "sent", "")
+        await until_forgotten(spool)
+        assert node.offered == [(EVENT, "sent")] * 4
+        # And none of it twice.
+        assert not await statuses.take(EVENT, "sent", "")
+        assert await statuses.take(EVENT, "delivered", "")
+        await until_forgotten(spool)
+        assert node.offered[4:] == [(EVENT, "delivered")]
+        assert not spool.items("tracked")
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_a_status_that_is_refused_for_good_is_forgotten(tmp_path: Path) -> None:
+    node = RefusingNode("no_id", 1)
+    async with telling(tmp_path, node, VirtualClock()) as (statuses, spool):
+        assert await statuses.take(EVENT, "delivered", "")
+        await until_forgotten(spool)
+        assert node.offered == [(EVENT, "delivered")]
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_a_status_is_offered_for_some_days(tmp_path: Path) -> None:
+    node, clock = RefusingNode("disk_full", 10**6), VirtualClock()
+    async with telling(tmp_path, node, clock) as (statuses, spool):
+        assert await statuses.take(EVENT, "delivered", "")
+        while len(node.offered) < 3:
+            await trio.sleep(0.005)
+        assert spool.items("told")
+        clock.advance_s(TRACKED_S + 1)
+        await until_forgotten(spool)
+        assert set(node.offered) == {(EVENT, "delivered")}
+
+
+@pytest.mark.trio
+async def test_an_sms_of_which_nothing_was_heard_is_unknown_in_the_end(tmp_path: Path) -> None:
+    node, clock = RefusingNode("", 0), VirtualClock()
+    # Long before the sweep that comes first.
+    async with telling(tmp_path, node, clock) as (statuses, spool):
+        await spool.change(Change("tracked", EVENT, None))
+        await spool.change(statuses.tracking(EVENT))
+        clock.advance_s(TRACKED_S + 1)
+        again = Statuses(statuses._node, spool, clock)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again.run)
+            while not node.offered:
+                await trio.sleep(0.005)
+            nursery.cancel_scope.cancel()
+    assert node.offered == [(EVENT, "unknown")]
