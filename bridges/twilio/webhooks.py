@@ -12,18 +12,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, cast
+from typing import Final
+from xml.sax.saxutils import escape
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
-from hypercorn.typing import Framework
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
-from twilio.twiml.messaging_response import MessagingResponse
 
 from bridges.process import BridgeContext
 from bridges.twilio import android
@@ -43,6 +39,7 @@ from bridges.twilio.form import (
     read_status_untrusted,
 )
 from bridges.twilio.inbox import Inbox, Received
+from bridges.twilio.server import is_caller_gone, serve
 from bridges.twilio.statuses import Statuses, Told
 from core.bridge_config import TwilioConfig
 from core.errors import ApiError, OperationError, WebhookError
@@ -56,7 +53,6 @@ WAITING_MAXIMUM: Final = 256
 """Requests that wait for the node; the others are answered by SMS at once."""
 REQUESTS_MAXIMUM: Final = 1_000
 READ_TIMEOUT_S: Final = 10
-HEADERS_MAXIMUM_BYTES: Final = 16 * 1024
 _STATUSES: Final[dict[str, Told]] = {
     "sent": "sent",
     "delivered": "delivered",
@@ -65,14 +61,17 @@ _STATUSES: Final[dict[str, Told]] = {
     "failed": "failed",
     "canceled": "failed",
 }
-_EMPTY: Final = str(MessagingResponse())
 _XML: Final = "text/xml"
+_DECLARATION: Final = b'<?xml version="1.0" encoding="UTF-8"?>'
+_EMPTY: Final = _DECLARATION + b"<Response />"
 # What XML 1.0 has no way to write (section 2.2).
 _NOT_IN_XML: Final = dict.fromkeys(
     code
     for code in (*range(0x20), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF)
     if code not in (0x09, 0x0A, 0x0D)
 )
+
+_Handle = Callable[[Request], Awaitable[Response]]
 
 _log = logging.getLogger("montana.bridge.twilio")
 
@@ -101,31 +100,23 @@ class Webhooks:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        config = Config()
-        config.bind = [str(self._config.listen)]
-        config.errorlog = _log.getChild("server")
-        config.include_server_header = False
-        config.h11_max_incomplete_size = HEADERS_MAXIMUM_BYTES
-        config.read_timeout = READ_TIMEOUT_S
-        await serve(cast(Framework, self.application()), config, mode="asgi")
+        await serve(self.application(), self._config.listen)
 
-    def application(self) -> Starlette:
-        """The application."""
+    def application(self) -> Router:
+        """The application: the router alone, for what goes wrong is told here and by the server."""
         both = ["GET", "POST"]
         routes = [
             Route("/sms", self._handling(self._sms), methods=both),
             Route("/fallback", self._handling(self._fallback), methods=both),
             Route("/status", self._handling(self._status), methods=both),
-            Route("/healthz", self._health, methods=["GET"]),
+            Route("/healthz", _Endpoint(self._health), methods=["GET"]),
         ]
         if self._config.android is not None:
             routes.append(Route("/android", self._handling(self._android), methods=["POST"]))
-        return Starlette(routes=routes)
+        return Router(routes)
 
-    def _handling(
-        self, handle: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
+    def _handling(self, handle: _Handle) -> _Endpoint:
+        async def respond(request: Request) -> Response:
             if self._requests >= REQUESTS_MAXIMUM:
                 return PlainTextResponse("too many at once", 503)
             self._requests += 1
@@ -148,7 +139,7 @@ class Webhooks:
             finally:
                 self._requests -= 1
 
-        return endpoint
+        return _Endpoint(respond)
 
     async def _sms(self, request: Request) -> Response:
         message = read_message_untrusted(await self._signed(request), self._config.account_sid)
@@ -195,7 +186,7 @@ class Webhooks:
                 text = await carry_out(key, received, timeout_s=ANSWER_WITHIN_S)
             finally:
                 self._waiting -= 1
-            if text is not None and await request.is_disconnected():
+            if text is not None and is_caller_gone(request.scope):
                 return _twiml(None)
             is_left = False
             self._figures.count("answered")
@@ -279,7 +270,7 @@ class Webhooks:
         query = request.scope["query_string"]
         body = await _body(request)
         fields = parse_form_untrusted(body)
-        signature = request.headers.get("X-Twilio-Signature", "")
+        signature = _header(request, b"x-twilio-signature")
         path = request.scope["path"]
         if not self._signatures.is_right_untrusted(
             path, query.decode("latin-1"), fields, signature
@@ -298,6 +289,18 @@ class Webhooks:
         )
 
 
+class _Endpoint:
+    """A function as an application of its own: Starlette would wrap it in handlers of exceptions
+    that it has none for."""
+
+    def __init__(self, handle: _Handle) -> None:
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._handle(Request(scope, receive))
+        await response(scope, receive, send)
+
+
 class _Twiml(Response):
     """A response that tells whether it was given to the kernel."""
 
@@ -305,7 +308,7 @@ class _Twiml(Response):
 
     def __init__(
         self,
-        content: str,
+        content: bytes,
         when_sent: Callable[[], None] | None,
         when_lost: Callable[[], None] | None,
     ) -> None:
@@ -331,12 +334,24 @@ def _twiml(
     when_sent: Callable[[], None] | None = None,
     when_lost: Callable[[], None] | None = None,
 ) -> Response:
-    if not text:
-        return _Twiml(_EMPTY, when_sent, when_lost)
-    response = MessagingResponse()
-    for part in parts(text.translate(_NOT_IN_XML)):
-        response.message(part)
-    return _Twiml(str(response), when_sent, when_lost)
+    return _Twiml(twiml(text), when_sent, when_lost)
+
+
+def twiml(text: str | None) -> bytes:
+    """TwiML that sends a text, or nothing, as Twilio's own library writes it."""
+    kept = (text or "").translate(_NOT_IN_XML)
+    if not kept:
+        return _EMPTY
+    messages = "".join(f"<Message>{escape(part)}</Message>" for part in parts(kept))
+    return _DECLARATION + f"<Response>{messages}</Response>".encode()
+
+
+def _header(request: Request, name: bytes) -> bytes:
+    """A header by its name in small letters; empty where there is none."""
+    for one, value in request.scope["headers"]:
+        if one == name:
+            return bytes(value)
+    return b""
 
 
 async def _body(request: Request) -> bytes:
@@ -346,11 +361,11 @@ async def _body(request: Request) -> bytes:
         WebhookError: it is too long, or comes too slowly.
     """
     body = bytearray()
-    with trio.move_on_after(READ_TIMEOUT_S) as waiting:
-        async for data in request.stream():
-            body += data
+    with trio.move_on_after(READ_TIMEOUT_S):
+        while (message := await request.receive())["type"] == "http.request":
+            body += message.get("body", b"")
             if len(body) > BODY_MAXIMUM_BYTES:
                 raise WebhookError(f"more than {BODY_MAXIMUM_BYTES} bytes", 413)
-    if waiting.cancelled_caught:
-        raise WebhookError("the body has not come", 408)
-    return bytes(body)
+            if not message.get("more_body", False):
+                return bytes(body)
+    raise WebhookError("the body has not come", 408)

@@ -16,12 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from twilio.request_validator import RequestValidator
+from twilio.twiml.messaging_response import MessagingResponse
 
 from bridges.node_link import NodeLink
 from bridges.process import BridgeContext
 from bridges.spool import open_spool
 from bridges.twilio.advice import ADVICE, advice_on, operators_language
-from bridges.twilio.android import is_signed_untrusted, read_call_untrusted
+from bridges.twilio.android import PhoneMessage, is_signed_untrusted, read_call_untrusted
 from bridges.twilio.carrier import Accepted, Again, Refused, Unknown, is_e164, parts
 from bridges.twilio.figures import Figures
 from bridges.twilio.form import (
@@ -35,7 +36,7 @@ from bridges.twilio.form import (
 from bridges.twilio.inbox import Inbox
 from bridges.twilio.rest import read_answer_untrusted
 from bridges.twilio.statuses import Statuses
-from bridges.twilio.webhooks import Webhooks
+from bridges.twilio.webhooks import Webhooks, twiml
 from core.clock import VirtualClock
 from core.config_file import load
 from core.errors import WebhookError
@@ -69,7 +70,7 @@ sender = "{SENDER}"
 secret = "{PHONE_SECRET}"
 """
 MANY = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -148,8 +149,7 @@ def test_forms_of_any_bytes(data: bytes) -> None:
 @given(form=FORMS)
 def test_a_signature_is_over_every_field(form: dict[str, str]) -> None:
     signatures = Signatures(PUBLIC_URL, TOKEN)
-    made = RequestValidator(TOKEN).compute_signature(f"{PUBLIC_URL}:443/sms", form)
-
+    made = RequestValidator(TOKEN).compute_signature(f"{PUBLIC_URL}:443/sms", form).encode()
     read = parse_form_untrusted(urlencode(form).encode())
     assert dict(read) == form
     assert signatures.is_right_untrusted("/sms", "", read, made)
@@ -228,7 +228,7 @@ def test_the_telephone_is_known_by_body_and_time() -> None:
 
 
 def test_a_telephones_message_is_known_by_what_it_says() -> None:
-    def read(**changed: object) -> str:
+    def call(**changed: object) -> PhoneMessage:
         payload = {
             "sender": SENDER,
             "simNumber": 1,
@@ -242,10 +242,18 @@ def test_a_telephones_message_is_known_by_what_it_says() -> None:
             "payload": {**payload, **changed},
         }
         found = read_call_untrusted(json.dumps(message).encode())
-        assert found is not None
-        return str(getattr(found, "key", ""))
+        assert isinstance(found, PhoneMessage)
+        return found
+
+    def read(**changed: object) -> str:
+        return call(**changed).key
+
+    def sim_of(**changed: object) -> int | None:
+        return call(**changed).sim_number
 
     same = read()
+    for number, sim in ((1, 1), (3, 3), (0, None), (4, None), (None, None)):
+        assert sim_of(simNumber=number) == sim
     assert same == read(messageId="another", recipient="+15005550001")
     for change in ({"message": "BAL "}, {"simNumber": 2}, {"receivedAt": "x"}, {"sender": "+1"}):
         assert read(**change) != same
@@ -255,6 +263,16 @@ def test_a_telephones_message_is_known_by_what_it_says() -> None:
 def test_long_answers_are_cut_and_lose_nothing(text: str) -> None:
     assert "".join(parts(text)) == text
     assert all(0 < len(part) <= 1600 for part in parts(text))
+
+
+@given(st.text(st.characters(exclude_categories=["Cc"], exclude_characters="\ufffe\uffff")))
+def test_answers_are_written_as_twilios_library_does(text: str) -> None:
+    response = MessagingResponse()
+    for part in parts(text):
+        response.message(part)
+    assert twiml(text) == str(response).encode()
+    assert twiml(f"\x00{text}\ufffe\x1f") == twiml(text)
+    assert twiml(None) == str(MessagingResponse()).encode()
 
 
 @given(st.text(max_size=20))

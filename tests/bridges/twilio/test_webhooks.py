@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +133,24 @@ def test_one_that_comes_twice_is_carried_out_and_answered_once(world: World) -> 
     assert world.sms(1, "SEND") == []
     assert len(world.node.received) == 2
     assert not world.rest.sent
+
+
+def test_an_answer_that_nobody_waits_for_any_more_goes_by_sms(world: World) -> None:
+    world.node.delay_s = 0.5
+    fields = sms_fields(1, "BAL")
+    body = str(httpx.QueryParams(fields)).encode()
+    head = (
+        "POST /sms HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        f"X-Twilio-Signature: {world.signature('/sms', fields)}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    url = httpx.URL(world.url)
+    with socket.create_connection((url.host, url.port or 0)) as caller:
+        caller.sendall(head.encode() + body)
+        wait_until(lambda: world.node.received)
+    wait_until(lambda: world.rest.sent)
+    assert [(sent.to, sent.text) for sent in world.rest.sent] == [(PERSON, answer_to("BAL"))]
+    assert len(world.node.received) == 1
 
 
 def test_the_fallback_answers_what_twilio_has_not_got(world: World) -> None:
