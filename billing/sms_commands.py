@@ -120,6 +120,7 @@ def parse_command_untrusted(body: str) -> Command:
     return Command(action, language, (rest,) if rest else ())
 
 
+@lru_cache(maxsize=NUMBERS_REMEMBERED)
 def parse_phone_untrusted(text: str, region: str | None) -> str | None:
     """A valid telephone number as `+79991234567`; None for what is none, such as a carrier's name.
 
