@@ -166,6 +166,9 @@ class Senders:
             turn = number // len(self._connections)
             phone = connection.numbers[turn % len(connection.numbers)]
             connection.requests.append((phone, self._request(phone)))
+        for connection in self._connections:
+            # It may have said nothing for longer than a server waits, while they were signed.
+            connection.renew()
         core = core_of(self._pids[0])
         cpu_ns, core_ns, late = self._cpu_ns(), core_time_ns(core), self._late()
         started_ns = time.monotonic_ns()
