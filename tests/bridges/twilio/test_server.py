@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from bridges.twilio import server
 from bridges.twilio.server import is_caller_gone, serve
 from core.stun.address import Address
-from tests.bridges.twilio.world import free_port
+from tests.support.fixed_ports import free_port
 
 WAIT_S = 60
 HOST = "127.0.0.1"
