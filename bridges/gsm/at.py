@@ -140,6 +140,7 @@ class AtEngine:
         self._state = _State.IDLE
         self._command: Command | None = None
         self._submitted = False
+        self._latest_ns: int | None = None
         self._lines: list[str] = []
         self._attempts = 0
         self._heard = False
@@ -174,6 +175,7 @@ class AtEngine:
         self._command = command
         self._submitted = False
         self._lines = []
+        self._latest_ns = None
         timeout_s = PROMPT_TIMEOUT_S if command.payload else command.timeout_s
         self.next_deadline_ns = now_ns + round(timeout_s * NS_PER_S)
         self._output += command.text.encode() + b"\r"
@@ -183,7 +185,9 @@ class AtEngine:
         that it won't be answered."""
         if self._state is _State.WAITING:
             assert self.next_deadline_ns is not None
-            self.next_deadline_ns = min(self.next_deadline_ns, now_ns + round(within_s * NS_PER_S))
+            latest_ns = now_ns + round(within_s * NS_PER_S)
+            self._latest_ns = min(latest_ns, self._latest_ns or latest_ns)
+            self.next_deadline_ns = min(self.next_deadline_ns, self._latest_ns)
 
     def tick(self, now_ns: int) -> list[Event]:
         """What follows from `next_deadline_ns` being reached."""
@@ -251,6 +255,8 @@ class AtEngine:
         self._submitted = True
         self._output += self._command.payload.encode() + _END_OF_PDU
         self.next_deadline_ns = now_ns + round(self._command.timeout_s * NS_PER_S)
+        if self._latest_ns is not None:
+            self.next_deadline_ns = min(self.next_deadline_ns, self._latest_ns)
 
     def _line(self, line: str, now_ns: int) -> list[Event]:
         if self._open_text is not None:

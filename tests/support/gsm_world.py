@@ -37,7 +37,7 @@ from tests.support.modem_emulator import EmulatedNetwork, ModemEmulator, sms_net
 from tests.support.modem_sim import SimCard
 
 STEP_S = 0.2
-STEP_MAXIMUM_S = 2.0
+STEP_MAXIMUM_S = 1.0
 STEPS_MAXIMUM = 6_000
 PERSON = "+79991112233"
 FAR_FUTURE_MS = 4_000_000_000_000

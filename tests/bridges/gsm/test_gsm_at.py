@@ -240,6 +240,19 @@ def test_a_command_can_be_hastened() -> None:
     assert line.wait(5) == [TimedOut(SUBMIT, submitted=True)]
 
 
+def test_a_command_that_is_hastened_before_its_prompt_stays_so() -> None:
+    line = Line()
+    line.ask(SUBMIT)
+    line.engine.hasten(5, line.now_ns)
+    line.engine.hasten(50, line.now_ns)
+    line.hear(b"> ")
+    assert line.wait(5) == [TimedOut(SUBMIT, submitted=True)]
+    line.hear(b"OK\r\n")
+    assert line.wait(RESUME_QUIET_S) == [Resumed()]
+    line.ask(SIGNAL)
+    assert line.wait(SIGNAL.timeout_s - 1) == []
+
+
 # ------------------------------------------------------------ silence
 
 
