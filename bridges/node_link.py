@@ -189,16 +189,30 @@ class NodeLink:
         broken.set()
 
     async def _tell_status(self, client: ApiClient, broken: anyio.Event) -> None:
+        is_told = False
+        while True:
+            try:
+                await client.request(self._status())
+                is_told = False
+            except ApiError:
+                broken.set()
+                return
+            except OperationError as error:
+                if not is_told:
+                    log_event(_log, logging.WARNING, "the node takes no status", reason=error)
+                is_told = True
+            await anyio.sleep(STATUS_INTERVAL_S)
+
+    def _status(self) -> BridgeStatusRequest:
+        """How the bridge does; without the figures where no node could read them, which would have
+        it end the connection each time."""
+        status = BridgeStatusRequest(self._name, self.state, dict(self.figures))
         try:
-            while True:
-                await client.request(
-                    BridgeStatusRequest(self._name, self.state, dict(self.figures))
-                )
-                await anyio.sleep(STATUS_INTERVAL_S)
-        except ApiError:
-            broken.set()
-        except OperationError as error:
-            log_event(_log, logging.WARNING, "the node takes no status", reason=error)
+            _assert_readable(status)
+        except ApiError as error:
+            log_event(_log, logging.ERROR, "figures can't be told", bridge=self._name, reason=error)
+            return BridgeStatusRequest(self._name, "its figures can't be told", {})
+        return status
 
 
 def _assert_readable(body: RequestBody) -> None:

@@ -85,11 +85,13 @@ class AtError(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A command's final result, and the lines before it."""
+    """A command's final result, and the lines before it; `submitted` where its payload had been
+    sent."""
 
     command: Command
     lines: tuple[str, ...]
     error: AtError | None
+    submitted: bool = False
 
 
 class Unsolicited(NamedTuple):
@@ -307,7 +309,7 @@ class AtEngine:
             # A modem that ends CMGS before it has asked for anything has heard something else.
             self.strays += 1
         else:
-            events.append(Answered(self._command, tuple(self._lines), error))
+            events.append(Answered(self._command, tuple(self._lines), error, self._submitted))
             self._command = None
             self._submitted = False
             self._lines = []

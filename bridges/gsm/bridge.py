@@ -185,7 +185,7 @@ class Bridge:
             for one in self._figures.values():
                 figures |= one.as_figures()
             self._context.node.figures = figures
-            up = sum(one.state in ("ready", "roaming") for one in self._figures.values())
+            up = sum(one.is_ready for one in self._figures.values())
             self._context.node.state = f"{up} of {len(self._figures)} modems ready"
             await trio.sleep(FIGURES_INTERVAL_S)
 

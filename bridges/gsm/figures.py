@@ -10,6 +10,8 @@ from typing import Final
 RECENT: Final = 100
 """Messages that the rates are over."""
 SIGNAL_UNKNOWN: Final = 99
+VALUE_MAXIMUM_CHARACTERS: Final = 128
+"""What `BridgeStatusRequest` has room for."""
 
 
 class ModemFigures:
@@ -17,12 +19,15 @@ class ModemFigures:
 
     Attributes:
         state: in a word or two, for people: ``ready``, ``roaming``, ``no SIM``, ``wrong PIN`` ...
+        rest: why the SIM sends nothing for a while, and what to do; empty while it may.
+        refused_today: how often the network or the modem has refused something, in this process.
         signal: <rssi> of `+CSQ` (TS 27.007 section 8.5): 0 to 31, 99 where it isn't known.
     """
 
     def __init__(self, name: str, daily_cap: int) -> None:
         self.name = name
         self.state = "starting"
+        self.rest = ""
         self.signal = SIGNAL_UNKNOWN
         self.operator = ""
         self.balance: Decimal | None = None
@@ -33,6 +38,7 @@ class ModemFigures:
         self.delivered = 0
         self.undelivered = 0
         self.sent_today = 0
+        self.refused_today = 0
         self.restarts = 0
         self._daily_cap = daily_cap
         self._succeeded: deque[bool] = deque(maxlen=RECENT)
@@ -46,6 +52,7 @@ class ModemFigures:
     def count_failed(self) -> None:
         """The network or the modem has refused one."""
         self.failed += 1
+        self.refused_today += 1
         self._succeeded.append(False)
 
     def count_unknown(self) -> None:
@@ -62,10 +69,15 @@ class ModemFigures:
         self.delivered += 1
         self._delivery_s.append(duration_s)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the modem is in its network, and its SIM doesn't rest."""
+        return self.state in ("ready", "roaming") and not self.rest
+
     def as_figures(self) -> dict[str, str]:
         """Names and values, as `BridgeStatusRequest` takes them."""
         values: dict[str, object] = {
-            "state": self.state,
+            "state": self.rest if self.rest and self.state in ("ready", "roaming") else self.state,
             "operator": self.operator or None,
             "signal_dbm": None if self.signal > 31 else 2 * self.signal - 113,
             "received": self.received,
@@ -84,7 +96,7 @@ class ModemFigures:
         if self._delivery_s:
             values["delivery_p50_s"] = round(median(self._delivery_s), 1)
         return {
-            f"modem.{self.name}.{name}": str(value)
+            f"modem.{self.name}.{name}": str(value)[:VALUE_MAXIMUM_CHARACTERS]
             for name, value in values.items()
             if value is not None
         }

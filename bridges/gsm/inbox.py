@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from hashlib import sha256
 from itertools import islice
 from typing import Final
@@ -34,6 +34,9 @@ from core.units import DAY_S
 SEEN_MAXIMUM: Final = 100_000
 SEEN_LIFETIME_S: Final = 3 * DAY_S
 """A service centre gives up sending one again before that."""
+UNTIMED_LIFETIME_S: Final = 300.0
+"""For those without the service centre's time, which are equal whenever their texts are: so long
+what comes directly and is stored as well may be apart, or shown in a store again and again."""
 BROKEN_MAXIMUM: Final = 1_000
 BODY_MAXIMUM_CHARACTERS: Final = 4_096
 """What `SmsReceivedRequest` has room for; a longer text is cut, and ends in an ellipsis."""
@@ -84,6 +87,7 @@ class Inbox:
         self._waiting: OrderedDict[str, _Message] = OrderedDict()
         self._taken: list[Change] = []
         self._last_ms = 0
+        self._loaded_s = -float("inf")
         self._wake = trio.Event()
         self.doubled = 0
         self.broken = 0
@@ -96,6 +100,7 @@ class Inbox:
     async def load(self) -> None:
         """Take up what an earlier process has left."""
         spool = self._context.spool
+        self._loaded_s = self._context.clock.unix_s()
         seen = [(float(value), key) for key, value in spool.items("seen", LOAD_MAXIMUM)]
         for moment_s, key in sorted(seen):
             self._seen[key] = moment_s
@@ -125,8 +130,13 @@ class Inbox:
         changes: dict[str, Change] = {}
         texts: dict[str, tuple[str, _Message]] = {}
         pieces: dict[str, Piece] = {}
+        untimed: set[str] = set()
         for message in messages:
-            key = _digest(sim, message.tpdu)
+            key = name = _digest(sim, message.tpdu)
+            if message.sent_s is None:
+                untimed.add(key)
+                # Another one than an equal one of another day.
+                name = _digest(sim, f"{key} {now_s:.3f}".encode())
             if message.to_port:
                 # What an application of a phone's would read: settings, MMS.
                 broken += await self.keep_broken(sim, message.tpdu.hex(), "data for a port")
@@ -134,7 +144,7 @@ class Inbox:
                 self.doubled += 1
             elif message.part is None:
                 received = _Message(
-                    id=key,
+                    id=name,
                     sim=sim,
                     sender=message.sender[:SENDER_MAXIMUM_CHARACTERS],
                     recipient=self._numbers.get(sim) or sim,
@@ -145,11 +155,17 @@ class Inbox:
                 texts[key] = order, received
             else:
                 piece = Piece(
-                    key, sim, message.sender, message.part, message.alphabet, message.content, now_s
+                    name,
+                    sim,
+                    message.sender,
+                    message.part,
+                    message.alphabet,
+                    message.content,
+                    now_s,
                 )
-                changes[key] = Change("part", key, msgspec.json.encode(_record(piece)))
+                changes[key] = Change("part", name, msgspec.json.encode(_record(piece)))
                 pieces[key] = piece
-        new = await self._once(now_s, changes)
+        new = await self._once(now_s, changes, untimed)
         wholes: list[Whole] = []
         for key in new:
             if key in texts:
@@ -189,18 +205,27 @@ class Inbox:
 
     # ------------------------------------------------------------ storing
 
-    async def _once(self, now_s: float, changes: Mapping[str, Change]) -> list[str]:
+    async def _once(
+        self, now_s: float, changes: Mapping[str, Change], untimed: Collection[str] = ()
+    ) -> list[str]:
         """Do, in one commit, the changes whose key was not seen before, each with the mark that it
-        was; returns those keys. All marks are in memory as well."""
+        was; returns those keys. All marks are in memory as well. Those of `untimed` are forgotten
+        sooner, but not while nobody was there to see them."""
         mark = f"{now_s:.0f}".encode()
-        new = [key for key in changes if key not in self._seen]
+        new = []
+        marked = []
+        for key in changes:
+            lifetime_s = UNTIMED_LIFETIME_S if key in untimed else SEEN_LIFETIME_S
+            seen_s = self._seen.get(key)
+            if seen_s is None or (
+                key in untimed and now_s > max(seen_s, self._loaded_s) + lifetime_s
+            ):
+                new.append(key)
+                marked.append(key)
+            elif now_s > seen_s + lifetime_s / 2:
+                # A modem that can't delete it: as long as it shows it, it stays known.
+                marked.append(key)
         self.doubled += len(changes) - len(new)
-        # A modem that can't delete it: as long as it shows it, it stays known.
-        marked = [
-            key
-            for key in changes
-            if key not in self._seen or now_s > self._seen[key] + SEEN_LIFETIME_S / 2
-        ]
         if not marked:
             return []
         forgotten = self._forgettable(now_s, len(new)) - changes.keys()
@@ -312,7 +337,7 @@ class Inbox:
 
 def _digest(sim: str, content: bytes) -> str:
     """Names what came to a SIM: the sender's text, and the second at which the service centre has
-    taken it, are in it."""
+    taken it where it told, are in it."""
     return sha256(sim.encode() + b"\0" + content).hexdigest()
 
 

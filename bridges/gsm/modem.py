@@ -157,6 +157,7 @@ class Modem:
 
     async def _send_part(self, job: Job) -> None:
         name, outbound = self._config.name, self._outbound
+        is_lost = False
         try:
             async with self._turn:
                 part = job.part
@@ -171,7 +172,9 @@ class Modem:
                 with trio.CancelScope(shield=True):
                     answer = await self._port_now().ask(command)
                     if answer.error is not None:
-                        await outbound.refused(name, job, answer.error)
+                        is_lost = await outbound.refused(
+                            name, job, answer.error, submitted=answer.submitted
+                        )
                     else:
                         await outbound.accepted(name, job, number_in(answer.lines, 0))
         except (NoAnswer, PortLost) as error:
@@ -186,6 +189,8 @@ class Modem:
             # It was still waiting for its turn, or for room on the disk.
             outbound.give_back(name, job)
             raise
+        if is_lost:
+            raise Restarted("the modem isn't as it was when it was started")
 
     # ------------------------------------------------------------ watching
 

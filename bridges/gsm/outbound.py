@@ -1,9 +1,9 @@
 """Messages that are to be sent: which SIM sends which, when, how often, and what came of it.
 
 A recipient keeps its SIM, so that people see one number; one without goes to the SIM that has sent
-the least today. A SIM that is away, or has sent as much as it may today, gives its messages to the
-others; but a long message of which a part was sent stays where it is, since only the same sender's
-parts are put together.
+the least today, or tried to. A SIM that is away, has sent as much as it may today, or rests as it
+can't send, gives its messages to the others; but a long message of which a part was sent stays
+where it is, since only the same sender's parts are put together.
 
 Kinds in the spool (and those of `reports`):
 
@@ -23,17 +23,18 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import trio
 
 from bridges.gsm.at import AtError
-from bridges.gsm.causes import Verdict, describe, verdict
+from bridges.gsm.causes import Verdict, advice, describe, is_certain, verdict
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.pdu import PduError, Submit, encode_submit
 from bridges.gsm.reports import ANSWER, LOAD_MAXIMUM, Reports, Status, Told
+from bridges.gsm.resting import Resting
 from bridges.process import BridgeContext
 from bridges.spool import Change
 from core.api.bridge_messages import Event, Outcome, SmsBody
@@ -76,6 +77,7 @@ class Job:
         sim: the only one that can send it, as it has sent a part; None while any can.
         sent: how many parts were sent.
         number: those that came earlier have a lower one.
+        refused_by: the SIMs that have not sent the next part since all had tried.
     """
 
     number: int
@@ -86,6 +88,7 @@ class Job:
     sent: int
     attempts: int = 0
     not_before: float = 0.0
+    refused_by: set[str] = field(default_factory=set)
 
     @property
     def part(self) -> Submit:
@@ -115,6 +118,7 @@ class Outbound:
         self._common: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}
         self._usable: set[str] = set()
+        self._resting = Resting()
         self._away_since = dict.fromkeys(caps, trio.current_time())
         self._idle: dict[str, trio.Event] = {}
         self._sticky: OrderedDict[str, str] = OrderedDict()
@@ -208,7 +212,8 @@ class Outbound:
         self._jobs[job.id] = job
         sim = job.sim or self._sticky.get(job.record.to)
         if sim not in self._own or (job.sim is None and not self._takes_more(sim)):
-            idle = [sim for sim in self._idle if sim in self._usable]
+            able = self._able()
+            idle = [sim for sim in self._idle if sim in able]
             sim = min(idle, key=self._load, default=None)
         if sim is None:
             self._common.append(job)
@@ -217,13 +222,22 @@ class Outbound:
             self._wake([sim])
 
     def _takes_more(self, sim: str) -> bool:
+        now = trio.current_time()
+        if now < self._resting.ends_at_s(sim):
+            return False
         if sim not in self._usable:
-            return trio.current_time() < self._away_since[sim] + PATIENCE_S
-        return len(self._own[sim]) < OVERLOAD_JOBS or len(self._usable) == 1
+            return now < self._away_since[sim] + PATIENCE_S
+        return len(self._own[sim]) < OVERLOAD_JOBS or len(self._able()) == 1
+
+    def _able(self) -> set[str]:
+        """The SIMs that can send at present."""
+        now = trio.current_time()
+        return {sim for sim in self._usable if now >= self._resting.ends_at_s(sim)}
 
     def _load(self, sim: str) -> float:
-        waiting = self._figures[sim].sent_today + len(self._own[sim])
-        return waiting / max(1, self._caps[sim])
+        figures = self._figures[sim]
+        tried = figures.sent_today + figures.refused_today + len(self._own[sim])
+        return tried / max(1, self._caps[sim])
 
     def _stick(self, recipient: str, sim: str) -> list[Change]:
         """Have a recipient keep a SIM; returns how that is stored."""
@@ -266,6 +280,9 @@ class Outbound:
         now = trio.current_time()
         if sim not in self._usable:
             return None, float("inf")
+        if now < (rests_until := self._resting.ends_at_s(sim)):
+            return None, rests_until
+        self._figures[sim].rest = ""
         if self._figures[sim].sent_today >= self._caps[sim] and self._today() == self._day:
             self._leave_to_others(sim)
             return None, now + CAP_INTERVAL_S
@@ -304,16 +321,13 @@ class Outbound:
                 nobody's.
         """
         self._roll_day()
-        figures = self._figures[sim]
-        figures.count_sent()
-        figures.sent_today += 1
+        self._resting.sent(sim)
+        self._figures[sim].count_sent()
         job.sim = sim
         job.sent += 1
         job.attempts = 0
-        changes = [
-            Change("day", sim, f"{self._day} {figures.sent_today}".encode()),
-            *self._stick(job.record.to, sim),
-        ]
+        job.refused_by.clear()
+        changes = [self._count_today(sim), *self._stick(job.record.to, sim)]
         if reference is not None:
             changes.append(
                 self._reports.await_report(sim, reference, job.id, job.sent, job.record.to)
@@ -324,40 +338,74 @@ class Outbound:
         await self._store(job, *changes)
         self._own[sim].appendleft(job)
 
-    async def refused(self, sim: str, job: Job, error: AtError) -> None:
-        """The modem or the network has refused the job's next part."""
-        match verdict(error):
-            case Verdict.UNKNOWN:
-                await self.unknown(sim, job, describe(error))
-            case Verdict.NEVER:
-                self._figures[sim].count_failed()
-                await self._end(job, "failed", describe(error), "failed")
-            case Verdict.LATER:
-                self._figures[sim].count_failed()
-                await self.not_sent(sim, job, describe(error))
+    async def refused(self, sim: str, job: Job, error: AtError, *, submitted: bool) -> bool:
+        """The modem or the network has refused the job's next part, `submitted` where the modem had
+        got it; whether the modem is to be started anew."""
+        reason = describe(error)
+        kind = verdict(error, submitted=submitted)
+        if kind is Verdict.UNKNOWN:
+            await self.unknown(sim, job, reason)
+            return False
+        self._figures[sim].count_failed()
+        if kind is Verdict.NEVER:
+            await self._end(job, "failed", reason, "failed")
+            return False
+        rests = kind is Verdict.SIM and self._doubt(
+            sim, job, f"{reason}; {advice(error)}", is_certain=is_certain(error)
+        )
+        # What was found to be the SIM's fault isn't held against the message.
+        await self.not_sent(sim, job, reason, counts=not rests)
+        return kind is Verdict.START
 
-    async def not_sent(self, sim: str, job: Job, reason: str) -> None:
+    async def not_sent(self, sim: str, job: Job, reason: str, *, counts: bool = True) -> None:
         """The job's next part has certainly not been sent, for a reason that may pass."""
-        job.attempts += 1
+        job.attempts += counts
         if job.attempts >= ATTEMPTS_MAXIMUM:
             await self._end(job, "failed", reason, "failed")
             return
         await self._store(job)
-        job.not_before = trio.current_time() + RETRY_FIRST_S * RETRY_FACTOR ** (job.attempts - 1)
-        if job.sim is None and len(self._usable - {sim}):
+        job.refused_by.add(sim)
+        if job.sim is not None:
+            self._retry(self._own[sim], job)
+        elif others := self._able() - job.refused_by:
             self._sticky.pop(job.record.to, None)
             job.not_before = 0.0
-            others = [other for other in self._usable if other != sim]
             other = min(others, key=self._load)
             self._own[other].append(job)
             self._wake([other])
-            return
-        self._own[sim].append(job)
+        else:
+            self._retry(self._common, job)
+
+    def _retry(self, jobs: deque[Job], job: Job) -> None:
+        """All that could have sent it have tried; they try again after a while."""
+        pause_s = RETRY_FIRST_S * RETRY_FACTOR ** max(0, job.attempts - 1)
+        job.not_before = trio.current_time() + pause_s
+        job.refused_by.clear()
+        jobs.append(job)
+        self._wake(self._idle)
 
     async def unknown(self, sim: str, job: Job, reason: str) -> None:
-        """Nobody has told whether the job's next part was sent: the message is not sent again."""
+        """Nobody has told whether the job's next part was sent: the message is not sent again. It
+        counts as sent, for it may cost as much."""
+        self._roll_day()
         self._figures[sim].count_unknown()
-        await self._end(job, "unknown", reason, "unknown")
+        # A modem that goes on like this loses one after another.
+        self._doubt(sim, job, f"{reason}; check the modem and its SIM's credit", is_certain=False)
+        await self._end(job, "unknown", reason, "unknown", [self._count_today(sim)])
+
+    def _doubt(self, sim: str, job: Job, reason: str, *, is_certain: bool) -> bool:
+        """What was not sent may be for the SIM; whether it rests from now on."""
+        if not self._resting.fault(sim, job.id, trio.current_time(), is_certain=is_certain):
+            return False
+        self._figures[sim].rest = f"resting: {reason}"
+        log_event(_log, logging.ERROR, "a SIM can't send", modem=sim, reason=reason)
+        self._leave_to_others(sim)
+        return True
+
+    def _count_today(self, sim: str) -> Change:
+        figures = self._figures[sim]
+        figures.sent_today += 1
+        return Change("day", sim, f"{self._day} {figures.sent_today}".encode())
 
     def give_back(self, sim: str, job: Job) -> None:
         """A job that was taken, and for which nothing was done."""
@@ -415,7 +463,7 @@ class Outbound:
         if today != self._day:
             self._day = today
             for figures in self._figures.values():
-                figures.sent_today = 0
+                figures.sent_today = figures.refused_today = 0
 
     def _today(self) -> str:
         return time.strftime("%Y-%m-%d", time.gmtime(self._context.clock.unix_s()))

@@ -38,6 +38,8 @@ _STORES: Final = ("SM", "ME")
 _REPORTS_DIRECTLY: Final = "AT+CNMI=2,1,0,1,0"
 _ANNOUNCE: Final = (_REPORTS_DIRECTLY, "AT+CNMI=2,1,0,2,0", "AT+CNMI=1,1,0,1,0", "AT+CNMI=2,1")
 """Messages are stored and announced, reports come directly; else as much of it as there is."""
+STATE_MAXIMUM_CHARACTERS: Final = 32
+"""What a SIM waits for has at most 13 (TS 27.007 section 8.3); the rest is noise."""
 _QUOTED: Final = re.compile(r'"([A-Z]{2})"')
 
 _log = logging.getLogger("montana.bridge.gsm")
@@ -205,7 +207,7 @@ async def _lock(port: Port) -> str:
     """What the SIM waits for (TS 27.007 section 8.3)."""
     answer = await _sim_answer(port, Command("AT+CPIN?", "+CPIN:"))
     if answer.lines:
-        return answer.lines[0].removeprefix("+CPIN:").strip()
+        return answer.lines[0].removeprefix("+CPIN:").strip()[:STATE_MAXIMUM_CHARACTERS]
     error = answer.error
     if error is not None and error.kind is ErrorKind.CME:
         if error.code in CME_SIM_ABSENT:

@@ -44,20 +44,22 @@ class Subscribed:
 
 
 class SmallNode:
-    """What a node is to a bridge. `held` requests get no answer, so many acknowledgements are
+    """What a node is to a bridge. `held` requests get no answer, so many of `refuses` are
     refused."""
 
     def __init__(self) -> None:
         self.asked: list[RequestBody] = []
         self.held = False
+        self.refuses: type[RequestBody] = AcknowledgeRequest
         self.refusals = 0
+        self.subscriptions = 0
         self.events = [event(number) for number in range(3)]
 
     async def answer(self, request: RequestBody) -> ReplyBody:
         self.asked.append(request)
         if isinstance(request, SmsOptOutRequest):
             raise OperationError("this is no number", "no_number")
-        if isinstance(request, AcknowledgeRequest) and self.refusals:
+        if isinstance(request, self.refuses) and self.refusals:
             self.refusals -= 1
             raise OperationError("the disk is full", "disk_full")
         if self.held and isinstance(request, PingRequest):
@@ -66,6 +68,7 @@ class SmallNode:
 
     def subscribe(self, bridge: str, window: int, send: Callable[[Event], None]) -> Subscribed:
         assert bridge == "twilio"
+        self.subscriptions += 1
         acknowledged = {one.id for one in self.asked if isinstance(one, AcknowledgeRequest)}
         for one in self.events[:window]:
             if one.id not in acknowledged:
@@ -194,6 +197,34 @@ async def test_it_says_how_the_bridge_does(tmp_path: Path) -> None:
                 await trio.sleep(0.01)
     said = [one for one in node.asked if isinstance(one, BridgeStatusRequest)]
     assert said[0] == BridgeStatusRequest("twilio", "well", {"sent": "5"})
+
+
+@pytest.mark.trio
+async def test_figures_that_no_node_can_read_end_no_connection(tmp_path: Path) -> None:
+    path, node = tmp_path / "node.sock", SmallNode()
+    async with linked(path) as link:
+        link.state, link.figures = "well", {"sent": "5", "state": "x" * 129}
+        async with node.running(path):
+            while not any(isinstance(one, BridgeStatusRequest) for one in node.asked):
+                await trio.sleep(0.01)
+            assert await link.request(PingRequest()) == DoneReply()
+    said = [one for one in node.asked if isinstance(one, BridgeStatusRequest)]
+    assert said == [BridgeStatusRequest("twilio", "its figures can't be told", {})]
+
+
+@pytest.mark.trio
+async def test_a_status_that_is_refused_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.node_link.STATUS_INTERVAL_S", 0.01)
+    path, node = tmp_path / "node.sock", SmallNode()
+    node.refuses = BridgeStatusRequest
+    node.refusals = 2
+    async with linked(path) as link, node.running(path):
+        while sum(isinstance(one, BridgeStatusRequest) for one in node.asked) < 4:
+            await trio.sleep(0.01)
+        assert await link.request(PingRequest()) == DoneReply()
+    assert node.subscriptions == 1
 
 
 def test_it_works_under_asyncio() -> None:

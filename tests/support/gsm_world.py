@@ -3,6 +3,7 @@ only what could be sent to a real one."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from bridges.spool import Spool, open_spool
 from core.api.bridge_messages import (
     AcknowledgeRequest,
     BridgeAnswerRequest,
+    BridgeStatusRequest,
     CommandBody,
     DoneReply,
     Event,
@@ -33,6 +35,7 @@ from core.api.messages import ReplyBody, Request, RequestBody
 from core.clock import SystemClock
 from core.config_file import validate_untrusted
 from core.errors import OperationError
+from core.units import NS_PER_S
 from tests.support.modem_emulator import EmulatedNetwork, ModemEmulator, sms_network
 from tests.support.modem_sim import SimCard
 
@@ -41,6 +44,23 @@ STEP_MAXIMUM_S = 1.0
 STEPS_MAXIMUM = 6_000
 PERSON = "+79991112233"
 FAR_FUTURE_MS = 4_000_000_000_000
+
+
+class WorldClock(SystemClock):
+    """The time that trio has, so that what passes in a test passes for the bridge."""
+
+    __slots__ = ("_zero_s",)
+
+    def __init__(self) -> None:
+        self._zero_s = time.time() - trio.current_time()
+
+    def unix_s(self) -> float:
+        """Seconds since 1970 UTC."""
+        return self._zero_s + trio.current_time()
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds of trio's clock."""
+        return round(trio.current_time() * NS_PER_S)
 
 
 class NodeStandIn:
@@ -63,15 +83,31 @@ class NodeStandIn:
         self.reply: Callable[[SmsReceivedRequest], str | None] = lambda _: None
         self.online = trio.Event()
         self.online.set()
-        self.figures: dict[str, str] = {}
-        self.state = ""
+        self._status = BridgeStatusRequest("gsm", "", {})
         self._events: dict[str, Event] = {}
         self._send: trio.MemorySendChannel[Event] | None = None
 
+    @property
+    def figures(self) -> dict[str, str]:
+        return dict(self._status.figures)
+
+    @figures.setter
+    def figures(self, figures: dict[str, str]) -> None:
+        self._status = BridgeStatusRequest("gsm", self.state, figures)
+        assert_wired(self._status)
+
+    @property
+    def state(self) -> str:
+        return self._status.state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self._status = BridgeStatusRequest("gsm", state, self.figures)
+        assert_wired(self._status)
+
     async def request(self, body: RequestBody) -> ReplyBody:
         await self.online.wait()
-        wired = msgspec.json.decode(msgspec.json.encode(Request(1, body)), type=Request)
-        assert wired.body == body
+        assert_wired(body)
         match body:
             case SmsReceivedRequest():
                 self.asked.append(body)
@@ -126,6 +162,12 @@ class NodeStandIn:
         return self.tell(CommandBody("ussd", (modem, code)), "", f"{modem} {code}")
 
 
+def assert_wired(body: RequestBody) -> None:
+    """Whether a node would read it as it was meant."""
+    wired = msgspec.json.decode(msgspec.json.encode(Request(1, body)), type=Request)
+    assert wired.body == body
+
+
 class GsmWorld:
     """See `gsm_world`."""
 
@@ -144,6 +186,7 @@ class GsmWorld:
         self.modems = modems
         self.modem = modems[0]
         self.node = NodeStandIn()
+        self._time = WorldClock()
         self.settings = settings
         self._folder = folder
         self._spools_open = spools
@@ -165,7 +208,7 @@ class GsmWorld:
             config=validate_untrusted(document, self._folder),
             node=cast(NodeLink, self.node),
             spool=self.spool,
-            clock=SystemClock(),
+            clock=self._time,
         )
 
     async def start(self) -> None:

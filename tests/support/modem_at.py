@@ -182,7 +182,8 @@ class AtModem(ABC):
 
     def _booted(self) -> None:
         self._is_awake = True
-        self.unsolicited("^BOOT:27710117,0,0,0,75")
+        if not self.faults.starts_silently:
+            self.unsolicited("^BOOT:27710117,0,0,0,75")
         if self.is_reachable:
             self.network.try_again(self.number)
 

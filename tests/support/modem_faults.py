@@ -18,9 +18,11 @@ FOREVER = -1
 
 @dataclass(frozen=True)
 class Refuse:
-    """The network takes no message: `+CMS ERROR` with that number (TS 27.005, 3.2.5)."""
+    """The modem answers `+CMS ERROR` with that number (TS 27.005, 3.2.5), or `ERROR`; mostly as the
+    network has taken no message, but it may have been `sent` all the same."""
 
-    cms_error: int
+    cms_error: int | None
+    sent: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,9 @@ class Faults:
 
     stores_accepted: frozenset[int] = frozenset({1, 2, 3})
     """How many stores +CPMS may be given."""
+
+    starts_silently: bool = False
+    """A restart isn't told by `^BOOT`."""
 
     vanish_on_reset: bool = False
     """+CFUN=1,1 takes the device away; it comes back under another pty number."""

@@ -70,23 +70,23 @@ class SendingCommands:
         fault: SubmitFault | None = None
         if modem.faults.at_submit:
             fault = modem.faults.at_submit.popleft()
-        error: int | None = None
+        error: AtError | None = None
         if not (centre or modem.sim.smsc):
-            error = CMS_SERVICE_CENTRE_UNKNOWN
+            error = AtError(cms=CMS_SERVICE_CENTRE_UNKNOWN)
         elif modem.registration not in (1, 5):
-            error = CMS_NO_NETWORK_SERVICE
-        elif isinstance(fault, Refuse):
-            error = fault.cms_error
+            error = AtError(cms=CMS_NO_NETWORK_SERVICE)
 
         def done() -> None:
             if error is not None:
-                modem.finish([], AtError(cms=error))
+                modem.finish([], error)
                 return
             reference = self._reference
-            if fault is None or (not isinstance(fault, Refuse) and fault.sent):
+            if fault is None or fault.sent:
                 self._reference = (reference + 1) % 256
                 modem.network.submit(modem.number, submit, reference)
-            if isinstance(fault, Reboot):
+            if isinstance(fault, Refuse):
+                modem.finish([], AtError(cms=fault.cms_error))
+            elif isinstance(fault, Reboot):
                 modem.reboot()
             elif isinstance(fault, Unplug):
                 modem.unplug()

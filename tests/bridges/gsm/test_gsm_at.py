@@ -199,7 +199,10 @@ def test_27_005_3_5_1_the_pdu_follows_the_prompt(prompt: bytes) -> None:
     assert line.engine.data_to_send() == b"00AB\x1a"
     # The PDU echoed, another prompt, and what comes by itself before the result.
     events = line.hear(b'00AB\x1a\r\n> \r\n+CMTI: "SM",1\r\n+CMGS: 44\r\n\r\nOK\r\n')
-    assert events == [Unsolicited('+CMTI: "SM",1'), Answered(SUBMIT, ("+CMGS: 44",), None)]
+    assert events == [
+        Unsolicited('+CMTI: "SM",1'),
+        Answered(SUBMIT, ("+CMGS: 44",), None, submitted=True),
+    ]
     assert not line.engine.submitted
 
 

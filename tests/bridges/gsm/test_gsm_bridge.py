@@ -10,6 +10,7 @@ import pytest
 from trio.testing import MockClock
 
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+from tests.support.modem_faults import Refuse
 
 pytestmark = pytest.mark.trio
 EMOJI = "Привет 👍🏽 {мир} " * 20
@@ -267,13 +268,18 @@ async def test_figures(tmp_path: Path, mock_clock: MockClock) -> None:
         world.network.report_delay_s = 7.0
         world.modem.registration = 5
         await world.until_state("roaming")
-        world.node.send_sms(PERSON, "hello")
+        world.modem.faults.at_submit.append(Refuse(1))
+        for number in range(4):
+            world.node.send_sms(PERSON, f"number {number}")
         world.deliver("hello")
-        await world.until(lambda: world.figure("delivered") == "1")
+        await world.until(lambda: world.figure("delivered") == "3")
         await world.until(lambda: world.figure("balance"))
+        assert world.figure("failed") == "1"
+        # By the report, not by the modem; how late it was read is this test's own time.
+        assert 7.0 <= float(world.figure("delivery_p50_s") or 0) < 60.0
         assert world.figure("balance") == "12.34"
         assert world.figure("received") == "1"
-        assert world.figure("success_percent") == "100"
+        assert world.figure("success_percent") == "75"
         assert world.figure("operator") == world.modem.operator
         assert world.figure("signal_dbm") == str(2 * world.modem.signal - 113)
         assert world.node.state == "1 of 1 modems ready"

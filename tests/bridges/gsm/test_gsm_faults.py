@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from bridges.gsm.modem import RARELY, WATCH_INTERVAL_S
+from bridges.gsm.resting import REST_FIRST_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_emulator import ZONE, ModemEmulator
 from tests.support.modem_faults import FOREVER, SILENCE, Reboot, Refuse, Silence, Unplug
@@ -204,7 +206,7 @@ async def test_data_for_a_port_is_kept_aside(tmp_path: Path, mock_clock: MockClo
 # ------------------------------------------------------------ sending that fails
 
 
-@pytest.mark.parametrize("cms_error", [38, 500, 512])
+@pytest.mark.parametrize("cms_error", [38, 314])
 async def test_what_is_refused_for_now_is_sent_later(
     tmp_path: Path, mock_clock: MockClock, cms_error: int
 ) -> None:
@@ -216,7 +218,38 @@ async def test_what_is_refused_for_now_is_sent_later(
         await world.until(lambda: (event, "delivered") in world.node.statuses)
 
 
-@pytest.mark.parametrize(("cms_error", "times"), [(21, 1), (28, 1), (38, 4)])
+async def test_a_command_that_is_refused_before_the_prompt_is_tried_again(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Whatever the cause, the modem had no message yet."""
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        for error in ("+CMS ERROR: 500", "+CMS ERROR: 332", "ERROR"):
+            world.modem.faults.answer_next("+CMGS", error)
+        await goes_once(world, "at last")
+        # One that names no cause has forgotten to.
+        assert world.modem.commands.count("ATZ") == 2
+
+
+@pytest.mark.parametrize("sent", [True, False])
+@pytest.mark.parametrize("cms_error", [500, 300, 332, 512, None])
+async def test_an_error_that_leaves_open_whether_it_was_sent(
+    tmp_path: Path, mock_clock: MockClock, cms_error: int | None, sent: bool
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.faults.at_submit.append(Refuse(cms_error, sent=sent))
+        event = world.node.send_sms(PERSON, "perhaps")
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "unknown"}
+        assert world.node.statuses[0] == (event, "unknown")
+        await goes_once(world, "another")
+        texts = [message.text for message in world.network.messages]
+        assert texts == ["perhaps"] * sent + ["another"]
+        await world.until(lambda: world.figure("sent_today") == "2")
+
+
+@pytest.mark.parametrize(("cms_error", "times"), [(1, 1), (304, 1), (21, 4), (38, 4)])
 async def test_what_is_refused_for_good_fails(
     tmp_path: Path, mock_clock: MockClock, cms_error: int, times: int
 ) -> None:
@@ -241,6 +274,61 @@ async def test_what_one_sim_is_refused_another_sends(tmp_path: Path, mock_clock:
         assert {message.sender for message in world.network.messages} == {
             world.modems[1].sim.number
         }
+
+
+@pytest.mark.parametrize(
+    ("cms_error", "refused", "words"),
+    [
+        # Perhaps a message's fault: held against the SIM at the second one.
+        (21, 2, "credit"),
+        (50, 1, "contract"),
+    ],
+)
+async def test_a_sim_that_cannot_send_swallows_nothing_beside_one_that_can(
+    tmp_path: Path, mock_clock: MockClock, cms_error: int, refused: int, words: str
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, 2) as world:
+        for number in range(2):
+            await world.until_state("ready", f"sim{number}")
+        world.modem.faults.at_submit += [Refuse(cms_error)] * 50
+        events = [world.node.send_sms(f"+7999555{number:04d}", f"{number}") for number in range(20)]
+        await world.until(lambda: len(world.node.outcomes) == 20)
+        assert world.node.outcomes == dict.fromkeys(events, "done")
+        assert len(world.network.messages) == 20
+        assert {one.sender for one in world.network.messages} == {world.modems[1].sim.number}
+        assert 50 - len(world.modem.faults.at_submit) == refused
+        await world.until(lambda: "resting" in (world.figure("state") or ""))
+        state = world.figure("state") or ""
+        assert f"CMS {cms_error} " in state
+        assert words in state
+        assert world.figure("success_percent") == "0"
+        assert world.node.state == "1 of 2 modems ready"
+        # After its rest it is tried, and rests for longer; then its fault is mended.
+        await world.pass_s(REST_FIRST_S)
+        world.modems[1].registration = 2
+        await world.until_state("searching", "sim1")
+        last = world.node.send_sms("+79995559999", "last")
+        await world.until(lambda: 50 - len(world.modem.faults.at_submit) == refused + 1)
+        await world.pass_s(REST_FIRST_S)
+        assert 50 - len(world.modem.faults.at_submit) == refused + 1
+        world.modem.faults.at_submit.clear()
+        await world.until(lambda: world.node.outcomes.get(last) == "done")
+        await world.until_state("ready")
+        assert world.network.messages[-1].sender == world.number
+
+
+async def test_a_message_that_all_refuse_puts_no_sim_to_rest(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, 2) as world:
+        for number in range(2):
+            await world.until_state("ready", f"sim{number}")
+            world.modems[number].faults.at_submit += [Refuse(21)] * 2
+        event = world.node.send_sms(PERSON, "never")
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "failed"}
+        await goes_once(world, "another")
+        assert world.node.state == "2 of 2 modems ready"
 
 
 @pytest.mark.parametrize("sent", [True, False])
@@ -272,7 +360,7 @@ async def test_the_parts_that_follow_one_that_failed_are_not_sent(
 ) -> None:
     async with gsm_world(tmp_path, mock_clock) as world:
         await world.until_state("ready")
-        world.modem.faults.at_submit += [None, Refuse(21)]
+        world.modem.faults.at_submit += [None, Refuse(1)]
         event = world.node.send_sms(PERSON, "x" * 400)
         await world.until(lambda: event in world.node.outcomes)
         assert world.node.outcomes == {event: "failed"}
@@ -432,6 +520,32 @@ async def test_a_modem_that_starts_anew_is_told_everything_again(
         assert world.modem.sim.pin_entries == ["1234"] * 3
 
 
+async def test_a_modem_that_starts_anew_without_a_word_is_found_out_by_its_next_sms(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="1234") as world:
+        await world.until_state("ready")
+        world.modem.faults.starts_silently = True
+        world.modem.reboot()
+        await world.pass_s(1)
+        await goes_once(world, "out")
+        await comes_once(world, "in")
+        assert world.modem.sim.pin_entries == ["1234"] * 2
+
+
+async def test_a_service_centre_that_changes_is_warned_of(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.modem.sim.smsc = "+79990000000"
+        warned = "the SMS service centre of a SIM has changed"
+        await world.until(lambda: warned in caplog.messages)
+        await world.pass_s(WATCH_INTERVAL_S * RARELY * 2)
+        assert caplog.messages.count(warned) == 1
+        assert "+79990000000" not in caplog.text
+
+
 async def test_a_sign_of_a_start_that_was_none_changes_nothing(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
@@ -566,6 +680,17 @@ async def test_a_sim_that_is_busy_is_waited_for(tmp_path: Path, mock_clock: Mock
     async with gsm_world(tmp_path, mock_clock, prepare=busy) as world:
         await world.until_state("ready")
         await comes_once(world, "one")
+
+
+async def test_noise_in_place_of_what_a_sim_waits_for_can_be_told(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    def noisy(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CPIN?", "+CPIN: " + "z" * 130 + "\r\n\r\nOK")
+
+    async with gsm_world(tmp_path, mock_clock, prepare=noisy) as world:
+        await world.until(lambda: (world.figure("state") or "").startswith("SIM locked: zzz"))
+        await world.until_state("ready")
 
 
 async def test_no_sim(tmp_path: Path, mock_clock: MockClock) -> None:

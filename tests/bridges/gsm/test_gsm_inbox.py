@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,13 @@ from trio.testing import MockClock
 
 from bridges.gsm import inbox as inbox_module
 from bridges.gsm.alphabet import Alphabet, encode_ucs2
-from bridges.gsm.inbox import BODY_MAXIMUM_CHARACTERS, BROKEN_MAXIMUM, SEEN_LIFETIME_S, Inbox
+from bridges.gsm.inbox import (
+    BODY_MAXIMUM_CHARACTERS,
+    BROKEN_MAXIMUM,
+    SEEN_LIFETIME_S,
+    UNTIMED_LIFETIME_S,
+    Inbox,
+)
 from bridges.gsm.pdu import Deliver, Part
 from bridges.gsm.reassembly import PARTS_LIFETIME_S
 from bridges.spool import Change
@@ -26,10 +33,16 @@ from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 pytestmark = pytest.mark.trio
 
 
-def message(text: str, part: Part | None = None, *, to_port: bool = False) -> Deliver:
+def message(
+    text: str,
+    part: Part | None = None,
+    *,
+    to_port: bool = False,
+    sent_s: int | None = 1_800_000_000,
+) -> Deliver:
     content = encode_ucs2(text)
     tpdu = repr((part, text)).encode()
-    return Deliver(PERSON, Alphabet.UCS2, content, None, part, to_port, tpdu)
+    return Deliver(PERSON, Alphabet.UCS2, content, sent_s, part, to_port, tpdu)
 
 
 class Desk:
@@ -54,6 +67,10 @@ async def desk(folder: Path, clock: MockClock) -> AsyncIterator[Desk]:
         nursery.start_soon(made.inbox.run, made.reply_to)
         yield made
         nursery.cancel_scope.cancel()
+
+
+def has_texts(made: Desk, count: int) -> bool:
+    return len(made.world.texts) == count
 
 
 async def test_a_message_is_handed_on_once_and_answered(
@@ -122,6 +139,34 @@ async def test_what_was_seen_is_forgotten_after_days_unless_it_is_seen_again(
         assert len(made.world.spool.items("seen")) <= 2 + SEEN_LIFETIME_S / DAY_S
         await made.world.until(lambda: len(made.world.texts) == 31)
         assert made.world.texts.count("stuck") == 1
+
+
+async def test_equal_texts_without_a_time_are_one_for_minutes_only(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with desk(tmp_path, mock_clock) as made:
+        bal = message("BAL", sent_s=None)
+        long = [message("y" * 67, Part(1, 2, number), sent_s=None) for number in (1, 2)]
+        for hour in range(1, 4):
+            # Directly, and stored; then in a store that can't be emptied for half an hour.
+            assert await made.inbox.keep("sim0", [bal, *long]) == 3
+            for _ in range(30):
+                made.clock.advance_s(60)
+                assert await made.inbox.keep("sim0", [bal, *long]) == 0
+            await made.world.until(partial(has_texts, made, 2 * hour))
+            made.clock.advance_s(UNTIMED_LIFETIME_S + 1)
+        assert sorted(made.world.texts) == ["BAL"] * 3 + ["y" * 134] * 3
+        assert len({one.message_id for one in made.world.node.messages}) == 6
+        assert made.world.spool.items("part") == []
+        # What lies in a store while no bridge runs is still the same when one does.
+        await made.inbox.keep("sim0", [bal])
+        made.clock.advance_s(DAY_S)
+        later = Inbox(replace(made.world.context(), clock=made.clock), {})
+        await later.load()
+        made.clock.advance_s(30)
+        assert await later.keep("sim0", [bal]) == 0
+        made.clock.advance_s(UNTIMED_LIFETIME_S + 1)
+        assert await later.keep("sim0", [bal]) == 1
 
 
 async def test_marks_are_bounded(

@@ -72,6 +72,12 @@ async def test_a_telephone_asks_for_its_balance_and_an_operator_for_the_sims(
                     await trio.sleep(0.2)
                 assert (await run(modem_figures, node))["modem.sim1.state"] == "ready"
                 await run(node.command, "status")
+                metrics = await run(node.figures)
+                prefix = ("montana_bridge_figure", "gsm")
+                assert metrics[*prefix, "modem.sim1.balance"] == 12.34
+                assert metrics[*prefix, "modem.sim1.signal_dbm"] == 2 * modem.signal - 113
+                assert (*prefix, "modem.sim1.state") not in metrics
+                assert metrics["montana_bridge_connected", "gsm"] == 1
                 assert len(network.messages) == 2
                 assert sim.pin_entries == ["1234"]
                 assert not any(sim.stores.values())

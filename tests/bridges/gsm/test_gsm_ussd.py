@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bridges.gsm.alphabet import encode_gsm7, encode_ucs2, pack
 from bridges.gsm.at import AtError, ErrorKind
-from bridges.gsm.causes import Verdict, describe, verdict
+from bridges.gsm.causes import Verdict, advice, describe, is_certain, verdict
 from bridges.gsm.ussd import CODE, UssdAnswer, amount_in, decode_answer_untrusted, pack_code
 
 
@@ -87,25 +87,41 @@ def test_codes_hold_nothing_but_digits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "expected"),
+    ("kind", "code", "before", "after"),
     [
-        (ErrorKind.CMS, 38, Verdict.LATER),
-        (ErrorKind.CMS, 500, Verdict.LATER),
-        (ErrorKind.CMS, 331, Verdict.LATER),
-        (ErrorKind.CMS, 512, Verdict.LATER),
-        (ErrorKind.CMS, None, Verdict.LATER),
-        (ErrorKind.PLAIN, None, Verdict.LATER),
-        (ErrorKind.CME, 30, Verdict.LATER),
-        (ErrorKind.CMS, 1, Verdict.NEVER),
-        (ErrorKind.CMS, 21, Verdict.NEVER),
-        (ErrorKind.CMS, 304, Verdict.NEVER),
-        (ErrorKind.CMS, 332, Verdict.UNKNOWN),
+        # Certain, whenever it comes.
+        *[(ErrorKind.CMS, code, Verdict.LATER, Verdict.LATER) for code in (27, 38, 192, 314, 331)],
+        *[(ErrorKind.CMS, code, Verdict.NEVER, Verdict.NEVER) for code in (1, 96, 195, 304)],
+        *[(ErrorKind.CMS, code, Verdict.SIM, Verdict.SIM) for code in (8, 21, 28, 30, 50, 330)],
+        *[(ErrorKind.CMS, code, Verdict.START, Verdict.START) for code in (310, 311, 313, 316)],
+        (ErrorKind.CME, 11, Verdict.START, Verdict.START),
+        (ErrorKind.CME, 14, Verdict.LATER, Verdict.LATER),
+        # Not certain, once the modem has the message.
+        *[
+            (ErrorKind.CMS, code, Verdict.LATER, Verdict.UNKNOWN)
+            for code in (300, 320, 322, 332, 500, 512, 9999)
+        ],
+        (ErrorKind.CME, 30, Verdict.LATER, Verdict.UNKNOWN),
+        (ErrorKind.CME, None, Verdict.START, Verdict.UNKNOWN),
+        (ErrorKind.CMS, None, Verdict.START, Verdict.UNKNOWN),
+        (ErrorKind.PLAIN, None, Verdict.START, Verdict.UNKNOWN),
     ],
 )
 def test_27_005_3_2_5_what_an_error_means(
-    kind: ErrorKind, code: int | None, expected: Verdict
+    kind: ErrorKind, code: int | None, before: Verdict, after: Verdict
 ) -> None:
-    assert verdict(AtError(kind, code)) is expected
+    assert verdict(AtError(kind, code), submitted=False) is before
+    assert verdict(AtError(kind, code), submitted=True) is after
+
+
+@pytest.mark.parametrize(
+    ("code", "certain", "words"),
+    [(330, True, "AT+CSCA"), (50, True, "contract"), (21, False, "credit"), (303, False, "modem")],
+)
+def test_a_sims_fault_is_told_with_what_to_do(code: int, certain: bool, words: str) -> None:
+    error = AtError(ErrorKind.CMS, code)
+    assert is_certain(error) is certain
+    assert words in advice(error)
 
 
 def test_errors_are_told_with_what_they_mean() -> None:
