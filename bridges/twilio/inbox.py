@@ -4,14 +4,18 @@ is carried out by the node once, and answered once.
 The answer goes back in the HTTP response when the node has it soon enough, and as an SMS of its
 own otherwise: after a restart as well, for whatever is still on the disk was not answered, or not
 surely. That is when an answer may come twice; the node does nothing twice, it knows the message.
+
+What one sender has sent is carried out in the order in which it has come: behind one that is still
+to be answered by an SMS, others of its sender are as well.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping
-from itertools import groupby
-from typing import Final
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
 
 import msgspec
 import trio
@@ -34,14 +38,15 @@ from core.errors import ApiError, OperationError
 from core.log import log_event
 
 KIND: Final = "received"
-BACKLOG_MAXIMUM: Final = 500
-"""Messages that are being answered by SMS at the same time; the others are on the disk alone."""
+SENDERS_MAXIMUM: Final = 500
+"""Whose messages are being answered by SMS at the same time."""
 ANSWER_LIFETIME_S: Final = 24 * 3600
 """From when on an answer would surprise more than help."""
 NODE_TIMEOUT_S: Final = 30.0
 ERASE_AFTER_S: Final = 0.05
 REFUSED_LIFETIME_S: Final = 3600
-"""How long a message is offered to a node that refuses it."""
+"""How long a message is offered to a node that refuses it, from its first refusal on."""
+_PAGE: Final = 1_000
 
 _log = logging.getLogger("montana.bridge.twilio")
 
@@ -77,6 +82,18 @@ class _Taking:
         self.is_stored = False
 
 
+class _Left(NamedTuple):
+    """A message that is to be answered by SMS. They compare by when they came.
+
+    Attributes:
+        is_first: whether nobody can have been answered yet.
+    """
+
+    received_ms: int
+    key: str
+    is_first: bool
+
+
 class Inbox:
     """What has come and isn't answered yet.
 
@@ -95,30 +112,33 @@ class Inbox:
         self._held: set[str] = set()
         """Those that somebody in this process deals with."""
         self._taking: dict[str, _Taking] = {}
-        self._backlog = 0
-        """How many of those are being answered by SMS."""
+        self._direct: dict[str, trio.Event] = {}
+        """Whose message is carried out now, to be answered in the response."""
+        self._left: dict[str, list[_Left]] = {}
+        """By sender, what is to be answered by SMS, the earliest first."""
+        self._idle: deque[str] = deque()
+        """Those of them whom nobody answers yet."""
+        self._answering = 0
         self._has_more = trio.Event()
-        self._has_room = trio.Event()
         self._answered: list[str] = []
         """Those that are to be erased."""
         self._has_answered = trio.Event()
-        self._nursery: trio.Nursery | None = None
-
-    @property
-    def is_full(self) -> bool:
-        """Whether no more can be answered by SMS now."""
-        return self._backlog >= BACKLOG_MAXIMUM
+        page = self._spool.items(KIND, _PAGE)
+        while page:
+            for key, value in page:
+                self.later(key, msgspec.json.decode(value, type=Received))
+            page = self._spool.items(KIND, _PAGE, after=page[-1][0])
 
     async def run(self) -> None:
         """Answer what was left, until cancelled."""
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._erase)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._erase)
             while True:
-                self._has_more, self._has_room = trio.Event(), trio.Event()
-                if self.is_full:
-                    await self._has_room.wait()
-                elif not self._take_up(self._nursery):
-                    await self._has_more.wait()
+                self._has_more = trio.Event()
+                while self._idle and self._answering < SENDERS_MAXIMUM:
+                    self._answering += 1
+                    nursery.start_soon(self._answer_all, self._idle.popleft())
+                await self._has_more.wait()
 
     async def put(self, key: str, received: Received) -> bool:
         """Take a message in: it is durable when this returns, and the caller's, who ends it by
@@ -143,7 +163,7 @@ class Inbox:
             taking.is_stored = True
         finally:
             if not is_new:
-                self._let_go(key)
+                self._held.discard(key)
             del self._taking[key]
             taking.ended.set()
         if is_new:
@@ -157,7 +177,7 @@ class Inbox:
         Raises:
             OperationError: not now.
         """
-        return await self._carry_out(key, received, timeout_s=timeout_s, is_first=True)
+        return await self._carry_out_in_turn(key, received, timeout_s=timeout_s, is_first=True)
 
     async def again(self, key: str, received: Received, *, timeout_s: float) -> str | None:
         """The answer to a message that was answered, to somebody who hasn't got it.
@@ -165,23 +185,26 @@ class Inbox:
         Raises:
             OperationError: not now.
         """
-        return await self._carry_out(key, received, timeout_s=timeout_s, is_first=False)
+        return await self._carry_out_in_turn(key, received, timeout_s=timeout_s, is_first=False)
 
-    def later(self, key: str) -> None:
-        """Leave a message to be answered by an SMS."""
-        self._let_go(key)
+    def later(self, key: str, received: Received, *, is_first: bool = False) -> None:
+        """Leave a message to be answered by an SMS.
+
+        Args:
+            is_first: it has just come, and nobody has been asked about it.
+        """
+        self._held.add(key)
+        left = self._left.get(received.sender)
+        if left is None:
+            left = self._left[received.sender] = []
+            self._idle.append(received.sender)
+        heappush(left, _Left(received.received_ms, key, is_first))
         self._has_more.set()
 
     def done(self, key: str) -> None:
         """A message was answered: it is erased, with others in one commit."""
         self._answered.append(key)
         self._has_answered.set()
-
-    def answer_soon(self, key: str, received: Received) -> None:
-        """Answer a message that has just come by an SMS."""
-        assert self._nursery is not None
-        self._backlog += 1
-        self._nursery.start_soon(self._finish, key, received, True)
 
     async def _erase(self) -> None:
         while True:
@@ -199,33 +222,22 @@ class Inbox:
             else:
                 self._held.difference_update(keys)
 
-    def _let_go(self, key: str) -> None:
-        self._held.discard(key)
-
-    def _take_up(self, nursery: trio.Nursery) -> bool:
-        """Start on what is on the disk and nobody deals with: what one sender has sent, in the
-        order in which it has come."""
-        found = [
-            (key, msgspec.json.decode(value, type=Received))
-            for key, value in self._spool.items(KIND, BACKLOG_MAXIMUM + len(self._held))
-            if key not in self._held
-        ]
-        del found[BACKLOG_MAXIMUM - self._backlog :]
-        found.sort(key=lambda item: (item[1].sender, item[1].received_ms))
-        for _, group in groupby(found, lambda item: item[1].sender):
-            messages = list(group)
-            self._held.update(key for key, _ in messages)
-            self._backlog += len(messages)
-            nursery.start_soon(self._finish_all, messages)
-        return bool(found)
-
-    async def _finish_all(self, messages: list[tuple[str, Received]]) -> None:
-        for key, received in messages:
-            await self._finish(key, received, False)
+    async def _answer_all(self, sender: str) -> None:
+        left = self._left[sender]
+        while left:
+            _, key, is_first = heappop(left)
+            stored = self._spool.get(KIND, key)
+            assert stored is not None, "what is left to be answered is on the disk"
+            await self._finish(key, msgspec.json.decode(stored, type=Received), is_first)
+        # Not before: what comes from them meanwhile is behind.
+        del self._left[sender]
+        self._answering -= 1
+        self._has_more.set()
 
     async def _finish(self, key: str, received: Received, is_first: bool) -> None:
         """Have a message carried out and answered by SMS, however long that takes."""
         back_off = BackOff()
+        refused_from_s: float | None = None
         while True:
             try:
                 text = await self._carry_out(key, received, timeout_s=None, is_first=is_first)
@@ -235,11 +247,14 @@ class Inbox:
                 is_first = False
                 continue
             except OperationError as error:
-                # What it is refused for may pass; its age is what decides.
+                # What it is refused for may pass; how long it lasts is what decides.
                 log_event(
                     _log, logging.WARNING, "the node refuses an SMS", code=error.code, key=key
                 )
-                if self._age_s(received) > REFUSED_LIFETIME_S:
+                now_s = self._clock.unix_s()
+                if refused_from_s is None:
+                    refused_from_s = now_s
+                if now_s - refused_from_s > REFUSED_LIFETIME_S:
                     self._figures.count("given_up")
                     text = None
                     break
@@ -251,8 +266,23 @@ class Inbox:
         if text:
             await self._answer(received, text)
         self.done(key)
-        self._backlog -= 1
-        self._has_room.set()
+
+    async def _carry_out_in_turn(
+        self, key: str, received: Received, *, timeout_s: float, is_first: bool
+    ) -> str | None:
+        sender = received.sender
+        if sender in self._direct:
+            with trio.move_on_after(timeout_s):
+                while sender in self._direct:
+                    await self._direct[sender].wait()
+        if sender in self._direct or sender in self._left:
+            raise OperationError("an earlier SMS of this number is not carried out yet")
+        ended = self._direct[sender] = trio.Event()
+        try:
+            return await self._carry_out(key, received, timeout_s=timeout_s, is_first=is_first)
+        finally:
+            del self._direct[sender]
+            ended.set()
 
     async def _carry_out(
         self, key: str, received: Received, *, timeout_s: float | None, is_first: bool

@@ -193,7 +193,7 @@ class Webhooks:
             return _twiml(
                 text,
                 when_sent=partial(self._inbox.done, key),
-                when_lost=partial(self._inbox.later, key),
+                when_lost=partial(self._inbox.later, key, received),
             )
         except OperationError as error:
             log_event(_log, logging.INFO, "an SMS is answered later", code=error.code, sid=key)
@@ -201,7 +201,7 @@ class Webhooks:
             log_event(_log, logging.ERROR, "an SMS no node reads", reason=error, sid=key)
         finally:
             if is_left:
-                self._inbox.later(key)
+                self._inbox.later(key, received)
         return _twiml(None)
 
     async def _status(self, request: Request) -> Response:
@@ -240,9 +240,6 @@ class Webhooks:
             status: Told = _STATUSES[told.status]
             await self._statuses.take(told.event, status, told.detail)
         elif told is not None:
-            if self._inbox.is_full:
-                # It comes again.
-                raise OperationError("too many SMS wait for their answers")
             received = Received(
                 android.NAME,
                 told.sender,
@@ -254,7 +251,7 @@ class Webhooks:
                 told.sim_number,
             )
             if await self._inbox.put(told.key, received):
-                self._inbox.answer_soon(told.key, received)
+                self._inbox.later(told.key, received, is_first=True)
         return Response(status_code=204)
 
     async def _health(self, _: Request) -> Response:

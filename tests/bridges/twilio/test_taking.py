@@ -16,9 +16,15 @@ from bridges.node_link import NodeLink
 from bridges.process import BridgeContext
 from bridges.spool import Change, Spool, open_spool
 from bridges.twilio.figures import Figures
-from bridges.twilio.inbox import KIND, Inbox, Received
+from bridges.twilio.inbox import KIND, REFUSED_LIFETIME_S, Inbox, Received
 from bridges.twilio.statuses import TRACKED_S, Statuses, Told
-from core.api.bridge_messages import BridgeStatusRequest, DoneReply, SmsStatusRequest
+from core.api.bridge_messages import (
+    BridgeStatusRequest,
+    DoneReply,
+    SmsReceivedReply,
+    SmsReceivedRequest,
+    SmsStatusRequest,
+)
 from core.api.messages import ReplyBody, RequestBody
 from core.api.server import ApiServer
 from core.clock import VirtualClock
@@ -187,3 +193,128 @@ async def test_an_sms_of_which_nothing_was_heard_is_unknown_in_the_end(tmp_path:
                 await trio.sleep(0.005)
             nursery.cancel_scope.cancel()
     assert node.offered == [(EVENT, "unknown")]
+
+
+class WaitingNode:
+    """A node that refuses the first messages, and notes the others."""
+
+    def __init__(self, refusals: int) -> None:
+        self._refusals = refusals
+        self.carried_out: list[str] = []
+        self.refused = 0
+        self.may_go_on = trio.Event()
+
+    async def answer(self, body: RequestBody) -> ReplyBody:
+        if isinstance(body, SmsReceivedRequest):
+            if self.refused < self._refusals:
+                self.refused += 1
+                raise OperationError("not now", "sms_rate")
+            await self.may_go_on.wait()
+            self.carried_out.append(body.body)
+            return SmsReceivedReply("", False)
+        assert isinstance(body, BridgeStatusRequest), body
+        return DoneReply()
+
+
+@asynccontextmanager
+async def taking(
+    folder: Path, node: WaitingNode, clock: VirtualClock
+) -> AsyncIterator[tuple[Inbox, Spool]]:
+    """An inbox of a node's, whose answers are empty."""
+    path = folder / "node.sock"
+    link = NodeLink(path, "twilio", subscribes=False)
+    config = load(write_config(folder))
+    with open_spool(folder / "spool") as spool:
+        context = BridgeContext(name="twilio", config=config, node=link, spool=spool, clock=clock)
+        inbox = Inbox(context, {}, Figures(link))
+        async with ApiServer(path, software="node") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve, node.answer)
+            nursery.start_soon(link.run)
+            nursery.start_soon(inbox.run)
+            with trio.fail_after(WAIT_S):
+                while not link.is_connected:
+                    await trio.sleep(0.005)
+                yield inbox, spool
+            nursery.cancel_scope.cancel()
+
+
+def saying(body: str, sender: str = MESSAGE.sender, received_ms: int = 1) -> Received:
+    return Received("twilio", sender, MESSAGE.recipient, body, None, received_ms)
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_nothing_of_a_sender_overtakes_what_is_left(tmp_path: Path) -> None:
+    node = WaitingNode(refusals=1)
+    async with taking(tmp_path, node, VirtualClock()) as (inbox, spool):
+        first, second, third = saying("first"), saying("second", received_ms=2), saying("third")
+        for key, message in (("SM9", first), ("SM1", second)):
+            assert await inbox.put(key, message)
+        with pytest.raises(OperationError):
+            await inbox.first_answer("SM9", first, timeout_s=WAIT_S)
+        inbox.later("SM9", first)
+        with pytest.raises(OperationError):
+            await inbox.first_answer("SM1", second, timeout_s=WAIT_S)
+        inbox.later("SM1", second)
+        node.may_go_on.set()
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert await inbox.put("SM2", third)
+        assert await inbox.first_answer("SM2", third, timeout_s=WAIT_S) == ""
+    assert node.carried_out == ["first", "second", "third"]
+
+
+@pytest.mark.trio
+async def test_one_that_comes_at_the_same_time_waits_for_its_turn(tmp_path: Path) -> None:
+    node = WaitingNode(refusals=0)
+    async with taking(tmp_path, node, VirtualClock()) as (inbox, _):
+        messages = {f"SM{number}": saying(f"{number}") for number in range(3)}
+        other = saying("other", sender="+79995550101")
+        answers: list[str | None] = []
+
+        async def ask(key: str, message: Received, timeout_s: float) -> None:
+            assert await inbox.put(key, message)
+            answers.append(await inbox.first_answer(key, message, timeout_s=timeout_s))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "SM0", messages["SM0"], WAIT_S)
+            await wait_all_tasks_blocked(0.05)
+            nursery.start_soon(ask, "SM1", messages["SM1"], WAIT_S)
+            nursery.start_soon(ask, "SM3", other, WAIT_S)
+            with pytest.raises(OperationError):
+                await ask("SM2", messages["SM2"], 0.01)
+            assert not node.carried_out
+            node.may_go_on.set()
+        assert answers == [""] * 3
+        assert node.carried_out.index("0") < node.carried_out.index("1")
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_an_old_message_is_given_up_an_hour_after_its_first_refusal(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    node = WaitingNode(refusals=1)
+    node.may_go_on.set()
+    # Its bridge could not reach its node for a day.
+    before = saying("BAL", received_ms=int((clock.unix_s() - 24 * 3600) * 1000))
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        assert await inbox.put("SM1", before)
+        inbox.later("SM1", before)
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert node.carried_out == ["BAL"]
+    node = WaitingNode(refusals=1_000_000)
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        assert await inbox.put("SM2", before)
+        inbox.later("SM2", before)
+        for wait_s in (0, REFUSED_LIFETIME_S - 1):
+            clock.advance_s(wait_s)
+            # The second is asked for when the first has been heard.
+            seen = node.refused
+            while node.refused < seen + 2:
+                await trio.sleep(0.005)
+            assert spool.items(KIND)
+        clock.advance_s(2)
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert not node.carried_out
