@@ -213,6 +213,7 @@ def _configuration(modems: Sequence[ModemEmulator]) -> str:
     lines = [
         '[node]\ndata_dir = "data"\n[turn]\nlisten = ["udp://127.0.0.1:3478"]',
         'secrets = ["a secret for benchmarks"]\n[log]\nlevel = "warning"',
+        '[sms]\ncountries = ["DE"]',
     ]
     for number, modem in enumerate(modems):
         lines += [

@@ -42,8 +42,11 @@ _MODEM_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 _USSD = re.compile(r"[0-9*#+]{1,40}")
 
 
-def read_sms(table: Table, bridges: BridgesConfig, folder: Path) -> SmsConfig:
-    """The ``[sms]`` table; secrets' files start at `folder`."""
+def read_sms(
+    table: Table, bridges: BridgesConfig, folder: Path, region: str | None = None
+) -> SmsConfig:
+    """The ``[sms]`` table; secrets' files start at `folder`. `region` is where SMS go to unless
+    the table names countries."""
     default = SmsConfig()
     senders = sms_bridges(bridges)
     default_bridge = table.value("default_bridge", read.choice(*SMS_BRIDGES), None)
@@ -75,22 +78,39 @@ def read_sms(table: Table, bridges: BridgesConfig, folder: Path) -> SmsConfig:
         )
     if bridges.telegram is None and any(owner.startswith("tg:") for owner in owners.values()):
         table.complain("owners", "names a Telegram user, and there is no [bridges.telegram]")
+    countries = table.items("countries", read.region, limits.COUNTRIES_MAXIMUM)
+    if senders and region is None and not countries and not table.fills("countries"):
+        table.complain(
+            "countries",
+            "is missing, so that no SMS could go anywhere, answers neither; write countries = "
+            '["DE"] with those that SMS are to go to, or [billing] default_region',
+        )
     sms = SmsConfig(
         default_bridge=default_bridge or (senders[0] if senders else None),
         confirm_above=table.value("confirm_above", read.amount, default.confirm_above),
         daily_limit=table.value("daily_limit", read.amount, default.daily_limit),
-        countries=table.items("countries", read.region, limits.COUNTRIES_MAXIMUM),
+        countries=countries,
         messages_per_day=bound("messages_per_day", limits.SMS_MAXIMUM),
         messages_per_number=bound("messages_per_number", limits.SMS_MAXIMUM),
         messages_in_total=bound("messages_in_total", limits.SMS_MAXIMUM),
         alarm=table.value("alarm", _telegram_user, default.alarm),
         commands_per_minute=bound("commands_per_minute", limits.SMS_MAXIMUM),
         commands_in_total=bound("commands_in_total", limits.SMS_MAXIMUM),
-        owners=owners,
+        owners=_by_name_and_number(owners, bridges),
         forward_secret=forward_secret,
     )
     table.finish()
     return sms
+
+
+def _by_name_and_number(owners: dict[str, str], bridges: BridgesConfig) -> dict[str, str]:
+    """The owner of a modem's SMS stands under its name and under its number."""
+    for modem in bridges.gsm.modems if bridges.gsm is not None else ():
+        if modem.number is not None:
+            owner = owners.get(modem.number) or owners.get(modem.name)
+            if owner is not None:
+                owners |= {modem.number: owner, modem.name: owner}
+    return owners
 
 
 def read_bridges(table: Table, sms: object, folder: Path) -> BridgesConfig:
@@ -160,7 +180,7 @@ def _twilio(table: Table, folder: Path) -> TwilioConfig:
         listen=table.value("listen", read.host_port, default),
         public_url=_needed(table, "public_url", read.origin, "such as https://sms.example"),
         account_sid=_needed(table, "account_sid", sid, "Twilio's console shows it (AC...)"),
-        auth_token=_needed_secret(table, "auth_token", read.secret, folder),
+        auth_token=_needed_secret(table, "auth_token", _auth_token, folder),
         sender=_needed(table, "sender", _twilio_sender, "a number, or a messaging service MG..."),
         api_url=table.value("api_url", read.origin, TWILIO_API),
         android=android,
@@ -235,7 +255,7 @@ def _matching(pattern: re.Pattern[str], example: str) -> Callable[[object], str]
     def parse(value: object) -> str:
         written = read.text(value)
         if not pattern.fullmatch(written):
-            raise ValueError(f"is {example}")
+            raise ValueError(f"has to be {example}")
         return written
 
     return parse
@@ -244,6 +264,13 @@ def _matching(pattern: re.Pattern[str], example: str) -> Callable[[object], str]
 def _telegram_token(value: object) -> str:
     # Never the value in the sentence: it is a secret, though a wrong one.
     return _matching(_TELEGRAM_TOKEN, "a token as BotFather gives it, 123456:ABC...")(value)
+
+
+def _auth_token(value: object) -> str:
+    written = read.text(value)
+    if len(written.strip()) < limits.SECRET_MINIMUM_CHARACTERS:
+        raise ValueError("is too short; Twilio's console shows it beside the account's SID")
+    return written
 
 
 def _telegram_user(value: object) -> str:

@@ -96,7 +96,7 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
     billing = _billing(root.table("billing"))
     signaling = _signaling(root.table("signaling"))
     bridges = read_bridges(root.table("bridges"), root.raw("sms"), folder)
-    sms = read_sms(root.table("sms"), bridges, folder)
+    sms = read_sms(root.table("sms"), bridges, folder, billing.default_region)
     if bridges.telegram is not None and not http.public_url.startswith("https:"):
         root.complain("http.public_url", "is missing: Telegram opens pages of an https:// URL only")
     api_table = root.table("api")

@@ -6,6 +6,7 @@ from dataclasses import fields
 from ipaddress import ip_address
 
 from core.config import BillingConfig, NodeConfig, SignalingConfig, TurnLimits
+from relay.bridge_summary import describe_bridges, warnings_of
 
 
 def describe(config: NodeConfig) -> str:
@@ -47,11 +48,13 @@ def describe(config: NodeConfig) -> str:
         if config.signaling.discovery
         else "",
         "pages": ", ".join(f"{scheme}://{address}" for address in config.http.listen),
+        **describe_bridges(config),
         "socket": f"also for the group {config.api.group}" if config.api.group else "",
         "metrics": f"http://{config.metrics.listen}",
         "environment": " and ".join(config.environment),
     }
-    return "\n".join(f"{name + ':':16}{value}" for name, value in lines.items() if value)
+    said = [f"{name + ':':16}{value}" for name, value in lines.items() if value]
+    return "\n".join([*said, *(f"{'warning:':16}{warning}" for warning in warnings_of(config))])
 
 
 def _price_of_relaying(billing: BillingConfig) -> str:

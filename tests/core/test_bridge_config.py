@@ -21,6 +21,8 @@ listen = ["udp://127.0.0.1:3478"]
 secrets = ["a secret of the turn server"]
 [http]
 public_url = "https://node.example"
+[billing]
+default_region = "DE"
 """
 TWILIO = f"""
 [bridges.twilio]
@@ -158,3 +160,28 @@ def test_typing_errors_are_named() -> None:
         ]
     )
     assert "bridges.telegramm" in complaints("[bridges.telegramm]\nx = 1")
+
+
+def test_sms_that_could_go_nowhere_are_refused() -> None:
+    nowhere = BASE.replace('default_region = "DE"', "")
+    for sends in (TWILIO, MODEM):
+        assert "no SMS could go" in complaints(sends, base=nowhere)["sms.countries"]
+        assert read(f'{sends}[sms]\ncountries = ["AT"]', base=nowhere).sms.countries == ("AT",)
+    # What is wrong isn't said to be missing.
+    said = complaints(f'{MODEM}[sms]\ncountries = ["XX"]', base=nowhere)
+    assert set(said) == {"sms.countries[0]"}
+    assert read("", base=nowhere).sms.countries == ()
+
+
+@pytest.mark.parametrize("key", ["sim1", "+4930123456"])
+def test_the_owner_of_a_modem_is_found_by_its_name_and_by_its_number(key: str) -> None:
+    modem = f'{MODEM}number = "+4930123456"\n'
+    telegram = f'[bridges.telegram]\ntoken = "{TOKEN}"\n'
+    owners = read(f'{telegram}{modem}[sms.owners]\n"{key}" = "tg:5"').sms.owners
+    assert owners == {"sim1": "tg:5", "+4930123456": "tg:5"}
+
+
+def test_a_short_token_of_twilios_is_not_to_be_made_up() -> None:
+    said = complaints(TWILIO.replace(SECRET, "short"))["bridges.twilio.auth_token"]
+    assert "console" in said
+    assert "openssl" not in said

@@ -108,3 +108,51 @@ def test_it_says_what_came_from_the_environment_and_not_the_token() -> None:
     assert said["discovery"] == "UDP port 8791"
     assert said["rooms"] == "paid for by the host, made with the room token"
     assert token not in str(said)
+
+
+BRIDGES = """
+[billing]
+default_region = "DE"
+[bridges.twilio]
+public_url = "https://sms.example"
+account_sid = "AC0123456789abcdef0123456789abcdef"
+auth_token = "a token of the console"
+sender = "+15005550006"
+[[bridges.gsm.modems]]
+name = "sim1"
+device = "/dev/serial/by-id/one"
+pin = "9173"
+number = "+4930123456"
+[sms]
+default_bridge = "gsm"
+"""
+
+
+def test_it_says_what_bridges_do_and_where_sms_go() -> None:
+    said = summary(BRIDGES)
+    assert said["bridges"] == (
+        "twilio: https://sms.example on 127.0.0.1:8792, from +15005550006; "
+        "gsm: sim1 at /dev/serial/by-id/one"
+    )
+    assert said["SMS"] == "to DE, new numbers by gsm"
+    assert said["SMS budget"] == "500 a day, 20 a day to a number, no limit in total"
+    assert said["SMS alarm"] == "nobody is told"
+    assert "warning" not in said
+    assert not {"a token of the console", "9173"} & set(str(said).replace(",", " ").split())
+    assert not {"bridges", "SMS"} & set(summary())
+
+
+def test_it_warns_of_an_alarm_that_nobody_gets() -> None:
+    assert "no [bridges.telegram]" in summary(f'{BRIDGES}alarm = "tg:5"')["warning"]
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("sim2", "did you mean sim1?"), ("+4930123457", "did you mean +4930123456?")],
+)
+def test_it_warns_of_owners_to_whom_nothing_comes(key: str, told: str) -> None:
+    forwarded = 'forward_secret = "a secret to sign with"\n[sms.owners]\n'
+    said = summary(f'{BRIDGES}{forwarded}"{key}" = "https://example.org/sms"')
+    assert key in said["warning"]
+    assert said["warning"].endswith(told)
+    assert "warning" not in summary(f'{BRIDGES}{forwarded}sim1 = "https://example.org/sms"')

@@ -60,6 +60,8 @@ SCALARS = st.none() | st.integers() | st.text(max_size=20)
 FORMS = st.dictionaries(st.one_of(NAMES, st.text(max_size=20)), VALUES, max_size=20)
 PATHS = st.sampled_from(["/sms", "/fallback", "/status", "/status?event=" + "a" * 32, "/sms?a=&a="])
 CONFIG = f"""
+[sms]
+countries = ["DE"]
 [bridges.twilio]
 listen = "127.0.0.1:0"
 public_url = "{PUBLIC_URL}"
