@@ -82,23 +82,27 @@ class Bridge:
         """Begin with a modem again and again, after longer and longer pauses."""
         figures = self._figures[name]
         delay_s = RETRY_FIRST_S
+        told: tuple[str, str] | None = None
         while True:
             began = trio.current_time()
-            state = await self._live(name)
-            if state != figures.state:
-                log_event(_log, logging.WARNING, "modem", modem=name, state=state)
-            figures.state = state
-            figures.signal = 99
-            figures.restarts += 1
+            ended = await self._live(name)
             if trio.current_time() - began >= LIVED_S:
                 delay_s = RETRY_FIRST_S
+                told = None
+            figures.state, figures.advice = ended
+            if ended != told:
+                more = {"advice": figures.advice} if figures.advice else {}
+                log_event(_log, logging.WARNING, "modem", modem=name, state=figures.state, **more)
+                told = ended
+            figures.signal = 99
+            figures.restarts += 1
             await trio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_LAST_S)
 
-    async def _live(self, name: str) -> str:
-        """One life; returns the state that it has ended in."""
+    async def _live(self, name: str) -> tuple[str, str]:
+        """One life; returns the state that it has ended in, and what to do about it."""
         modem = self._modems[name]
-        state = "away"
+        state, advice = "away", ""
         try:
             async with open_port(self._devices[name], modem.heard) as port:
                 state = "lost"
@@ -109,17 +113,20 @@ class Bridge:
                     finally:
                         port.stop()
         except* NotReady as group:
-            state = str(_first(group))
+            state, advice = str(_first(group)), getattr(_first(group), "advice", "")
         except* (PortLost, Refused, NoAnswer, Restarted) as group:
-            log_event(
-                _log, logging.INFO, "a modem has to begin again", modem=name, reason=_first(group)
-            )
+            reason = _first(group)
+            advice = getattr(reason, "advice", "")
+            if not advice:
+                log_event(
+                    _log, logging.INFO, "a modem has to begin again", modem=name, reason=reason
+                )
         except* OperationError as group:
             state = "spool full"
             log_event(
                 _log, logging.ERROR, "nothing can be received", modem=name, reason=_first(group)
             )
-        return state
+        return state, advice
 
     # ------------------------------------------------------------ the node
 

@@ -21,6 +21,7 @@ class ModemFigures:
         state: in a word or two, for people: ``ready``, ``roaming``, ``no SIM``, ``wrong PIN`` ...
         rest: why the SIM sends nothing for a while, and what to do; empty while it may.
         refused_today: how often the network or the modem has refused something, in this process.
+        advice: what the operator has to do about that; empty for nothing.
         signal: <rssi> of `+CSQ` (TS 27.007 section 8.5): 0 to 31, 99 where it isn't known.
     """
 
@@ -28,6 +29,7 @@ class ModemFigures:
         self.name = name
         self.state = "starting"
         self.rest = ""
+        self.advice = ""
         self.signal = SIGNAL_UNKNOWN
         self.operator = ""
         self.balance: Decimal | None = None
@@ -78,6 +80,7 @@ class ModemFigures:
         """Names and values, as `BridgeStatusRequest` takes them."""
         values: dict[str, object] = {
             "state": self.rest if self.rest and self.state in ("ready", "roaming") else self.state,
+            "advice": self.advice or None,
             "operator": self.operator or None,
             "signal_dbm": None if self.signal > 31 else 2 * self.signal - 113,
             "received": self.received,

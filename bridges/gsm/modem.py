@@ -90,6 +90,7 @@ class Modem:
         self._looks = 0
         try:
             self._ready = await start(port, self._config, self._spool)
+            self._figures.advice = ""
             self._receiver.begin(port, self._ready)
             await self._look_around()
             async with trio.open_nursery() as nursery:

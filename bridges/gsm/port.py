@@ -6,6 +6,7 @@ before.
 
 from __future__ import annotations
 
+import errno
 import os
 import termios
 from collections.abc import AsyncIterator, Callable
@@ -30,11 +31,13 @@ class PortLost(MontanaError):
 
     Attributes:
         submitted: whether a message was on its way, whose fate nobody can tell now.
+        advice: what the operator has to do; empty where it may come by itself.
     """
 
-    def __init__(self, message: str, *, submitted: bool = False) -> None:
+    def __init__(self, message: str, *, submitted: bool = False, advice: str = "") -> None:
         super().__init__(message)
         self.submitted = submitted
+        self.advice = advice
 
 
 class NoAnswer(MontanaError):
@@ -202,12 +205,29 @@ async def open_port(
     try:
         line = await trio.to_thread.run_sync(_open, device)
     except (OSError, ValueError, termios.error) as error:
-        raise PortLost(f"{device} can't be opened: {error}") from error
+        raise PortLost(f"{device} can't be opened: {error}", advice=_advice(error)) from error
     try:
         yield Port(line.fileno(), on_unsolicited)
     finally:
         trio.lowlevel.notify_closing(line.fileno())
         line.close()
+
+
+def _advice(error: Exception) -> str:
+    """What to do about a device that can't be opened."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        # What pyserial says of what takes no settings of a line.
+        number = errno.ENOTTY
+    return _ADVICE.get(number, os.strerror(number))
+
+
+_ADVICE: Final = {
+    errno.ENOENT: "no such device: plug the modem in, or take its path from /dev/serial/by-id/",
+    errno.EACCES: "not allowed: sudo usermod -aG dialout and the bridge's user, then start it anew",
+    errno.EAGAIN: "another program has the device: end that one; ModemManager does such things",
+    errno.ENOTTY: "the device is no serial line: take its path from /dev/serial/by-id/",
+}
 
 
 def _open(device: Path) -> serial.Serial:

@@ -40,13 +40,22 @@ _ANNOUNCE: Final = (_REPORTS_DIRECTLY, "AT+CNMI=2,1,0,2,0", "AT+CNMI=1,1,0,1,0",
 """Messages are stored and announced, reports come directly; else as much of it as there is."""
 STATE_MAXIMUM_CHARACTERS: Final = 32
 """What a SIM waits for has at most 13 (TS 27.007 section 8.3); the rest is noise."""
+_CORRECT_PIN: Final = "correct pin in the configuration; or take it out, start once, put it back"
 _QUOTED: Final = re.compile(r'"([A-Z]{2})"')
 
 _log = logging.getLogger("montana.bridge.gsm")
 
 
 class NotReady(MontanaError):
-    """The modem can't be used for now; the message is its state, for status: ``no SIM`` ..."""
+    """The modem can't be used for now; the message is its state, for status: ``no SIM`` ...
+
+    Attributes:
+        advice: what the operator has to do; empty where it may come by itself.
+    """
+
+    def __init__(self, state: str, advice: str = "") -> None:
+        super().__init__(state)
+        self.advice = advice
 
 
 class Refused(MontanaError):
@@ -191,10 +200,10 @@ async def _open_sim(port: Port, config: ModemConfig, spool: Spool) -> None:
         await _confirm_attempt(config, spool)
         return
     if lock != "SIM PIN":
-        raise NotReady(f"SIM locked: {lock}")
+        raise NotReady(f"SIM locked: {lock}", "unlock the SIM in a telephone, then put it back")
     if config.pin is None:
         await spool.delete("pin", config.name)
-        raise NotReady("PIN missing")
+        raise NotReady("PIN missing", "write the SIM's pin into its [[bridges.gsm.modems]]")
     await _enter_pin(port, config, config.pin, spool)
     for _ in range(BUSY_ATTEMPTS):
         if await _lock(port) == "READY":
@@ -211,7 +220,7 @@ async def _lock(port: Port) -> str:
     error = answer.error
     if error is not None and error.kind is ErrorKind.CME:
         if error.code in CME_SIM_ABSENT:
-            raise NotReady("no SIM")
+            raise NotReady("no SIM", "put a SIM card into the modem, and plug it in anew")
         if error.code == CME_PIN_WANTED:
             return "SIM PIN"
         if error.code == CME_PUK_WANTED:
@@ -264,14 +273,7 @@ async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) ->
     attempt = _Attempt(re.sub("[^0-9A-Fa-f]", "", "".join(serial.lines)[-22:]), digest, "tried")
     known = _known_attempt(config, spool)
     if known is not None and known.forbids(attempt):
-        log_event(
-            _log,
-            logging.ERROR,
-            "the PIN is not entered again",
-            modem=config.name,
-            advice="correct pin in the configuration; or take it out, start once, put it back",
-        )
-        raise NotReady("wrong PIN")
+        raise NotReady("wrong PIN", _CORRECT_PIN)
     if known is None or not known.vouches_for(attempt):
         await _remember(config, spool, attempt)
     answer = await port.ask(Command(f'AT+CPIN="{pin}"', timeout_s=30.0))
@@ -284,7 +286,9 @@ async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) ->
         raise NotReady("SIM busy")
     await _remember(config, spool, msgspec.structs.replace(attempt, state="wrong"))
     log_event(_log, logging.ERROR, "the PIN was refused", modem=config.name, reason=answer.error)
-    raise NotReady("wrong PIN" if answer.error.code == CME_WRONG_PIN else "PIN refused")
+    raise NotReady(
+        "wrong PIN" if answer.error.code == CME_WRONG_PIN else "PIN refused", _CORRECT_PIN
+    )
 
 
 async def _confirm_attempt(config: ModemConfig, spool: Spool) -> None:

@@ -202,6 +202,7 @@ class GsmWorld:
         document = {
             "turn": {"listen": ["udp://127.0.0.1:3478"], "secrets": ["a secret of the tests"]},
             "bridges": {"gsm": {"modems": self.settings}},
+            "sms": {"countries": ["RU"]},
         }
         return BridgeContext(
             name="gsm",

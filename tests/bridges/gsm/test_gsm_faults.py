@@ -3,15 +3,20 @@ fate nobody has told is unknown."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import serial
 from trio.testing import MockClock
 
 from bridges.gsm.modem import RARELY, WATCH_INTERVAL_S
+from bridges.gsm.port import PortLost, open_port
 from bridges.gsm.resting import REST_FIRST_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_emulator import ZONE, ModemEmulator
@@ -583,7 +588,34 @@ async def test_a_line_that_somebody_else_has_is_tried_again(
             fcntl.flock(other, fcntl.LOCK_EX)
             await world.start()
             await world.until_state("away")
+            await world.until(lambda: "another program" in (world.figure("advice") or ""))
         await world.until_state("ready")
+        await world.until(lambda: world.figure("advice") is None)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (None, "plug the modem in"),
+        ("a file", "no serial line"),
+        (PermissionError(errno.EACCES, "Permission denied"), "usermod -aG dialout"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    ],
+)
+async def test_a_device_that_cannot_be_opened_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | str | None, advice: str
+) -> None:
+    device = tmp_path / "modem"
+    if isinstance(error, OSError):
+        # Root may open anything.
+        failing = Mock(side_effect=serial.SerialException(error.errno, str(error)))
+        monkeypatch.setattr(serial, "Serial", failing)
+    elif error is not None:
+        device.write_text(error)
+    with pytest.raises(PortLost) as caught:
+        async with open_port(device, lambda _: None):
+            pass
+    assert advice in caught.value.advice
 
 
 # ------------------------------------------------------------ SIM cards
@@ -597,10 +629,16 @@ async def test_a_pin_is_entered_once(tmp_path: Path, mock_clock: MockClock) -> N
         assert world.modem.sim.pin_entries == ["1234"]
 
 
-async def test_a_wrong_pin_is_never_entered_again(tmp_path: Path, mock_clock: MockClock) -> None:
+async def test_a_wrong_pin_is_never_entered_again(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="9999") as world:
         await world.until_state("wrong PIN")
         await world.pass_s(300)
+        assert "correct pin" in (world.figure("advice") or "")
+        # Once each, however often it begins anew: what was entered, and how the modem is since.
+        told = [one for one in caplog.records if one.levelno >= logging.WARNING]
+        assert [one.getMessage() for one in told] == ["the PIN was refused", "modem"]
         world.modem.unplug()
         world.modem.plug_in()
         await world.pass_s(200)

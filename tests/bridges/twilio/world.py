@@ -451,6 +451,7 @@ user = "phone"
 password = "word"
 [sms]
 default_bridge = "twilio"
+countries = ["DE"]
 """,
         )
         (folder / "data").mkdir(mode=0o700, exist_ok=True)
