@@ -43,7 +43,7 @@ class Calling:
 
     async def call(self, incoming: Incoming, written: str) -> None:
         """Offer a call: `@user`, `+79991234567`, whom a message answers, or a list to pick from."""
-        if not written and not incoming.others:
+        if not (written or incoming.others or incoming.answered):
             language = self._desk.language(incoming)
             keyboard = keyboards.picker(language) if incoming.is_private else None
             await self._desk.tell(incoming, "pick", keyboard)

@@ -83,6 +83,8 @@ class Commands:
             await people.see(incoming.sender)
         for person in incoming.others:
             await people.see(person)
+        if incoming.answered is not None:
+            await people.see(incoming.answered)
 
     async def _answer(self, incoming: Incoming) -> None:
         if incoming.kind == "press":

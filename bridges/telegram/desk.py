@@ -119,8 +119,8 @@ class Desk:
         await self.out.edit(incoming.chat, incoming.message, text, keyboard)
 
     async def find_contact(self, incoming: Incoming, written: str) -> Contact | None:
-        """Whom somebody means: a user name, a telephone number, or, where nothing is written, whom
-        the message answers or mentions. None when they were told why nobody is.
+        """Whom somebody means: who is mentioned or was picked, a user name, a telephone number, or,
+        where nothing is written, whom the message answers. None when they were told why nobody is.
 
         Raises:
             NotSent: they can't be told.
@@ -132,6 +132,8 @@ class Desk:
             return Contact(_digits(written), written, None)
         elif _USERNAME.fullmatch(written):
             user = self.people.find(written)
+        elif not written and incoming.answered is not None:
+            user = incoming.answered.user
         if user is None:
             name = written[:64] or "?"
             await self.tell(incoming, "unknown_user", name=name, bot=self.bot)

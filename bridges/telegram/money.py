@@ -63,9 +63,9 @@ class Money:
         await self._desk.tell(incoming, "balance", available=short(account.available), held=held)
 
     async def send(self, incoming: Incoming, arguments: str) -> None:
-        """Offer a transfer: `@user 10`, `+79991234567 10`, or `10` in answer to somebody."""
+        """Offer a transfer: `@user 10`, or `+79991234567 10`."""
         written, _, amount_written = arguments.rpartition(" ")
-        if not amount_written or not (written.strip() or incoming.others):
+        if not written.strip():
             await self._desk.tell(incoming, "how_to_send")
             return
         amount = _amount(amount_written)
@@ -166,7 +166,7 @@ class Money:
     async def link_confirmed(self, incoming: Incoming, code: str) -> None:
         """Link the number that a code has come to."""
         await self._desk.open_account(incoming)
-        request = LinkConfirmRequest(_address(incoming), code, self._desk.effect(incoming, "link"))
+        request = LinkConfirmRequest(_address(incoming), code)
         account = await self._desk.ask(incoming, request, AccountReply)
         text = say(self._desk.language(incoming), "linked", balance=short(account.available))
         await self._desk.change(incoming, text)

@@ -51,7 +51,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
         text: of a message, or what a button says.
         message: that it is, or that the button is under.
         press: what answers a button.
-        others: whom the message answers or mentions, or who was picked.
+        others: whom the text mentions, or who was picked.
+        answered: whose message this one answers, where others see both.
     """
 
     update: int
@@ -63,6 +64,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     message: int = 0
     press: str = ""
     others: tuple[Person, ...] = ()
+    answered: Person | None = None
 
 
 class _User(msgspec.Struct):
@@ -97,6 +99,8 @@ class _Entity(msgspec.Struct):
 
 class _Answered(msgspec.Struct):
     sender: _User | None = msgspec.field(name="from", default=None)
+    sender_chat: Any = None
+    forum_topic_created: Any = None
 
 
 class _Message(msgspec.Struct):
@@ -198,19 +202,31 @@ def _message(update: int, message: _Message) -> Incoming | None:
     else:
         kind = "text"
         named = [entity.user for entity in message.entities if entity.type == "text_mention"]
-        if message.reply_to_message is not None:
-            named.append(message.reply_to_message.sender)
         others = [_person(user) for user in named if user is not None and not user.is_bot]
+    is_private = message.chat.type == "private"
     return Incoming(
         update=update,
         kind=kind,
         chat=message.chat.id,
-        is_private=message.chat.type == "private",
+        is_private=is_private,
         sender=_person(sender),
         text=message.text[:TEXT_MAXIMUM],
         message=message.message_id,
         others=tuple(others[:SHARED_MAXIMUM]),
+        answered=None if is_private else _answered(message.reply_to_message),
     )
+
+
+def _answered(message: _Answered | None) -> Person | None:
+    # All that is written in a topic answers what has opened it, as far as Telegram tells.
+    if (
+        message is None
+        or message.sender_chat is not None
+        or message.forum_topic_created is not None
+    ):
+        return None
+    sender = message.sender
+    return None if sender is None or sender.is_bot else _person(sender)
 
 
 def _member(update: int, change: _MemberChange) -> Incoming | None:

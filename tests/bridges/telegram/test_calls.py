@@ -129,6 +129,30 @@ def test_in_a_group_the_call_opens_by_its_app_and_no_secret_is_shown(
     alice.wait_for("The call has ended", chat=GROUP)
 
 
+def test_what_is_written_comes_before_whose_message_it_answers(
+    api: BotApi, alice: FakePerson, bob: FakePerson, carol: FakePerson
+) -> None:
+    group = GROUP - 1
+    answers = [{"message_id": 1, "from": person.as_user()} for person in (carol, alice)]
+    alice.write("/call @bob_b", group=group, reply_to_message=answers[0])
+    alice.wait_for("Call Боб (@bob_b)?", chat=group)
+    mention = {"type": "text_mention", "offset": 6, "length": 3, "user": bob.as_user()}
+    alice.write("/call Боб", group=group, reply_to_message=answers[0], entities=[mention])
+    alice.wait_for("Call Боб (@bob_b)?", 2, chat=group)
+    alice.write("/call @nora_x", group=group, reply_to_message=answers[0])
+    alice.wait_for("I have never seen @nora_x", chat=group)
+    alice.write("/call", group=group, reply_to_message=answers[0])
+    alice.wait_for("Call Carol (@carol_c)?", chat=group)
+    # Nobody but the two writes here: whose message it answers, says nothing.
+    offered = sum("Call Боб" in text for text in alice.texts())
+    picked = sum("Whom shall I ring?" in text for text in alice.texts())
+    alice.write("/call @bob_b", reply_to_message=answers[1])
+    alice.wait_for("Call Боб (@bob_b)?", offered + 1)
+    alice.write("/call", reply_to_message=answers[1])
+    alice.wait_for("Whom shall I ring?", picked + 1)
+    assert not any("That is you" in text for text in alice.texts())
+
+
 def test_nothing_rings_and_nothing_lives(alice: FakePerson) -> None:
     alice.write("/answer")
     alice.wait_for("Nobody calls you.")

@@ -23,10 +23,16 @@ from bridges.telegram.updates import (
 USER = {"id": 7, "is_bot": False, "first_name": "A", "username": "alice", "language_code": "ru"}
 CHAT = {"id": 7, "type": "private"}
 MESSAGE = {"message_id": 3, "date": 1, "from": USER, "chat": CHAT, "text": "/start"}
+ANSWER: dict[str, Any] = {
+    **MESSAGE,
+    "chat": {"id": -8, "type": "supergroup"},
+    "reply_to_message": {"message_id": 2, "from": {**USER, "id": 9}},
+}
 PRESS = {"id": "9", "from": USER, "data": "x:1", "chat_instance": "1", "message": MESSAGE}
 UPDATES: list[dict[str, Any]] = [
     {"update_id": 1, "message": MESSAGE},
     {"update_id": 2, "callback_query": PRESS},
+    {"update_id": 5, "message": ANSWER},
     {
         "update_id": 3,
         "my_chat_member": {
@@ -58,8 +64,8 @@ JSON = st.recursive(
 
 def test_each_kind_is_read() -> None:
     kinds = [incoming.kind for update in UPDATES if (incoming := read_untrusted(update))]
-    assert kinds == ["text", "press", "blocked", "picked"]
-    picked = read_untrusted(UPDATES[3])
+    assert kinds == ["text", "press", "text", "blocked", "picked"]
+    picked = read_untrusted(UPDATES[-1])
     assert picked is not None
     assert [person.user for person in picked.others] == [8]
 
@@ -67,6 +73,31 @@ def test_each_kind_is_read() -> None:
 @pytest.mark.parametrize("field", ["edited_message", "channel_post", "inline_query", "poll"])
 def test_what_is_no_command_is_left_out(field: str) -> None:
     assert read_untrusted({"update_id": 1, field: MESSAGE}) is None
+
+
+@pytest.mark.parametrize(
+    ("of_message", "of_answered", "answered"),
+    [
+        ({}, {}, 9),
+        ({"chat": CHAT}, {}, None),
+        ({}, {"from": {**USER, "is_bot": True}}, None),
+        ({}, {"from": None}, None),
+        ({}, {"sender_chat": {"id": -9, "type": "channel"}}, None),
+        ({}, {"forum_topic_created": {"name": "News", "icon_color": 1}}, None),
+    ],
+)
+def test_a_message_answers_a_person_in_a_group(
+    of_message: dict[str, Any], of_answered: dict[str, Any], answered: int | None
+) -> None:
+    message = {
+        **ANSWER,
+        **of_message,
+        "reply_to_message": {**ANSWER["reply_to_message"], **of_answered},
+    }
+    incoming = read_untrusted({"update_id": 1, "message": message})
+    assert incoming is not None
+    assert (incoming.answered.user if incoming.answered else None) == answered
+    assert incoming.others == ()
 
 
 def test_names_can_not_turn_the_text_around() -> None:
@@ -117,8 +148,9 @@ def test_any_bytes_are_read_or_one_error(body: bytes) -> None:
 
 @pytest.mark.parametrize("character", ["a", "\0", "ж", "😀", '"'])
 def test_the_longest_text_has_room(character: str) -> None:
-    message = {**MESSAGE, "text": character * 9_000, "reply_to_message": {"from": USER}}
+    message = {**ANSWER, "text": character * 9_000}
     incoming = read_untrusted({"update_id": 1, "message": message})
     assert incoming is not None
+    assert incoming.answered is not None
     assert incoming.text == character * TEXT_MAXIMUM
     assert len(msgspec.json.encode(incoming)) <= VALUE_MAXIMUM_BYTES
