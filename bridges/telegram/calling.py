@@ -110,7 +110,8 @@ class Calling:
     async def hang_up(self, incoming: Incoming, call: str | None = None) -> None:
         """End a call, or whichever lives."""
         await self._desk.open_account(incoming)
-        request = CallHangUpRequest(call, _address(incoming))
+        effect = self._desk.effect(incoming, "hang-up")
+        request = CallHangUpRequest(call, _address(incoming), effect)
         ended = await self._desk.ask(incoming, request, CallEndReply)
         language = self._desk.language(incoming)
         status = status_text(language, ended.call.status, ended.call.seconds)

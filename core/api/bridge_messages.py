@@ -150,11 +150,10 @@ class LinkLookRequest(msgspec.Struct, frozen=True, tag="link_look", tag_field="t
 
 class LinkConfirmRequest(msgspec.Struct, frozen=True, tag="link_confirm", tag_field="type"):
     """Whoever has typed a code wants what it does: the telephone that it came to and `address`
-    become one account."""
+    become one account. The code is used up by it, and says the same to the same user afterwards."""
 
     address: AccountName
     code: ShortText
-    id: EffectId | None = None
 
 
 class CallQuoteRequest(msgspec.Struct, frozen=True, tag="call_quote", tag_field="type"):
@@ -190,17 +189,19 @@ class CallSideRequest(msgspec.Struct, frozen=True, tag="call_side", tag_field="t
 
 
 class CallRejectRequest(msgspec.Struct, frozen=True, tag="call_reject", tag_field="type"):
-    """The callee doesn't want the call."""
+    """The callee doesn't want the call. Says the same when it is repeated."""
 
     call: CallId
     address: AccountName
 
 
 class CallHangUpRequest(msgspec.Struct, frozen=True, tag="call_hang_up", tag_field="type"):
-    """End an address's call; None for whichever lives."""
+    """End an address's call; None for whichever lives. Asked again under its `id` it means the call
+    that was meant first, or none where there was none."""
 
     call: CallId | None
     address: AccountName
+    id: EffectId | None = None
 
 
 BridgeRequest = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Literal, Protocol
 
 from billing.accounts import AddressError, normalise_address_untrusted
@@ -38,6 +39,7 @@ from relay.signaling.call_records import CallInfo
 from relay.signaling.call_states import Status
 from relay.signaling.calls import CallManager
 from relay.signaling.descriptions import Kind
+from relay.signaling.hang_ups import choose_hang_up
 
 INVITATION_S: Final = 15 * MINUTE_S
 """For so long a link that was sent by SMS leads to the call."""
@@ -252,30 +254,42 @@ class BridgeCalls:
         return ended
 
     async def hang_up(self, request: CallHangUpRequest) -> CallInfo:
-        """End an address's call, or whichever lives.
+        """End an address's call, or whichever lives; a request that is repeated means the same one.
 
         Raises:
             SignalingError: ``no-call``.
+            OperationError: it can't be stored which one is meant.
         """
-        if request.call is not None:
-            info, side = self.side_untrusted(request.call, request.address)
-        else:
-            info, side = self._living_untrusted(request.address)
+        call = request.call or await self._meant_untrusted(request.address, request.id)
+        info, side = self.side_untrusted(call, request.address)
         _, ended = await self._calls.end_call(info.id, side)
         return ended
 
-    def _living_untrusted(self, text: str) -> tuple[CallInfo, Side]:
-        """The call that somebody means who names none: one that was answered before one that
-        rings, and that before one of their own that waits."""
+    async def _meant_untrusted(self, text: str, effect: str | None) -> str:
+        """The call that somebody means who names none, now or when they have asked for the same
+        effect before."""
         address, account = self._who_untrusted(text)
+        if account is None:
+            raise _no_call()
+        call = self._living(address, account)
+        if effect is not None:
+            choose = partial(choose_hang_up, account=account, effect=effect, call=call)
+            call = await self._ledger.store.write(choose)
+        if not call:
+            raise SignalingError("no-call", "there is no call to hang up")
+        return call
+
+    def _living(self, address: str, account: int) -> str:
+        """One that was answered before one that rings, and that before one of their own that
+        waits; empty for none."""
         living = self._calls.living(account)
         for status in _HUNG_UP_FIRST:
             for info in living:
                 side = self._side_of(info, address, account)
                 is_theirs = side is Side.CALLER or status is not Status.PENDING
                 if side is not None and info.status is status and is_theirs:
-                    return info, side
-        raise SignalingError("no-call", "there is no call to hang up")
+                    return info.id
+        return ""
 
     def side_untrusted(self, call_id: str, address: str) -> tuple[CallInfo, Side]:
         """A call, also one that is over, and which of its sides somebody is.

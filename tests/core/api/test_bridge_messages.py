@@ -77,12 +77,12 @@ REQUESTS: list[BridgeRequest] = [
     UserTransferRequest("tg:17", "+79991234567", "0.5", "J", ID),
     LinkStartRequest("tg:17", "8 999 123-45-67", ID),
     LinkLookRequest("tg:17", "ABCD-2345"),
-    LinkConfirmRequest("tg:17", "123456", ID),
+    LinkConfirmRequest("tg:17", "123456"),
     CallQuoteRequest("tg:17", "+79991234567", "video", "anna_1"),
     CallStartRequest("tg:17", "tg:18", "screen", ID, "anna_1"),
     CallSideRequest(CALL, "tg:17"),
     CallRejectRequest(CALL, "tg:17"),
-    CallHangUpRequest(None, "tg:17"),
+    CallHangUpRequest(None, "tg:17", ID),
 ]
 REPLIES: list[BridgeReply] = [
     DoneReply(),

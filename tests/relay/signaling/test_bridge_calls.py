@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -18,7 +19,7 @@ from billing.ledger import NODE, LmdbLedger
 from billing.money import J, format_amount, parse_amount_untrusted
 from billing.notices import Notices
 from billing.outbox import Outbox, Waiting
-from billing.tables import OUTBOX
+from billing.tables import HANG_UPS, OUTBOX
 from billing.transfers import TransferRefused
 from core.api.bridge_messages import (
     CallHangUpRequest,
@@ -49,6 +50,7 @@ from relay.event_source import EventSource
 from relay.signaling.bridge_calls import INVITATION_S
 from relay.signaling.call_states import Status
 from relay.signaling.calls import RINGING_S
+from relay.signaling.hang_ups import KEPT
 from relay.signaling.service import Signaling
 from tests.support.call_world import RELAY, World, description
 from tests.support.signaling_channel import FakeChannel
@@ -561,7 +563,46 @@ async def test_rejecting_and_hanging_up_say_the_same_when_repeated(tmp_path: Pat
         assert await refusal(world, CallHangUpRequest(None, BEN)) == "no-call"
         ended = await world.ask(CallHangUpRequest(None, ANN))
         assert (ended.call.id, ended.call.status) == (waiting.call_id, "missed")
-        assert await refusal(world, CallHangUpRequest(None, ANN)) == "no-call"
+
+
+async def test_who_names_no_call_means_the_same_one_when_repeated(tmp_path: Path) -> None:
+    clock = VirtualClock(monotonic_ns=1_900_000_000)
+    none, one = (
+        CallHangUpRequest(None, ANN, effect_id("telegram", f"update {number}")) for number in (1, 2)
+    )
+    async with open_bridged(tmp_path, clock) as world:
+        await world.account(ANN, 1_000)
+        await world.account(BEN)
+        assert await refusal(world, none) == "no-call"
+        first = await world.start(ANN, BEN)
+        assert await refusal(world, none) == "no-call"
+        replies: list[object] = []
+
+        async def hang_up() -> None:
+            replies.append((await world.ask(one)).call.id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(hang_up)
+        assert replies == [first.call_id] * 3
+        assert not world.calls.living()
+        ended = await world.ask(one)
+        assert ended.call.status == "missed"
+        following = await world.start(ANN, BEN)
+    async with open_bridged(tmp_path, clock) as world:
+        assert await world.ask(one) == ended
+        assert await refusal(world, none) == "no-call"
+        assert [info.id for info in world.calls.living()] == [following.call_id]
+        # It is no more than the last ones that are kept, and each hangs up but once.
+        for number in range(2 * KEPT):
+            request = CallHangUpRequest(None, ANN, effect_id("telegram", f"update 1{number}"))
+            if number:
+                assert await refusal(world, request) == "no-call"
+            else:
+                assert (await world.ask(request)).call.id == following.call_id
+        with world.ledger.store.read() as tables:
+            ((_, kept),) = tables.items(HANG_UPS, limit=2)
+        assert len(msgspec.msgpack.decode(kept)) == KEPT
 
 
 async def test_a_side_is_opened_by_what_telegram_has_signed(tmp_path: Path) -> None:
