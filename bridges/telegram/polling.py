@@ -26,6 +26,8 @@ from core.log import log_event
 
 TIMEOUT_S: Final = 30
 """For which Telegram keeps a question that nothing answers yet."""
+LATE_S: Final = 10
+"""So much later its answer may come."""
 UPDATES: Final = 100
 RETRY_FIRST_S: Final = 0.5
 RETRY_LAST_S: Final = 30.0
@@ -50,7 +52,7 @@ async def poll(bot: Bot, intake: Intake) -> None:
                     "timeout": TIMEOUT_S,
                     "allowed_updates": list(ALLOWED_UPDATES),
                 },
-                read_timeout=TIMEOUT_S + 10,
+                read_timeout=TIMEOUT_S + LATE_S,
             )
             offset = await _take(updates, offset, intake)
             delay_s = RETRY_FIRST_S

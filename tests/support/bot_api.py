@@ -34,6 +34,8 @@ WAIT_S = 120.0
 _USERNAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{3,31}")
 _COMMAND = re.compile(r"[a-z0-9_]{1,32}")
 _SECRET = re.compile(r"[A-Za-z0-9_-]{1,256}")
+BURST = 3
+"""So many messages at once Telegram bears in a chat, which then has to keep to one a second."""
 
 
 class BadParameter(Exception):
@@ -217,6 +219,7 @@ class BotApi:
         self._presses: set[str] = set()
         self._sent: deque[float] = deque(maxlen=30)
         self._sent_in: dict[int, deque[float]] = {}
+        self._credit: dict[int, tuple[float, float]] = {}
         self._asking = 0
 
     # ------------------------------------------------------------ for tests
@@ -493,13 +496,15 @@ class BotApi:
                 raise Forbidden("bot can't initiate conversation with a user")
         now = time.monotonic()
         sent = self._sent_in.setdefault(chat, deque(maxlen=20))
-        # Telegram bears short bursts in a chat.
-        if len(sent) >= 3 and now - sent[-3] < 2:
+        credit, since = self._credit.get(chat, (float(BURST), now))
+        credit = min(BURST, credit + now - since)
+        if credit < 1:
             raise TooFast
         if chat < 0 and len(sent) == 20 and now - sent[0] < 60:
             raise TooFast
         if len(self._sent) == 30 and now - self._sent[0] < 1:
             raise TooFast
+        self._credit[chat] = credit - 1, now
         sent.append(now)
         self._sent.append(now)
         return chat

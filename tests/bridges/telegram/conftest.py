@@ -17,6 +17,7 @@ def api() -> Iterator[BotApi]:
     with bot_api() as server:
         yield server
         assert server.problems == []
+        assert server.slowed == 0
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,15 @@
-"""A Bot API that fails in each way that it can, a bridge and a node that are killed: every command
-has its effects once, and is answered at least once."""
+"""A Bot API that fails in each way that it can, a bridge that is killed: every command has its
+effects once, and is answered at least once."""
 
 from __future__ import annotations
 
 import json
-import random
-import time
 
-from tests.support.bot_api import BotApi, FakePerson, wait_until
+from core.api.bridge_messages import CallStartRequest
+from core.api.messages import CallLinkReply, CallListReply, CallListRequest
+from tests.support.bot_api import BURST, BotApi, FakePerson, wait_until
 from tests.support.node import RunningNode
-from tests.support.telegram_bridge import balance, bridge_of, credit, kill_bridge, started
-
-PEOPLE = 15
-COMMANDS = 5
-"""Of each, at least: commands and the buttons under what they show."""
-KILLS = 3
+from tests.support.telegram_bridge import ask, balance, bridge_of, credit, kill_bridge, started
 
 
 def start(api: BotApi, number: int, name: str) -> FakePerson:
@@ -22,18 +17,37 @@ def start(api: BotApi, number: int, name: str) -> FakePerson:
 
 
 def test_an_api_that_fails_is_asked_again(api: BotApi, node: RunningNode) -> None:
-    anna, ben = start(api, 21, "Anna"), start(api, 22, "Ben")
-    api.fail("sendMessage", "502", "429", "502", "nothing")
-    api.fail("getUpdates", "502", "429")
-    anna.write("/balance")
-    wait_until(lambda: not api.faults["sendMessage"])
+    anna, ben, cleo = start(api, 21, "Anna"), start(api, 22, "Ben"), start(api, 31, "Cleo")
+    cleo.write("/help")
+    shown = cleo.wait_for("What I can do")
     # Carried out, but the answer got lost: it is said twice rather than not at all.
     api.fail("sendMessage", "lost")
     ben.write("/help")
+    ben.wait_for("What I can do")
+    api.fail("answerCallbackQuery", "nothing")
+    api.fail("sendMessage", "502", "429", "502", "nothing")
+    api.fail("getUpdates", "502", "429")
+    cleo.press(shown, "Русский")
+    anna.write("/balance")
     anna.wait_for("You have", 2)
     ben.wait_for("What I can do", 2)
+    wait_until(lambda: "Теперь по-русски." in api.shown.values())
+    cleo.write("/help")
+    cleo.wait_for("Что я умею", 2)
+    assert not any(api.faults.values())
     assert sum("You have" in text and "Montana" not in text for text in anna.texts()) == 1
     assert bridge_of(node)["restarts"] == 0
+
+
+def test_what_is_asked_at_once_is_answered_at_telegrams_pace(
+    api: BotApi, node: RunningNode
+) -> None:
+    hugo = start(api, 28, "Hugo")
+    with api.together():
+        for _ in range(BURST + 3):
+            hugo.write("/calls")
+    hugo.wait_for("no calls yet", BURST + 3)
+    assert api.slowed == 0
 
 
 def test_an_update_that_comes_twice_is_one(api: BotApi, node: RunningNode) -> None:
@@ -86,62 +100,26 @@ def test_what_is_asked_while_the_node_is_away_is_done_when_it_is_back(
     assert float(balance(node, "tg:27")) == before + 25
 
 
-def test_kills_at_any_moment_double_no_effect_and_lose_no_answer(
-    api: BotApi, node: RunningNode
-) -> None:
-    draw = random.Random(5)
-    people = [start(api, 100 + number, f"Person{number}") for number in range(PEOPLE)]
-    for person in people:
-        credit(node, f"tg:{person.number}", 1000)
-    had = {person.number: float(balance(node, f"tg:{person.number}")) for person in people}
-    received = dict.fromkeys(had, 0)
-    spent = dict.fromkeys(had, 0)
-    pending: dict[int, str] = {}
-    moment = time.monotonic() + 1
-    kills = 0
+def test_who_hangs_up_ends_one_call_whatever_is_killed(api: BotApi, node: RunningNode) -> None:
+    ida, _jan = start(api, 29, "Ida"), start(api, 30, "Jan")
+    credit(node, "tg:29", 1000)
 
-    def finish() -> None:
-        """Press what is shown, for whoever has been shown it."""
-        for person in people:
-            label = pending.get(person.number)
-            if label is None:
-                continue
-            shown = [one for one in person.messages if one.text.startswith(label) and one.buttons]
-            if shown:
-                person.press(shown[-1], "Send")
-                del pending[person.number]
+    def living() -> list[str]:
+        listed = ask(node, CallListRequest("tg:29"))
+        assert isinstance(listed, CallListReply)
+        return [call.id for call in listed.calls if call.status == "pending"]
 
-    commands = 0
-    while commands < COMMANDS or kills < KILLS:
-        commands += 1
-        for person in people:
-            other = draw.choice([one for one in people if one is not person])
-            person.write(f"/send @{other.username} {commands}")
-            pending[person.number] = f"Send {commands} Ɉ to"
-            received[other.number] += commands
-            spent[person.number] += commands + 1
-        deadline = time.monotonic() + 120
-        while pending:
-            assert time.monotonic() < deadline, pending
-            if kills < KILLS and time.monotonic() > moment and kill_bridge(node):
-                kills += 1
-                moment = time.monotonic() + draw.uniform(1, 4)
-            finish()
-            time.sleep(0.05)
-    for person in people:
-        for amount in range(1, commands + 1):
-            person.wait_for(f"Sent {amount} Ɉ")
-    for person in people:
-        expected = had[person.number] + received[person.number] - spent[person.number]
-        assert float(balance(node, f"tg:{person.number}")) == expected
-        told = sum(
-            float(text.partition("has sent you ")[2].split()[0])
-            for text in set(person.texts())
-            if "has sent you" in text
-        )
-        assert told <= received[person.number]
-    answers = sum("Send " in text or "Sent " in text for one in people for text in one.texts())
-    doubled = answers - PEOPLE * commands
-    # At most what was on its way in each chat when the bridge was killed.
-    assert 0 <= doubled <= KILLS * PEOPLE
-    print(f"{PEOPLE * commands * 2} commands, {kills} kills, {doubled} answers doubled")
+    ida.write("/call @jan_x")
+    ida.press(ida.wait_for("Call Jan (@jan_x)?"), "Voice")
+    ida.wait_for("Call to Jan")
+    assert len(living()) == 1
+    # The call is over, and nobody was told when the bridge is killed.
+    api.fail("sendMessage", "nothing")
+    ida.write("/hangup")
+    wait_until(lambda: not api.faults["sendMessage"])
+    assert living() == []
+    following = ask(node, CallStartRequest("tg:29", "tg:30"))
+    assert isinstance(following, CallLinkReply)
+    assert kill_bridge(node)
+    ida.wait_for("The call has ended")
+    assert living() == [following.call_id]

@@ -47,6 +47,7 @@ def run(folder: Path, use: Callable[[BotApi, FakePerson, Spool, Bot], Awaitable[
     with bot_api() as api:
         anyio.run(main, api, backend="asyncio")
         assert api.problems == []
+        assert api.slowed == 0
 
 
 def test_all_copies_say_that_it_is_over_also_those_that_come_too_late(tmp_path: Path) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -20,18 +18,14 @@ from core.node_files import bridge_folder
 from tests.bridges.twilio.world import (
     ACCOUNT,
     PUBLIC_URL,
-    WAIT_S,
     Sent,
     World,
     a_world,
     answer_to,
     sid_of,
-    sms_fields,
     wait_until,
 )
 
-KILLS = 8
-COMMANDS = 160
 TO = "+79995550123"
 
 
@@ -281,65 +275,3 @@ def test_an_answer_waits_for_twilio(tmp_path: Path) -> None:
             wait_until(lambda: world.rest.sent)
             assert [sent.text for sent in world.rest.sent] == [answer_to("BAL")]
             world.stop()
-
-
-def test_killed_at_any_moment_each_command_has_one_effect_and_an_answer(tmp_path: Path) -> None:
-    """And each SMS goes out once at most: of one that was being sent nobody knows."""
-    generator = random.Random(7)
-    answers: Counter[int] = Counter()
-    with a_world(tmp_path) as world, world.node.running():
-        world.start()
-        events = {}
-
-        def call(number: int) -> None:
-            # As Twilio does: the fallback when the first fails, and then no more. Whether it was
-            # taken at all is known by an answer alone, so here it is asked until there is one.
-            path = "/sms"
-            while True:
-                try:
-                    response = world.call(
-                        path, sms_fields(number, f"command {number}", sender=f"+7999555{number:04}")
-                    )
-                except httpx.HTTPError:
-                    time.sleep(0.05)
-                    continue
-                assert response.status_code == 200
-                answers[number] += response.text.count("<Message>")
-                return
-
-        with ThreadPoolExecutor(6) as pool:
-            calls = [pool.submit(call, number) for number in range(COMMANDS)]
-            for kill in range(KILLS):
-                for number in range(4):
-                    events[kill * 4 + number] = world.node.tell(
-                        kill * 4 + number, f"+7999666{kill * 4 + number:04}", "code"
-                    )
-                time.sleep(generator.uniform(0.0, 0.4))
-                world.kill()
-                world.start()
-            for one in calls:
-                one.result(WAIT_S)
-        by_sms = Counter[int]()
-
-        def all_answered() -> bool:
-            by_sms.clear()
-            for sent in list(world.rest.sent):
-                if sent.to.startswith("+7999555"):
-                    by_sms[int(sent.to[8:])] += 1
-            return all(answers[number] + by_sms[number] for number in range(COMMANDS))
-
-        wait_until(all_answered)
-        wait_until(lambda: all(event in world.node.acknowledged for event in events.values()))
-        world.stop()
-        assert len(world.node.received) == COMMANDS
-        doubled = sum((answers + by_sms).values()) - COMMANDS
-        # Six are under way at the moment of a kill.
-        assert doubled <= 6 * KILLS
-        codes = Counter(sent.to for sent in world.rest.sent if sent.to.startswith("+7999666"))
-        assert max(codes.values()) == 1
-        for number, event in events.items():
-            told = world.node.acknowledged[event].outcome
-            assert told in ("done", "unknown")
-            if told == "done":
-                assert codes[f"+7999666{number:04}"] == 1
-        print(f"{doubled} of {COMMANDS} answers came twice over {KILLS} kills")
