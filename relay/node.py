@@ -139,7 +139,7 @@ class Node:
         self._board = BridgeBoard(config.bridges.names, clock)
         self._supervisor = None
         if config_path is not None and config.bridges.start:
-            self._supervisor = Supervisor(config.bridges.names, config_path, self._board)
+            self._supervisor = Supervisor(config.bridges.names, config_path, self._board, clock)
         self._draining = False
         self._drain_scope: trio.CancelScope | None = None
         self._server = Server(
