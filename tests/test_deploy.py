@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+
+from core.bridge_config import BRIDGES
 from core.config import TurnConfig
+from core.node_files import bridge_folder
 from relay.cli_audit import BACKUP_FOLDER, ledger_group
 from relay.command_line import LocalisedCommand
 
 ROOT = Path(__file__).parents[1]
 
 
-def unit() -> dict[str, list[str]]:
+NODE_UNIT, BRIDGE_UNIT = "montana.service", "montana-bridge@.service"
+
+
+def unit(name: str = NODE_UNIT) -> dict[str, list[str]]:
     """The [Service] section: every value of every key."""
     found: dict[str, list[str]] = {}
     section = ""
-    for line in (ROOT / "deploy" / "montana.service").read_text().splitlines():
+    for line in (ROOT / "deploy" / name).read_text().splitlines():
         if line.startswith("["):
             section = line
         elif section == "[Service]" and "=" in line and not line.startswith("#"):
@@ -36,13 +45,58 @@ def test_the_unit_and_the_sample_agree_on_the_data_directory() -> None:
     assert f'data_dir = "/var/lib/{unit()["StateDirectory"][0]}"' in sample
 
 
-def test_the_unit_gives_no_privilege() -> None:
-    service = unit()
+@pytest.mark.parametrize("name", [NODE_UNIT, BRIDGE_UNIT])
+def test_the_unit_gives_no_privilege(name: str) -> None:
+    service = unit(name)
     assert service["User"] == ["montana"]
-    assert service["CapabilityBoundingSet"] == [""]
-    for key in ("NoNewPrivileges", "PrivateDevices", "ProtectHome", "MemoryDenyWriteExecute"):
+    assert service["CapabilityBoundingSet"] == service["AmbientCapabilities"] == [""]
+    for key in ("NoNewPrivileges", "PrivateTmp", "ProtectHome", "MemoryDenyWriteExecute"):
         assert service[key] == ["yes"]
     assert service["ProtectSystem"] == ["strict"]
+
+
+@pytest.mark.parametrize("name", [NODE_UNIT, BRIDGE_UNIT])
+def test_a_gsm_bridge_reaches_modems_and_no_other_devices(name: str) -> None:
+    # Either unit may be the one that runs it.
+    service = unit(name)
+    assert "PrivateDevices" not in service, "it hides modems"
+    assert service["DevicePolicy"] == ["closed"]
+    assert service["DeviceAllow"] == ["char-ttyUSB rw", "char-ttyACM rw"]
+
+
+def test_the_unit_of_bridges_leaves_the_nodes_folder_as_it_is() -> None:
+    # systemd sets the mode anew of the folder that stands here, and [api] group needs the node's.
+    node, bridges = unit()["StateDirectory"], unit(BRIDGE_UNIT)["StateDirectory"]
+    assert not set(node) & set(bridges)
+    for name in BRIDGES:
+        folder = bridge_folder(Path(node[0]), name)
+        assert [str(folder.parent)] == bridges
+    assert "ReadWritePaths" not in unit(BRIDGE_UNIT)
+
+
+def test_the_unit_of_bridges_runs_the_one_that_it_is_named_after() -> None:
+    service = unit(BRIDGE_UNIT)
+    (command,) = service["ExecStart"]
+    assert command.endswith("/montana bridge %i --config /etc/montana/node.toml")
+    node_command = unit()["ExecStart"][0]
+    assert command.split()[0] == node_command.split()[0]
+    assert command.split()[-1] == node_command.split()[-1]
+    assert service["Restart"] == ["always"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_systemd_understands_the_units(tmp_path: Path) -> None:
+    units = []
+    for name in (NODE_UNIT, BRIDGE_UNIT):
+        text = (ROOT / "deploy" / name).read_text()
+        # It asks whether the program is there, which stands where a node is installed.
+        changed = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE)
+        assert changed != text
+        units.append(tmp_path / name.replace("@.", "@gsm."))
+        units[-1].write_text(changed)
+    command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
 def test_the_unit_lets_the_node_write_where_the_documents_say() -> None:
