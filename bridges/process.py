@@ -76,7 +76,7 @@ def run_bridge(name: str, config_path: Path, parent: int | None = None) -> int:
     """
     if name not in BRIDGES:
         raise ConfigError(f"there is no bridge {name!r}; there are {', '.join(BRIDGES)}")
-    config = with_environment(load(config_path), os.environ)
+    config = with_environment(load(config_path, name), os.environ)
     if name not in config.bridges.names:
         raise ConfigError(
             f"{config_path} has no [bridges.{name}]; deploy/node.toml shows what belongs there"

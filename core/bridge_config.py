@@ -1,4 +1,7 @@
-"""What the configuration says of bridges and of SMS; `core.bridge_config_file` reads it."""
+"""What the configuration says of bridges and of SMS; `core.bridge_config_file` reads it.
+
+A secret is the bridge's alone that it belongs to: everybody else has an empty one (None for a PIN).
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ class TelegramConfig:
     """The ``[bridges.telegram]`` table.
 
     Attributes:
-        token: of the bot, by BotFather.
+        token: of the bot, by BotFather; the bridge's alone.
+        bot_id: the bot's own number, which its token begins with; None where it isn't known, and
+            the bridge is asked about everything that Telegram has signed.
         app: the short name of its Mini App, for links in groups; None where it has none.
         api_url: of the Bot API server.
         webhook_url, webhook_listen, webhook_secret: where Telegram sends updates to, and what it
@@ -63,18 +68,14 @@ class TelegramConfig:
         public_key: 32 bytes, hexadecimal: what the Mini App's data is signed with.
     """
 
-    token: str = field(repr=False)
+    token: str = field(default="", repr=False)
+    bot_id: int | None = None
     app: str | None = None
     api_url: str = TELEGRAM_API
     webhook_url: str = ""
     webhook_listen: Address | None = None
     webhook_secret: str = field(default="", repr=False)
     public_key: str = TELEGRAM_PUBLIC_KEY
-
-    @property
-    def bot_id(self) -> int:
-        """The bot's own number, which its token begins with."""
-        return int(self.token.partition(":")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +162,14 @@ class BridgesConfig:
     def names(self) -> tuple[str, ...]:
         """What is configured."""
         return tuple(name for name in BRIDGES if getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFile:
+    """A file that a bridge reads when it starts, and nobody else."""
+
+    bridge: str
+    path: Path
 
 
 BRIDGES = ("telegram", "twilio", "gsm", "webhook")

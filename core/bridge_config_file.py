@@ -1,7 +1,7 @@
 """Reads the ``[bridges]`` and ``[sms]`` tables.
 
 A secret stands in the file, or in one of its own that `..._file` names, such as systemd's
-credentials.
+credentials. It is kept by the bridge alone that it belongs to: see `Secrets`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from core.bridge_config import (
     BridgesConfig,
     GsmConfig,
     ModemConfig,
+    SecretFile,
     SmsConfig,
     TelegramConfig,
     TwilioConfig,
@@ -33,7 +34,9 @@ from core.stun.address import Address
 
 T = TypeVar("T")
 
-_TELEGRAM_TOKEN = re.compile(r"[0-9]{3,20}:[A-Za-z0-9_-]{20,100}")
+_TELEGRAM_TOKEN = re.compile(r"[1-9][0-9]{2,15}:[A-Za-z0-9_-]{20,100}")
+_BOT_ID_MAXIMUM = 2**52 - 1
+"""Telegram's numbers have 52 bits at most (Bot API, `User`)."""
 _TELEGRAM_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{2,63}")
 _TELEGRAM_USER = re.compile(r"tg:[1-9][0-9]{0,18}")
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
@@ -42,11 +45,55 @@ _MODEM_NAME = re.compile(r"[a-z][a-z0-9]{0,15}")
 _USSD = re.compile(r"[0-9*#+]{1,40}")
 
 
+class Secrets:
+    """The secrets of one bridge. Those of the others are checked as far as they stand in the
+    configuration, and let go; their files aren't opened.
+
+    Attributes:
+        files: of all bridges.
+
+    Args:
+        folder: where the files' paths start.
+        bridge: whose they are; None for nobody's.
+    """
+
+    def __init__(self, folder: Path, bridge: str | None) -> None:
+        self._folder = folder
+        self._bridge = bridge
+        self.files: list[SecretFile] = []
+
+    def value(self, bridge: str, table: Table, key: str, parse: Callable[[Any], str]) -> str:
+        """What stands under `key`, or in the file that stands under `key` with `_file` behind it;
+        nothing where it is another bridge's."""
+        is_ours = bridge == self._bridge
+
+        def from_file(value: object) -> str:
+            path = self._folder / read.text(value)
+            self.files.append(SecretFile(bridge=bridge, path=path))
+            return _read_secret(path, parse) if is_ours else ""
+
+        if key in table and f"{key}_file" in table:
+            table.complain(key, f"stands beside {key}_file; leave one of them out")
+        written = table.value(key, parse, "")
+        read_from_file = table.value(f"{key}_file", from_file, "")
+        return (read_from_file or written) if is_ours else ""
+
+    def needed(self, bridge: str, table: Table, key: str, parse: Callable[[Any], str]) -> str:
+        """As `value`, of what can't be left out."""
+        if key not in table and f"{key}_file" not in table:
+            table.complain(key, f"is missing; write it here, or its file's name as {key}_file")
+        return self.value(bridge, table, key, parse)
+
+    @staticmethod
+    def are_given(table: Table, key: str) -> bool:
+        """Whether there is one, right or wrong."""
+        return table.fills(key) or table.fills(f"{key}_file")
+
+
 def read_sms(
-    table: Table, bridges: BridgesConfig, folder: Path, region: str | None = None
+    table: Table, bridges: BridgesConfig, secrets: Secrets, region: str | None = None
 ) -> SmsConfig:
-    """The ``[sms]`` table; secrets' files start at `folder`. `region` is where SMS go to unless
-    the table names countries."""
+    """The ``[sms]`` table. `region` is where SMS go to unless the table names countries."""
     default = SmsConfig()
     senders = sms_bridges(bridges)
     default_bridge = table.value("default_bridge", read.choice(*SMS_BRIDGES), None)
@@ -70,8 +117,8 @@ def read_sms(
             owners_table.complain(key, 'is a number such as "+79991234567", a modem\'s name or "*"')
         elif owner:
             owners[key] = owner
-    forward_secret = _secret(table, "forward_secret", read.secret, folder)
-    if bridges.webhook and not forward_secret:
+    forward_secret = secrets.value("webhook", table, "forward_secret", read.secret)
+    if bridges.webhook and not secrets.are_given(table, "forward_secret"):
         table.complain(
             "forward_secret",
             "is missing, and SMS are forwarded to a URL; add what `openssl rand -base64 32` prints",
@@ -113,15 +160,15 @@ def _by_name_and_number(owners: dict[str, str], bridges: BridgesConfig) -> dict[
     return owners
 
 
-def read_bridges(table: Table, sms: object, folder: Path) -> BridgesConfig:
-    """The ``[bridges]`` table; secrets' files start at `folder`. `sms` is the other one as it
-    stands in the file: who forwards to a URL needs a bridge for it."""
+def read_bridges(table: Table, sms: object, secrets: Secrets) -> BridgesConfig:
+    """The ``[bridges]`` table. `sms` is the other one as it stands in the file: who forwards to a
+    URL needs a bridge for it."""
     owners = sms.get("owners") if isinstance(sms, dict) else None
     bridges = BridgesConfig(
         start=table.value("start", read.flag, True),
-        telegram=_where_filled(table, "telegram", folder, _telegram),
-        twilio=_where_filled(table, "twilio", folder, _twilio),
-        gsm=_where_filled(table, "gsm", folder, _gsm),
+        telegram=_where_filled(table, "telegram", secrets, _telegram),
+        twilio=_where_filled(table, "twilio", secrets, _twilio),
+        gsm=_where_filled(table, "gsm", secrets, _gsm),
         webhook=isinstance(owners, dict)
         and any(str(owner).startswith("https:") for owner in owners.values()),
     )
@@ -130,26 +177,28 @@ def read_bridges(table: Table, sms: object, folder: Path) -> BridgesConfig:
 
 
 def _where_filled(
-    table: Table, name: str, folder: Path, parse: Callable[[Table, Path], T]
+    table: Table, name: str, secrets: Secrets, parse: Callable[[Table, Secrets], T]
 ) -> T | None:
     # As the sample has them: an empty table is one whose lines are commented out.
     one = table.table(name)
-    return parse(one, folder) if table.fills(name) else None
+    return parse(one, secrets) if table.fills(name) else None
 
 
-def _telegram(table: Table, folder: Path) -> TelegramConfig:
-    token = _secret(table, "token", _telegram_token, folder)
+def _telegram(table: Table, secrets: Secrets) -> TelegramConfig:
+    token = secrets.value("telegram", table, "token", _telegram_token)
     listen = table.value("webhook_listen", read.host_port, None)
     webhook_url = table.value("webhook_url", _https_url, "")
-    webhook_secret = _secret(table, "webhook_secret", _webhook_secret, folder)
-    if not token and not table.fills("token") and not table.fills("token_file"):
+    webhook_secret = secrets.value("telegram", table, "webhook_secret", _webhook_secret)
+    has_secret = secrets.are_given(table, "webhook_secret")
+    if not secrets.are_given(table, "token"):
         table.complain("token", "is missing; BotFather (https://t.me/BotFather) gives one")
-    if len({bool(webhook_url), listen is not None, bool(webhook_secret)}) > 1:
+    if len({bool(webhook_url), listen is not None, has_secret}) > 1:
         table.complain(
             "webhook_url", "comes with webhook_listen and webhook_secret: all three, or none"
         )
     telegram = TelegramConfig(
-        token=token or "0:",
+        token=token,
+        bot_id=_bot_id(table, token),
         app=table.value("app", _matching(_TELEGRAM_NAME, "a name such as call"), None),
         api_url=table.value("api_url", read.origin, TELEGRAM_API),
         webhook_url=webhook_url,
@@ -161,18 +210,31 @@ def _telegram(table: Table, folder: Path) -> TelegramConfig:
     return telegram
 
 
-def _twilio(table: Table, folder: Path) -> TwilioConfig:
+def _bot_id(table: Table, token: str) -> int | None:
+    """What stands there, or what a token begins with that is ours or stands in the file."""
+    written = table.value("bot_id", read.number(1, _BOT_ID_MAXIMUM), None)
+    whole = token or table.raw("token")
+    if not isinstance(whole, str) or not _TELEGRAM_TOKEN.fullmatch(whole):
+        return written
+    of_token = int(whole.partition(":")[0])
+    if written not in (None, of_token):
+        table.complain("bot_id", "is another bot's than the token; leave it out, or correct it")
+    return of_token
+
+
+def _twilio(table: Table, secrets: Secrets) -> TwilioConfig:
     default = Address(b"\x7f\x00\x00\x01", TWILIO_PORT)
     android_table = table.table("android")
     android = None
     if table.fills("android"):
         android = AndroidConfig(
-            secret=_needed_secret(android_table, "secret", read.secret, folder),
+            secret=secrets.needed("twilio", android_table, "secret", read.secret),
             url=android_table.value("url", read.origin, ""),
             user=android_table.value("user", read.text, ""),
-            password=_secret(android_table, "password", read.text, folder),
+            password=secrets.value("twilio", android_table, "password", read.text),
         )
-        if len({bool(android.url), bool(android.user), bool(android.password)}) > 1:
+        has_password = secrets.are_given(android_table, "password")
+        if len({bool(android.url), bool(android.user), has_password}) > 1:
             android_table.complain("url", "comes with user and password: all three, or none")
         android_table.finish()
     sid = _matching(_TWILIO_ID, "an id such as AC and 32 hexadecimal digits")
@@ -180,7 +242,7 @@ def _twilio(table: Table, folder: Path) -> TwilioConfig:
         listen=table.value("listen", read.host_port, default),
         public_url=_needed(table, "public_url", read.origin, "such as https://sms.example"),
         account_sid=_needed(table, "account_sid", sid, "Twilio's console shows it (AC...)"),
-        auth_token=_needed_secret(table, "auth_token", _auth_token, folder),
+        auth_token=secrets.needed("twilio", table, "auth_token", _auth_token),
         sender=_needed(table, "sender", _twilio_sender, "a number, or a messaging service MG..."),
         api_url=table.value("api_url", read.origin, TWILIO_API),
         android=android,
@@ -189,17 +251,14 @@ def _twilio(table: Table, folder: Path) -> TwilioConfig:
     return twilio
 
 
-def _gsm(table: Table, folder: Path) -> GsmConfig:
+def _gsm(table: Table, secrets: Secrets) -> GsmConfig:
     modems = []
     for modem in table.tables("modems", limits.MODEMS_MAXIMUM):
         modems.append(
             ModemConfig(
                 name=_needed(modem, "name", _matching(_MODEM_NAME, "a name such as sim1"), "sim1"),
                 device=Path(_needed(modem, "device", _device, "/dev/serial/by-id/...")),
-                pin=_secret(
-                    modem, "pin", _matching(re.compile("[0-9]{4,8}"), "4 to 8 digits"), folder
-                )
-                or None,
+                pin=secrets.value("gsm", modem, "pin", _pin) or None,
                 number=modem.value("number", _matching(_E164, "such as +79991234567"), None),
                 daily_cap=modem.value("daily_cap", read.number(0, limits.SMS_MAXIMUM), 200),
                 pace_s=modem.value("pace_s", _pace, 3.0),
@@ -223,32 +282,17 @@ def _needed(table: Table, key: str, parse: Callable[[Any], str], advice: str) ->
     return table.value(key, parse, "")
 
 
-def _needed_secret(table: Table, key: str, parse: Callable[[Any], str], folder: Path) -> str:
-    if key not in table and f"{key}_file" not in table:
-        table.complain(key, f"is missing; write it here, or its file's name as {key}_file")
-    return _secret(table, key, parse, folder)
-
-
-def _secret(table: Table, key: str, parse: Callable[[Any], str], folder: Path) -> str:
-    """What stands under `key`, or in the file that stands under `key` with `_file` behind it."""
-
-    def from_file(value: object) -> str:
-        path = folder / read.text(value)
-        try:
-            with path.open("rb") as file:
-                content = file.read(limits.SECRET_FILE_MAXIMUM_BYTES + 1)
-            if len(content) > limits.SECRET_FILE_MAXIMUM_BYTES:
-                raise ValueError("is too large to be a secret")
-            return parse(content.decode().strip())
-        except UnicodeDecodeError:
-            raise ValueError("is no UTF-8 text") from None
-        except OSError as error:
-            raise ValueError(f"{path} can't be read: {error.strerror}") from None
-
-    if key in table and f"{key}_file" in table:
-        table.complain(key, f"stands beside {key}_file; leave one of them out")
-    written = table.value(key, parse, "")
-    return table.value(f"{key}_file", from_file, "") or written
+def _read_secret(path: Path, parse: Callable[[Any], str]) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limits.SECRET_FILE_MAXIMUM_BYTES + 1)
+        if len(content) > limits.SECRET_FILE_MAXIMUM_BYTES:
+            raise ValueError("is too large to be a secret")
+        return parse(content.decode().strip())
+    except UnicodeDecodeError:
+        raise ValueError("is no UTF-8 text") from None
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
 
 
 def _matching(pattern: re.Pattern[str], example: str) -> Callable[[object], str]:

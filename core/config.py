@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
-from core.bridge_config import BridgesConfig, SmsConfig
+from core.bridge_config import BridgesConfig, SecretFile, SmsConfig
 from core.stun.address import Address
 
 Network = IPv4Network | IPv6Network
@@ -215,6 +215,7 @@ class NodeConfig:
         data_dir: what the node keeps: its key, its socket, its ledger. Made when it is missing.
         development: `montana up --dev` or `--lan`: pages ask for no link.
         environment: names of the variables that stand over the file, see `core.environment`.
+        secret_files: what bridges read beside it.
     """
 
     data_dir: Path
@@ -229,3 +230,4 @@ class NodeConfig:
     api: ApiConfig = ApiConfig()
     development: bool = False
     environment: tuple[str, ...] = ()
+    secret_files: tuple[SecretFile, ...] = ()

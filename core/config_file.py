@@ -14,7 +14,7 @@ from typing import Any
 
 from core import config_reader as read
 from core import limits
-from core.bridge_config_file import read_bridges, read_sms
+from core.bridge_config_file import Secrets, read_bridges, read_sms
 from core.config import (
     TARIFF,
     TURN_PORT,
@@ -37,8 +37,11 @@ from core.stun.address import Address
 from core.stun.credentials import opaque_string
 
 
-def load(path: Path) -> NodeConfig:
+def load(path: Path, bridge: str | None = None) -> NodeConfig:
     """Read and validate the file at `path`; relative paths in it start at its folder.
+
+    Args:
+        bridge: whose secrets are kept, and read from files of their own; None for nobody's.
 
     Raises:
         ConfigError: it can't be read, is no TOML, or says something that can't be used.
@@ -57,13 +60,16 @@ def load(path: Path) -> NodeConfig:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid TOML: {error}") from error
     try:
-        return validate_untrusted(document, path.absolute().parent)
+        return validate_untrusted(document, path.absolute().parent, bridge)
     except ConfigError as error:
         raise ConfigError(f"{path} can't be used:\n{error}") from None
 
 
-def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
-    """Turn a parsed TOML document into a configuration; relative paths start at `folder`.
+def validate_untrusted(
+    document: Mapping[str, Any], folder: Path, bridge: str | None = None
+) -> NodeConfig:
+    """Turn a parsed TOML document into a configuration; relative paths start at `folder`. `bridge`
+    as for `load`.
 
     Raises:
         ConfigError: one line for each problem, the key first.
@@ -95,8 +101,9 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
 
     billing = _billing(root.table("billing"))
     signaling = _signaling(root.table("signaling"))
-    bridges = read_bridges(root.table("bridges"), root.raw("sms"), folder)
-    sms = read_sms(root.table("sms"), bridges, folder, billing.default_region)
+    secrets = Secrets(folder, bridge)
+    bridges = read_bridges(root.table("bridges"), root.raw("sms"), secrets)
+    sms = read_sms(root.table("sms"), bridges, secrets, billing.default_region)
     if bridges.telegram is not None and not http.public_url.startswith("https:"):
         root.complain("http.public_url", "is missing: Telegram opens pages of an https:// URL only")
     api_table = root.table("api")
@@ -117,6 +124,7 @@ def validate_untrusted(document: Mapping[str, Any], folder: Path) -> NodeConfig:
         sms=sms,
         bridges=bridges,
         api=api,
+        secret_files=tuple(secrets.files),
     )
 
 

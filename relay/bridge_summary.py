@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 
 from core.bridge_config import BridgesConfig, SmsConfig, sms_bridges
 from core.config import NodeConfig
@@ -21,6 +22,7 @@ def describe_bridges(config: NodeConfig) -> dict[str, str]:
     countries = sms.countries or ((region,) if region else ())
     return {
         "bridges": "; ".join(parts),
+        "bridges' files": ", ".join(f"{one.path} ({one.bridge})" for one in config.secret_files),
         "SMS": f"to {', '.join(countries)}, new numbers by {sms.default_bridge}" if sends else "",
         "SMS budget": _budget(sms) if sends else "",
         "SMS alarm": (sms.alarm or "nobody is told") if sends else "",
@@ -46,7 +48,11 @@ def warnings_of(config: NodeConfig) -> list[str]:
         warnings.append(
             f"sms.owners.{key}: is neither a modem's name nor a number of this node's; {hint}"
         )
-    return warnings
+    return warnings + [
+        f"{one.path}: can't be read by this user, and the bridge {one.bridge} has to"
+        for one in config.secret_files
+        if not os.access(one.path, os.R_OK) or not one.path.is_file()
+    ]
 
 
 def _own_addresses(bridges: BridgesConfig) -> list[str]:

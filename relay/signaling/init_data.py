@@ -149,9 +149,10 @@ class TelegramProof:
             raise _bad_proof()
         if age_s > AGE_MAXIMUM_S:
             raise SignalingError("stale-proof", "this was opened too long ago; open it again")
-        if "signature" in data.fields and self._config.public_key:
+        bot_id = self._config.bot_id
+        if "signature" in data.fields and self._config.public_key and bot_id is not None:
             key = bytes.fromhex(self._config.public_key)
-            is_genuine = is_signed_untrusted(data.fields, self._config.bot_id, key)
+            is_genuine = is_signed_untrusted(data.fields, bot_id, key)
         else:
             is_genuine = await self._asked(text, data.user, client)
         if not is_genuine:

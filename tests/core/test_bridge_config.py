@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,10 @@ device = "/dev/serial/by-id/one"
 """
 
 
-def read(text: str, folder: Path = Path("/etc/montana"), base: str = BASE) -> NodeConfig:
-    return validate_untrusted(tomllib.loads(base + text), folder)
+def read(
+    text: str, folder: Path = Path("/etc/montana"), base: str = BASE, bridge: str | None = None
+) -> NodeConfig:
+    return validate_untrusted(tomllib.loads(base + text), folder, bridge)
 
 
 def complaints(text: str, **options: Any) -> dict[str, str]:
@@ -57,10 +61,15 @@ def test_without_the_tables_there_is_no_bridge() -> None:
 
 
 def test_a_token_is_all_that_telegram_needs() -> None:
-    telegram = read(f'[bridges.telegram]\ntoken = "{TOKEN}"').bridges.telegram
-    assert telegram is not None
-    assert (telegram.bot_id, telegram.api_url) == (123456, "https://api.telegram.org")
-    assert TOKEN not in repr(telegram)
+    text = f'[bridges.telegram]\ntoken = "{TOKEN}"'
+    for bridge, token in (("telegram", TOKEN), ("gsm", ""), (None, "")):
+        telegram = read(text, bridge=bridge).bridges.telegram
+        assert telegram is not None
+        assert (telegram.bot_id, telegram.api_url) == (123456, "https://api.telegram.org")
+        assert telegram.token == token
+        assert TOKEN not in repr(telegram)
+    assert set(complaints(f"{text}\nbot_id = 5")) == {"bridges.telegram.bot_id"}
+    assert read(f"{text}\nbot_id = 123456").bridges.telegram is not None
 
 
 def test_telegram_opens_only_pages_of_https() -> None:
@@ -87,16 +96,107 @@ def test_a_webhook_is_three_keys() -> None:
 
 def test_secrets_come_from_files_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
-    telegram = read('[bridges.telegram]\ntoken_file = "token"', tmp_path).bridges.telegram
+    text = '[bridges.telegram]\ntoken_file = "token"'
+    telegram = read(text, tmp_path, bridge="telegram").bridges.telegram
     assert telegram is not None
-    assert telegram.token == TOKEN
-    said = complaints('[bridges.telegram]\ntoken_file = "nothing"', folder=tmp_path)
+    assert (telegram.token, telegram.bot_id) == (TOKEN, 123456)
+    said = complaints(text.replace('"token"', '"nothing"'), folder=tmp_path, bridge="telegram")
     assert "can't be read" in said["bridges.telegram.token_file"]
     both = f'[bridges.telegram]\ntoken = "{TOKEN}"\ntoken_file = "token"'
     assert "leave one" in complaints(both, folder=tmp_path)["bridges.telegram.token"]
     (tmp_path / "token").write_bytes(b"\xff" * 10)
-    said = complaints('[bridges.telegram]\ntoken_file = "token"', folder=tmp_path)
+    said = complaints(text, folder=tmp_path, bridge="telegram")
     assert "UTF-8" in said["bridges.telegram.token_file"]
+
+
+def secrets_of(config: NodeConfig) -> set[str]:
+    """Every text in a configuration that begins as the secrets of these tests do, found in what
+    dataclasses and containers hold."""
+    found: set[str] = set()
+    waiting: list[object] = [config]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str) and one.startswith(("secret-of-", "555:secret-of-", "4321")):
+            found.add(one)
+        elif is_dataclass(one):
+            waiting += [getattr(one, item.name) for item in fields(one)]
+        elif isinstance(one, Mapping):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, tuple | list):
+            waiting += one
+    return found
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_secret_is_the_bridges_alone_that_it_belongs_to(tmp_path: Path, in_files: bool) -> None:
+    secrets = {
+        "telegram": {
+            "token": "555:secret-of-telegram-0123456789",
+            "webhook_secret": "secret-of-telegrams-webhook",
+        },
+        "twilio": {
+            "auth_token": "secret-of-twilio-0123456789",
+            "secret": "secret-of-android-012345678",
+            "password": "secret-of-the-telephone",
+        },
+        "gsm": {"pin": "43211234"},
+        "webhook": {"forward_secret": "secret-of-forwarding-012345"},
+    }
+    folder = tmp_path / "node"
+    folder.mkdir()
+    written = {}
+    for bridge, keys in secrets.items():
+        for key, value in keys.items():
+            (folder / f"{bridge}_{key}").write_text(value + "\n")
+            written[key] = f'{key}_file = "{bridge}_{key}"' if in_files else f'{key} = "{value}"'
+    text = f"""
+[sms]
+default_bridge = "twilio"
+{written["forward_secret"]}
+[sms.owners]
+"*" = "https://example.org/sms"
+[bridges.telegram]
+{written["token"]}
+bot_id = 555
+webhook_url = "https://node.example/telegram"
+webhook_listen = "127.0.0.1:8793"
+{written["webhook_secret"]}
+[bridges.twilio]
+public_url = "https://sms.example"
+account_sid = "AC0123456789abcdef0123456789abcdef"
+sender = "+15005550006"
+{written["auth_token"]}
+[bridges.twilio.android]
+url = "https://telephone.example"
+user = "sms"
+{written["secret"]}
+{written["password"]}
+{MODEM}
+{written["pin"]}
+"""
+    for bridge, keys in secrets.items():
+        assert secrets_of(read(text, folder, bridge=bridge)) == set(keys.values())
+    # Where there are no files, the node doesn't miss them: they may be there for the bridges' user.
+    config = read(text, tmp_path / "elsewhere")
+    assert secrets_of(config) == set()
+    assert config.bridges.telegram is not None
+    assert config.bridges.telegram.bot_id == 555
+    assert sms_bridges(config.bridges) == ("twilio", "gsm", "android")
+    named = {(one.bridge, one.path.name.partition("_")[2]) for one in config.secret_files}
+    assert named == (
+        {(bridge, key) for bridge, keys in secrets.items() for key in keys} if in_files else set()
+    )
+    if in_files:
+        for bridge, keys in secrets.items():
+            with pytest.raises(ConfigError) as caught:
+                read(text, tmp_path / "elsewhere", bridge=bridge)
+            assert str(caught.value).count("can't be read") == len(keys)
+
+
+def test_a_node_that_does_not_know_its_bot_asks_the_bridge() -> None:
+    telegram = read('[bridges.telegram]\ntoken_file = "/nowhere/token"').bridges.telegram
+    assert telegram is not None
+    assert telegram.bot_id is None
 
 
 def test_twilio_says_what_it_lacks() -> None:
@@ -127,7 +227,7 @@ def test_a_telephone_that_only_receives_does_not_send() -> None:
 
 
 def test_modems_have_names_and_places_of_their_own() -> None:
-    gsm = read(MODEM + 'pin = "0000"\npace_s = 0.5').bridges.gsm
+    gsm = read(MODEM + 'pin = "0000"\npace_s = 0.5', bridge="gsm").bridges.gsm
     assert gsm is not None
     assert (gsm.modems[0].pin, gsm.modems[0].pace_s) == ("0000", 0.5)
     assert "0000" not in repr(gsm)

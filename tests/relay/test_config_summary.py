@@ -40,6 +40,37 @@ def test_it_tells_what_is_served() -> None:
     assert said["pages"] == "http://127.0.0.1:8790"
 
 
+def test_it_names_files_that_bridges_read_and_says_which_of_them_can_not_be_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "token").write_text("what no token looks like")
+    (tmp_path / "folder").mkdir()
+    text = (
+        EXAMPLE
+        + """public_url = "https://node.example"
+[bridges.telegram]
+token_file = "token"
+webhook_url = "https://node.example/telegram"
+webhook_listen = "127.0.0.1:8793"
+webhook_secret_file = "absent"
+[billing]
+default_region = "DE"
+[[bridges.gsm.modems]]
+name = "sim1"
+device = "/dev/serial/by-id/one"
+pin_file = "folder"
+"""
+    )
+    config = validate_untrusted(tomllib.loads(text), tmp_path)
+    said = describe(config)
+    assert f"bridges' files: {tmp_path}/token (telegram), {tmp_path}/absent (telegram)" in said
+    assert "what no token" not in said
+    assert [line.split()[1:] for line in said.splitlines() if line.startswith("warning")] == [
+        f"{tmp_path}/{name}: can't be read by this user, and the bridge {bridge} has to".split()
+        for name, bridge in (("absent", "telegram"), ("folder", "gsm"))
+    ]
+
+
 def test_it_shows_no_secret() -> None:
     said = str(summary())
     for secret in ("a long secret", "password", "alice"):

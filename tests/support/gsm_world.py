@@ -206,7 +206,7 @@ class GsmWorld:
         }
         return BridgeContext(
             name="gsm",
-            config=validate_untrusted(document, self._folder),
+            config=validate_untrusted(document, self._folder, "gsm"),
             node=cast(NodeLink, self.node),
             spool=self.spool,
             clock=self._time,

@@ -36,7 +36,7 @@ CONFIG = NodeConfig(
         commands_per_minute=0,
         commands_in_total=0,
     ),
-    bridges=BridgesConfig(telegram=TelegramConfig(token="1:" + "a" * 20), gsm=GsmConfig(modems=())),
+    bridges=BridgesConfig(telegram=TelegramConfig(bot_id=1), gsm=GsmConfig(modems=())),
 )
 
 

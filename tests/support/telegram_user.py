@@ -17,7 +17,7 @@ BOT = 7654321
 TOKEN = f"{BOT}:a-token-of-the-tests"
 KEY = SigningKey(hashlib.sha256(b"Telegram of the tests").digest())
 PUBLIC_KEY = KEY.verify_key.encode().hex()
-CONFIG = TelegramConfig(token=TOKEN, public_key=PUBLIC_KEY)
+CONFIG = TelegramConfig(bot_id=BOT, public_key=PUBLIC_KEY)
 
 
 def fields_of(user: int, made_s: int, **more: str) -> dict[str, str]:

@@ -79,7 +79,7 @@ MANY = settings(
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
     """The webhooks, whose node is never there: what comes stays in the spool."""
-    config = load(write_config(tmp_path, more=CONFIG))
+    config = load(write_config(tmp_path, more=CONFIG), "twilio")
     assert config.bridges.twilio is not None
     node = NodeLink(tmp_path / "nobody", "twilio")
     with open_spool(tmp_path / "spool") as spool:

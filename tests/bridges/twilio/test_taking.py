@@ -60,7 +60,7 @@ async def test_a_duplicate_is_taken_when_the_first_is_durable(
         spool = HeldSpool(opened, entries_maximum=has_room)
         context = BridgeContext(
             name="twilio",
-            config=load(write_config(tmp_path)),
+            config=load(write_config(tmp_path), "twilio"),
             node=link,
             spool=spool,
             clock=VirtualClock(),
@@ -223,7 +223,7 @@ async def taking(
     """An inbox of a node's, whose answers are empty."""
     path = folder / "node.sock"
     link = NodeLink(path, "twilio", subscribes=False)
-    config = load(write_config(folder))
+    config = load(write_config(folder), "twilio")
     with open_spool(folder / "spool") as spool:
         context = BridgeContext(name="twilio", config=config, node=link, spool=spool, clock=clock)
         inbox = Inbox(context, {}, Figures(link))

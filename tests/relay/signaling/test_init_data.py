@@ -26,7 +26,6 @@ from relay.signaling.init_data import (
 from tests.support.telegram_user import (
     BOT,
     CONFIG,
-    TOKEN,
     fields_of,
     hash_of,
     init_data,
@@ -62,7 +61,7 @@ class Prover:
         self.clock = VirtualClock()
         self.bridge = Bridge()
         self.now_s = int(self.clock.unix_s())
-        config = {"token": TOKEN, "public_key": CONFIG.public_key} | config
+        config = {"public_key": CONFIG.public_key} | config
         self.proof = TelegramProof(
             replace(CONFIG, **config),  # type: ignore[arg-type]
             self.clock,
@@ -136,6 +135,13 @@ async def test_without_a_signature_the_bridge_is_asked_which_has_the_token() -> 
         assert await prover.refusal(signed(fields_of(USER, prover.now_s), key=None)) == (
             "unavailable"
         )
+
+
+async def test_without_the_bots_number_the_bridge_is_asked_about_what_is_signed_too() -> None:
+    prover = Prover(bot_id=None)
+    text = init_data(USER, prover.now_s)
+    assert await prover.address(text) == f"tg:{USER}"
+    assert prover.bridge.asked == [text]
 
 
 async def test_a_bridge_that_says_yes_to_another_user_proves_nothing() -> None:
