@@ -19,9 +19,9 @@ class ModemFigures:
 
     Attributes:
         state: in a word or two, for people: ``ready``, ``roaming``, ``no SIM``, ``wrong PIN`` ...
+        advice: what the operator has to do about that; empty for nothing.
         rest: why the SIM sends nothing for a while, and what to do; empty while it may.
         refused_today: how often the network or the modem has refused something, in this process.
-        advice: what the operator has to do about that; empty for nothing.
         signal: <rssi> of `+CSQ` (TS 27.007 section 8.5): 0 to 31, 99 where it isn't known.
     """
 

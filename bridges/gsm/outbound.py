@@ -5,11 +5,9 @@ the least today, or tried to. A SIM that is away, has sent as much as it may tod
 can't send, gives its messages to the others; but a long message of which a part was sent stays
 where it is, since only the same sender's parts are put together.
 
-Kinds in the spool (and those of `reports`):
+Kinds in the spool (and those of `reports` and `sims`):
 
     out      a message that isn't sent yet
-    day      how many a SIM has sent today
-    sim      a recipient -> the SIM it keeps
 
 What a modem was given and never answered for is unknown, and not sent again; so is what was being
 given to it when the bridge died. An answer to a message is sent again then: whoever has asked waits
@@ -20,8 +18,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -34,7 +31,7 @@ from bridges.gsm.causes import Verdict, advice, describe, is_certain, verdict
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.pdu import PduError, Submit, encode_submit
 from bridges.gsm.reports import ANSWER, LOAD_MAXIMUM, Reports, Status, Told
-from bridges.gsm.resting import Resting
+from bridges.gsm.sims import Sims
 from bridges.process import BridgeContext
 from bridges.spool import Change
 from core.api.bridge_messages import Event, Outcome, SmsBody
@@ -48,11 +45,8 @@ RETRY_FACTOR: Final = 4
 """Ten seconds, forty, and not quite three minutes."""
 ANSWER_LIFETIME_S: Final = DAY_S
 JOBS_MAXIMUM: Final = 10_000
-STICKY_MAXIMUM: Final = 10_000
 CAP_INTERVAL_S: Final = 60.0
 EXPIRY_INTERVAL_S: Final = 5.0
-PATIENCE_S: Final = 20.0
-"""A SIM that is away for less gets its messages all the same: a modem that starts anew is back."""
 OVERLOAD_JOBS: Final = 10
 """A SIM with so many waiting gets no more of those that others can send."""
 
@@ -111,20 +105,15 @@ class Outbound:
         reports: Reports,
     ) -> None:
         self._context = context
-        self._caps = caps
+        self._sims = Sims(context, caps, figures)
         self._figures = figures
         self._reports = reports
         self._own: dict[str, deque[Job]] = {sim: deque() for sim in caps}
         self._common: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}
-        self._usable: set[str] = set()
-        self._resting = Resting()
-        self._away_since = dict.fromkeys(caps, trio.current_time())
         self._idle: dict[str, trio.Event] = {}
-        self._sticky: OrderedDict[str, str] = OrderedDict()
         self._reference = context.clock.random_bytes(1)[0]
         self._numbers = itertools.count()
-        self._day = ""
 
     @property
     def waiting(self) -> int:
@@ -133,13 +122,7 @@ class Outbound:
 
     async def load(self) -> None:
         """Take up what an earlier process has left."""
-        self._day = self._today()
-        for sim, value in self._context.spool.items("day"):
-            day, _, count = value.decode().partition(" ")
-            if sim in self._figures and day == self._day:
-                self._figures[sim].sent_today = int(count)
-        for recipient, value in self._context.spool.items("sim", STICKY_MAXIMUM):
-            self._sticky[recipient] = value.decode()
+        self._sims.load()
         for key, value in self._context.spool.items("out", LOAD_MAXIMUM):
             job = self._job(key, msgspec.json.decode(value, type=_Out))
             if job.record.is_sending:
@@ -190,7 +173,7 @@ class Outbound:
             await self._context.spool.change(taken)
             return
         stored = Change("out", key, msgspec.json.encode(record))
-        await self._context.spool.change(stored, taken, *self._stick(to, sim))
+        await self._context.spool.change(stored, taken, *self._sims.keep(to, sim))
         self._enqueue(job)
 
     def _job(self, key: str, record: _Out) -> Job:
@@ -210,9 +193,9 @@ class Outbound:
     def _enqueue(self, job: Job) -> None:
         """Give a job to a SIM, or to whichever takes it first."""
         self._jobs[job.id] = job
-        sim = job.sim or self._sticky.get(job.record.to)
+        sim = job.sim or self._sims.kept_by(job.record.to)
         if sim not in self._own or (job.sim is None and not self._takes_more(sim)):
-            able = self._able()
+            able = self._sims.able()
             idle = [sim for sim in self._idle if sim in able]
             sim = min(idle, key=self._load, default=None)
         if sim is None:
@@ -222,45 +205,20 @@ class Outbound:
             self._wake([sim])
 
     def _takes_more(self, sim: str) -> bool:
-        now = trio.current_time()
-        if now < self._resting.ends_at_s(sim):
+        if not self._sims.is_expected(sim):
             return False
-        if sim not in self._usable:
-            return now < self._away_since[sim] + PATIENCE_S
-        return len(self._own[sim]) < OVERLOAD_JOBS or len(self._able()) == 1
-
-    def _able(self) -> set[str]:
-        """The SIMs that can send at present."""
-        now = trio.current_time()
-        return {sim for sim in self._usable if now >= self._resting.ends_at_s(sim)}
+        return len(self._own[sim]) < OVERLOAD_JOBS or self._sims.able() <= {sim}
 
     def _load(self, sim: str) -> float:
-        figures = self._figures[sim]
-        tried = figures.sent_today + figures.refused_today + len(self._own[sim])
-        return tried / max(1, self._caps[sim])
-
-    def _stick(self, recipient: str, sim: str) -> list[Change]:
-        """Have a recipient keep a SIM; returns how that is stored."""
-        changes = []
-        if self._sticky.get(recipient) != sim:
-            changes.append(Change("sim", recipient, sim.encode()))
-        self._sticky[recipient] = sim
-        self._sticky.move_to_end(recipient)
-        if len(self._sticky) > STICKY_MAXIMUM:
-            forgotten, _ = self._sticky.popitem(last=False)
-            changes.append(Change("sim", forgotten, None))
-        return changes
+        return self._sims.load_of(sim, len(self._own[sim]))
 
     # ------------------------------------------------------------ what a SIM sends
 
     def set_usable(self, sim: str, usable: bool) -> None:
         """Whether a SIM can send at present."""
+        self._sims.set_usable(sim, usable)
         if usable:
-            self._usable.add(sim)
             self._wake([sim])
-        elif sim in self._usable:
-            self._usable.discard(sim)
-            self._away_since[sim] = trio.current_time()
 
     async def take(self, sim: str) -> Job:
         """The next message that a SIM is to send a part of; waits for one."""
@@ -278,12 +236,12 @@ class Outbound:
     def _next(self, sim: str) -> tuple[Job | None, float]:
         """A job, or else when to look again."""
         now = trio.current_time()
-        if sim not in self._usable:
+        if not self._sims.is_usable(sim):
             return None, float("inf")
-        if now < (rests_until := self._resting.ends_at_s(sim)):
+        if now < (rests_until := self._sims.rests_until(sim)):
             return None, rests_until
-        self._figures[sim].rest = ""
-        if self._figures[sim].sent_today >= self._caps[sim] and self._today() == self._day:
+        self._sims.has_rested(sim)
+        if self._sims.has_sent_all(sim):
             self._leave_to_others(sim)
             return None, now + CAP_INTERVAL_S
         at = float("inf")
@@ -320,14 +278,13 @@ class Outbound:
             reference: the TP-MR; None where the modem didn't tell it, so that its report will be
                 nobody's.
         """
-        self._roll_day()
-        self._resting.sent(sim)
+        self._sims.trust(sim)
         self._figures[sim].count_sent()
         job.sim = sim
         job.sent += 1
         job.attempts = 0
         job.refused_by.clear()
-        changes = [self._count_today(sim), *self._stick(job.record.to, sim)]
+        changes = [self._sims.count_today(sim), *self._sims.keep(job.record.to, sim)]
         if reference is not None:
             changes.append(
                 self._reports.await_report(sim, reference, job.id, job.sent, job.record.to)
@@ -367,8 +324,8 @@ class Outbound:
         job.refused_by.add(sim)
         if job.sim is not None:
             self._retry(self._own[sim], job)
-        elif others := self._able() - job.refused_by:
-            self._sticky.pop(job.record.to, None)
+        elif others := self._sims.able() - job.refused_by:
+            self._sims.release(job.record.to)
             job.not_before = 0.0
             other = min(others, key=self._load)
             self._own[other].append(job)
@@ -387,25 +344,16 @@ class Outbound:
     async def unknown(self, sim: str, job: Job, reason: str) -> None:
         """Nobody has told whether the job's next part was sent: the message is not sent again. It
         counts as sent, for it may cost as much."""
-        self._roll_day()
         self._figures[sim].count_unknown()
         # A modem that goes on like this loses one after another.
         self._doubt(sim, job, f"{reason}; check the modem and its SIM's credit", is_certain=False)
-        await self._end(job, "unknown", reason, "unknown", [self._count_today(sim)])
+        await self._end(job, "unknown", reason, "unknown", [self._sims.count_today(sim)])
 
     def _doubt(self, sim: str, job: Job, reason: str, *, is_certain: bool) -> bool:
-        """What was not sent may be for the SIM; whether it rests from now on."""
-        if not self._resting.fault(sim, job.id, trio.current_time(), is_certain=is_certain):
-            return False
-        self._figures[sim].rest = f"resting: {reason}"
-        log_event(_log, logging.ERROR, "a SIM can't send", modem=sim, reason=reason)
-        self._leave_to_others(sim)
-        return True
-
-    def _count_today(self, sim: str) -> Change:
-        figures = self._figures[sim]
-        figures.sent_today += 1
-        return Change("day", sim, f"{self._day} {figures.sent_today}".encode())
+        rests = self._sims.doubt(sim, job.id, reason, is_certain=is_certain)
+        if rests:
+            self._leave_to_others(sim)
+        return rests
 
     def give_back(self, sim: str, job: Job) -> None:
         """A job that was taken, and for which nothing was done."""
@@ -425,9 +373,9 @@ class Outbound:
             for job in expired:
                 await self._end(job, "failed", "expired before it could be sent", "failed")
             for sim in self._own:
-                if sim not in self._usable and not self._takes_more(sim):
+                if not self._sims.is_expected(sim):
                     self._leave_to_others(sim)
-            self._roll_day()
+            self._sims.roll_day()
             await trio.sleep(EXPIRY_INTERVAL_S)
 
     async def _store(self, job: Job, *changes: Change, is_sending: bool = False) -> None:
@@ -457,16 +405,6 @@ class Outbound:
         if told:
             self._reports.tell(told)
         del self._jobs[job.id]
-
-    def _roll_day(self) -> None:
-        today = self._today()
-        if today != self._day:
-            self._day = today
-            for figures in self._figures.values():
-                figures.sent_today = figures.refused_today = 0
-
-    def _today(self) -> str:
-        return time.strftime("%Y-%m-%d", time.gmtime(self._context.clock.unix_s()))
 
     def _wake(self, sims: Iterable[str]) -> None:
         for sim in list(sims):
