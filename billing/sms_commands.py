@@ -15,6 +15,7 @@ from typing import Final, Literal
 import phonenumbers
 
 from billing.accounts import AddressError, normalise_address_untrusted
+from billing.money import J
 
 BODY_MAXIMUM: Final = 1_600
 """Characters that are looked at: more than any carrier joins to one message."""
@@ -61,12 +62,16 @@ _ALONE: Final = ("balance", "history", "info", "link", "help", "stop", "start")
 _PIN_WORDS: Final = tuple(word for word, action in _WORDS.items() if action == "pin")
 _BARE_CODE = re.compile(rf"[0-9]{{{CODE_DIGITS}}}")
 _PIN = re.compile(rf"[0-9]{{{PIN_DIGITS[0]},{PIN_DIGITS[1]}}}")
+_UNITS: Final = ("J", J.symbol)
 _SEND = re.compile(
-    rf"(?P<number>.*?\S) (?P<amount>\S+?)(?: (?:{'|'.join(_PIN_WORDS)}) ?(?P<pin>\S+))?"
+    rf"(?P<number>.*?\S) (?P<amount>\S+?)(?: ?(?<=[0-9 ])(?:{'|'.join(_UNITS)}))?"
+    rf"(?: (?:{'|'.join(_PIN_WORDS)}) ?(?P<pin>\S+))?"
 )
+_GROUPED = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?:[.,][0-9]*)?")
 _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 _CYRILLIC = re.compile("[А-Я]")
 _LATIN = re.compile("[A-Z]")
+_NO_DIGIT: Final = "\N{REPLACEMENT CHARACTER}"
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _MOBILE: Final = (
     phonenumbers.PhoneNumberType.MOBILE,
@@ -134,6 +139,29 @@ def parse_phone_untrusted(text: str, region: str | None) -> str | None:
     return number if number.startswith("+") else None
 
 
+def parse_recipient_untrusted(text: str, amount: str, region: str | None) -> tuple[str | None, str]:
+    """The valid telephone number that the first words of a SEND are, or None, and its amount.
+
+    What stands between them is no number's, and the amount's, which is none then: in `10 EUR`. So
+    are digits that may be either's: `1 500` is 1500, or a longer number and 500.
+
+    Args:
+        text, amount: the last word, and all before it.
+        region: of numbers that are written without their country's.
+    """
+    words = text.split(" ")
+    for count in range(1, len(words)):
+        number = parse_phone_untrusted(" ".join(words[:count]), region)
+        left = " ".join([*words[count:], amount])
+        if number is not None and _GROUPED.fullmatch(left):
+            return number, left
+    for count in range(len(words), 0, -1):
+        number = parse_phone_untrusted(" ".join(words[:count]), region)
+        if number is not None:
+            return number, " ".join([*words[count:], amount])
+    return None, amount
+
+
 def region_of(phone: str) -> str | None:
     """The country of a number, in two letters; None for those that belong to none."""
     return _look_up(phone)[0]
@@ -170,12 +198,24 @@ def _send_arguments(rest: str) -> tuple[str, ...]:
 
 def _plain(body: str) -> str:
     """In capitals and ASCII digits, one blank between words, without what can't be seen."""
+    digits = "".join(map(_with_ascii_digits, body))
     spaced = "".join(
         " " if unicodedata.category(letter) == "Cc" else letter
-        for letter in unicodedata.normalize("NFKC", body)
+        for letter in unicodedata.normalize("NFKC", digits)
     )
     seen = "".join(letter for letter in spaced if unicodedata.category(letter) not in _INVISIBLE)
     return " ".join(seen.upper().replace("Ё", "Е").split())
+
+
+def _with_ascii_digits(letter: str) -> str:
+    """A decimal digit of any script in ASCII. What only looks like one would become one as well,
+    `1²` 12 and `½` 1 and 2: that is none, and never part of an amount."""
+    if letter.isascii():
+        return letter
+    if letter.isdecimal():
+        return str(unicodedata.decimal(letter))
+    looks = unicodedata.normalize("NFKC", letter)
+    return _NO_DIGIT if any(map(str.isdecimal, looks)) else letter
 
 
 def _language(words: str) -> Language | None:

@@ -17,7 +17,7 @@ from billing.pins import Pins
 from billing.records import format_time
 from billing.sms_answers import Answered, Answers, Message
 from billing.sms_codes import ConfirmationCodes
-from billing.sms_commands import parse_phone_untrusted, region_of
+from billing.sms_commands import parse_recipient_untrusted, region_of
 from billing.sms_limits import SmsRefused
 from billing.sms_records import has_sent_to, note_recipient, read_number, store_number
 from billing.sms_sender import SmsSender
@@ -88,8 +88,9 @@ class SmsPayments:
         """
         if not arguments:
             raise Answered(Answer("bad_send"))
-        number, written, pin = arguments
-        recipient = parse_phone_untrusted(number, self._region or region_of(message.phone))
+        number, last_word, pin = arguments
+        region = self._region or region_of(message.phone)
+        recipient, written = parse_recipient_untrusted(number, last_word, region)
         if recipient is None:
             raise Answered(Answer("bad_number"))
         if self._ledger.find(recipient) == account:

@@ -81,8 +81,13 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Это не номер. Напишите: ПЕРЕВОД +79991234567 10",
     ),
     "bad_amount": (
-        "An amount is a number such as 10 or 10.5, with 6 decimal places at most",
-        "Сумма - число, например 10 или 10.5; до 6 знаков после точки",
+        "An amount, in J, is a number without blanks such as 10 or 10.5, with 6 decimal places at "
+        "most",
+        "Сумма в J - число без пробелов: 10 или 10.5; до 6 знаков дроби",
+    ),
+    "limited": (
+        "Too many SMS in a minute: this one was not carried out. Send it again in a minute",
+        "Много SMS за минуту, это не выполнено. Повторите через минуту",
     ),
     "own_number": (
         "This number is your own account",

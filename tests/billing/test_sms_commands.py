@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from billing.sms_commands import (
     is_mobile,
     parse_command_untrusted,
     parse_phone_untrusted,
+    parse_recipient_untrusted,
 )
 from billing.sms_texts import TEXTS, Answer, masked
 from core.sms_parts import sms_parts
@@ -57,6 +61,13 @@ WIDEST = {
         ("SEND +79991234567 1,000", Command("send", "en", ("+79991234567", "1,000", ""))),
         ("send\n8 (999) 123-45-67\t10,5", Command("send", "en", ("8 (999) 123-45-67", "10.5", ""))),
         ("перевод ８９９９１２３４５６７ １０", Command("send", "ru", ("89991234567", "10", ""))),
+        ("SEND +79991234567 10 J", Command("send", "en", ("+79991234567", "10", ""))),
+        ("SEND +79991234567 10ɉ", Command("send", "en", ("+79991234567", "10", ""))),
+        ("Перевод +79991234567 10,5 Ɉ.", Command("send", "ru", ("+79991234567", "10.5", ""))),
+        ("SEND 89991234567 10 J PIN 1234", Command("send", "en", ("89991234567", "10", "1234"))),
+        ("SEND 89991234567 ١٠", Command("send", "en", ("89991234567", "10", ""))),
+        ("SEND 89991234567 1²", Command("send", "en", ("89991234567", "1\ufffd", ""))),
+        ("SEND 89991234567 ①", Command("send", "en", ("89991234567", "\ufffd", ""))),
         ("SEND 89991234567 10 pin 1234", Command("send", "en", ("89991234567", "10", "1234"))),
         ("ПЕРЕВОД 89991234567 10 ПИН1234", Command("send", "ru", ("89991234567", "10", "1234"))),
         ("SEND", Command("send", "en")),
@@ -100,6 +111,49 @@ def test_a_command_is_read_however_it_is_written(body: str, command: Command) ->
 )
 def test_what_is_more_than_a_command_is_for_a_person(body: str) -> None:
     assert parse_command_untrusted(body).action == "text"
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "recipient", "written"),
+    [
+        ("+7 999 123-45-67", "10", "+79991234567", "10"),
+        ("+79991234567 10", "РУБ", "+79991234567", "10 РУБ"),
+        ("+79991234567 1", "000", "+79991234567", "1 000"),
+        # A longer number of Germany's is valid as well, as is a shorter one.
+        ("+49 160 1234567 1", "500", "+491601234567", "1 500"),
+        ("+49 160 1234567 1", "500.5", "+491601234567", "1 500.5"),
+        ("+49 30 1234 5678", "10", "+493012345678", "10"),
+        ("BANK 10", "J", None, "J"),
+    ],
+)
+def test_what_stands_between_number_and_amount_is_no_amount(
+    text: str, amount: str, recipient: str | None, written: str
+) -> None:
+    assert parse_recipient_untrusted(text, amount, "RU") == (recipient, written)
+
+
+def test_only_decimal_digits_are_digits() -> None:
+    """Every character of Unicode."""
+    others: list[str] = []
+    for letter in map(chr, range(sys.maxunicode + 1)):
+        if unicodedata.category(letter) == "Nd":
+            expected = (str(unicodedata.decimal(letter)),)
+            assert parse_command_untrusted(f"REDEEM {letter}").arguments == expected
+        else:
+            others.append(letter)
+    for start in range(0, len(others), 1_000):
+        command = parse_command_untrusted("REDEEM " + "".join(others[start : start + 1_000]))
+        assert command.action == "redeem"
+        digits = [letter for letter in "".join(command.arguments) if letter.isdecimal()]
+        assert not digits, f"from {others[start]!r} on"
+
+
+@given(st.text(st.characters(blacklist_categories=["Nd"]), max_size=20), st.integers(1, 999))
+def test_what_is_no_digit_changes_no_amount(letters: str, amount: int) -> None:
+    command = parse_command_untrusted(f"SEND 89991234567 {amount}{letters}")
+    if command.action == "send" and command.arguments:
+        digits = "".join(letter for letter in "".join(command.arguments) if letter.isdecimal())
+        assert digits == f"89991234567{amount}"
 
 
 @given(st.text(st.characters(), max_size=2000))
