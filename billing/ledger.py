@@ -48,7 +48,7 @@ from billing.journal import (
 )
 from billing.meter import SESSION_BLOCK, Meter
 from billing.money import CURRENCIES, Currency, J
-from billing.packing import Also, Batch, batch_of, chained, unpack
+from billing.packing import Also, Batch, Keeps, batch_of, chained, unpack
 from billing.tables import (
     ACCOUNTS,
     BALANCES,
@@ -175,9 +175,11 @@ class Ledger(Protocol):
         address: str,
         once: bytes | None = None,
         also: Also | None = None,
+        keeps: Keeps | None = None,
     ) -> int:
         """Give the account one more address. An account that answers to it is merged: what it has
-        and its addresses pass on, once, and it is closed."""
+        and its addresses pass on, once, and it is closed. One that `keeps` says keeps what it has
+        gives up this address alone."""
 
     async def unlink(self, account: int | str, address: str, once: bytes | None = None) -> int:
         """Take an address away; nobody answers to it then."""
@@ -517,6 +519,7 @@ class LmdbLedger:
         address: str,
         once: bytes | None = None,
         also: Also | None = None,
+        keeps: Keeps | None = None,
     ) -> int:
         """See `Ledger`.
 
@@ -531,9 +534,9 @@ class LmdbLedger:
             number, other_number = info.number, find_account(writing, wanted)
             if other_number == number:
                 return number
-            if other_number is None:
-                added: tuple[str, ...] = (wanted,)
-            else:
+            added: tuple[str, ...] = (wanted,)
+            is_kept = False
+            if other_number is not None:
                 other = read_account(writing, other_number)
                 _assert_user(other)
                 if other.frozen:
@@ -542,8 +545,10 @@ class LmdbLedger:
                         "address_frozen",
                         address=wanted,
                     )
-                self._assert_not_paid(other_number)
-                added = other.addresses
+                is_kept = keeps is not None and keeps(writing, other_number)
+                if not is_kept:
+                    self._assert_not_paid(other_number)
+                    added = other.addresses
             if len(info.addresses) + len(added) > ADDRESSES_MAXIMUM:
                 raise OperationError(
                     f"an account has {ADDRESSES_MAXIMUM} addresses at most",
@@ -551,7 +556,10 @@ class LmdbLedger:
                     maximum=ADDRESSES_MAXIMUM,
                 )
             changed = [msgspec.structs.replace(info, addresses=info.addresses + added)]
-            if other_number is not None:
+            if is_kept:
+                left = tuple(one for one in other.addresses if one != wanted)
+                changed.append(msgspec.structs.replace(other, addresses=left))
+            elif other_number is not None:
                 merge = partial(self._merge, writing, other_number, number)
                 self.pays_for_sessions(writing, other_number, merge, number)
                 changed.append(

@@ -15,6 +15,9 @@ from core.errors import OperationError
 from core.tables import Writing
 
 Also = Callable[[Writing], None]
+Keeps = Callable[[Writing, int], bool]
+"""Whether an account that is about to lose an address keeps what it has; asked in the transaction
+that takes it, of which it may write a part."""
 """What is written beside the log in the transaction of something that was done: exactly when that
 is new, and never when it is repeated. It may be called again, since a transaction that was aborted
 is done anew. What it raises refuses the whole call, and nobody else's."""

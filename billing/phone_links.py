@@ -120,19 +120,17 @@ class PhoneLinks:
         account = await self._desk.open_user(telegram)
         if kept.used_by:
             return account
-        before = self._ledger.find(kept.phone)
-        with self._store.read() as tables:
-            former = None if before is None else self._notices.telegram_of(tables, before)
 
         def also(writing: Writing) -> None:
             self._codes.use(writing, telegram, code, now_ms, day)
-            if former is not None and before != account:
-                assert before is not None
-                self._tell(writing, former, kept.phone, before)
 
-        if former is not None and before is not None and before != account:
-            await self._ledger.unlink(before, kept.phone)
-        return await self._ledger.link(account, kept.phone, also=also)
+        def keeps(writing: Writing, other: int) -> bool:
+            former = self._notices.telegram_of(writing, other)
+            if former is not None:
+                self._tell(writing, former, kept.phone, other)
+            return former is not None
+
+        return await self._ledger.link(account, kept.phone, also=also, keeps=keeps)
 
     async def _find_untrusted(self, telegram: str, code: str) -> LinkCode:
         """What a code does, or has done for this user alone.

@@ -514,6 +514,40 @@ async def test_linking_merges_two_accounts_once(ledger: Ledger) -> None:
     assert everything(ledger) == after
 
 
+async def test_an_account_that_keeps_what_it_has_gives_up_the_address_alone(
+    ledger: Ledger,
+) -> None:
+    await begin(ledger)
+    await ledger.link(BOB, "tg:2")
+    asked: list[int] = []
+
+    def keeps(_writing: Writing, account: int) -> bool:
+        asked.append(account)
+        return True
+
+    def refuse(_writing: Writing) -> None:
+        raise OperationError("not with me")
+
+    before = everything(ledger)
+    with pytest.raises(OperationError, match="not with me"):
+        await ledger.link(ALICE, "tg:2", also=refuse, keeps=keeps)
+    await ledger.freeze(BOB, True)
+    with pytest.raises(OperationError):
+        await ledger.link(ALICE, "tg:2", keeps=keeps)
+    await ledger.freeze(BOB, False)
+    assert everything(ledger) == before
+    for _ in range(2):
+        assert await ledger.link(ALICE, "tg:2", keeps=keeps) == ALICE
+    await ledger.link(ALICE, "tg:3", keeps=keeps)
+    # Of what is nobody's, or one's own already, nobody is asked.
+    assert asked == [BOB, BOB]
+    assert ledger.account(ALICE).addresses == ("user:alice", "tg:2", "tg:3")
+    assert ledger.account(BOB).addresses == ("user:bob",)
+    assert (has(ledger, ALICE), has(ledger, BOB)) == (100, 100)
+    await ledger.link(ALICE, "user:bob", keeps=lambda _writing, _account: False)
+    assert (has(ledger, ALICE), ledger.heir(BOB)) == (200, ALICE)
+
+
 async def test_an_account_with_pending_transfers_is_not_merged(ledger: Ledger) -> None:
     await begin(ledger)
     await ledger.transfer([pay(3, BOB, ALICE, 5, kind=Kind.PENDING)])

@@ -27,13 +27,17 @@ from billing.ledger import ISSUE, LmdbLedger, open_ledger
 from billing.money import J
 from billing.transfers import Kind, Result, Transfer
 from core.clock import VirtualClock
+from core.store import Store
 from core.tables import Writing
 from core.units import NS_PER_S
 from tests.support.ledger_audit import Audit, Told
 from tests.support.ledger_process import LINES, open_small
+from tests.support.sms_world import ALICE, open_world
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200
+NEVER = 1 << 30
+"""As a number of commits."""
 HOUR_S = 3600
 
 
@@ -113,6 +117,70 @@ def test_200_kills(tmp_path: Path) -> None:
     assert len(all_told.transfers) > 2000
     assert len(all_told.closed) > 50
     assert len({record.reason for record in audit.records.values()}) == 4
+
+
+async def a_number_of_somebodys(folder: Path, clock: VirtualClock) -> str:
+    """A number that has become a Telegram user's; a code that gives it to another one."""
+    with open_world(folder, clock=clock) as world:
+        for address in ("tg:5", "tg:6"):
+            text = await world.told("LINK")
+            code = text.split("Code ")[1][:9]
+            if address == "tg:5":
+                await world.give(ALICE, "10")
+                await world.wallet.links.confirm(address, code)
+    return code
+
+
+@contextlib.contextmanager
+def killed_after(store: Store, commits: int) -> Iterator[None]:
+    """SIGKILL for this process once it knows that so many commits were made."""
+    write, left = store.write, itertools.count(commits, -1)
+
+    async def write_and_die(change: Callable[[Writing], Any]) -> Any:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await write(change)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "write", write_and_die)
+        yield
+
+
+def test_a_number_that_passes_on_is_always_somebodys_whenever_it_is_killed(tmp_path: Path) -> None:
+    kills = 0
+    for commits in itertools.count():
+        folder, clock = tmp_path / str(commits), VirtualClock()
+        code = trio.run(a_number_of_somebodys, folder, clock)
+        confirm = partial(confirm_and_look, folder, clock, code)
+        child = os.fork()
+        if not child:
+            try:
+                trio.run(confirm, commits)
+            finally:
+                os._exit(0)
+        was_killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        kills += was_killed
+        with open_world(folder, clock=clock) as world:
+            owner, former = world.ledger.find(ALICE), world.ledger.find("tg:5")
+            told = [event.to for event in world.events()]
+        assert owner is not None
+        assert told == ([] if owner == former else ["tg:5"])
+        assert trio.run(confirm) == (True, 10 * J.unit, ["tg:5"])
+        if not was_killed:
+            break
+    # Opening the account of who takes it, and the link, are two commits at least.
+    assert kills >= 2
+
+
+async def confirm_and_look(
+    folder: Path, clock: VirtualClock, code: str, commits: int = NEVER
+) -> tuple[bool, int, list[str]]:
+    """Whether the number is the other user's then, what who had it has, and who was told."""
+    with open_world(folder, clock=clock) as world:
+        with killed_after(world.ledger.store, commits):
+            account = await world.wallet.links.confirm("tg:6", code)
+        is_linked = world.ledger.find(ALICE) == world.ledger.find("tg:6") == account
+        return is_linked, world.balance("tg:5"), [event.to for event in world.events()]
 
 
 # ---------------------------------------------------------------- several entries in one commit

@@ -168,9 +168,9 @@ class LedgerAndModel(RuleBasedStateMachine):
     def close(self, account: int) -> None:
         self.both(lambda one: one.close_account(account))
 
-    @rule(account=ACCOUNTS, address=ADDRESSES)
-    def link(self, account: int, address: str) -> None:
-        self.both(lambda one: one.link(account, address))
+    @rule(account=ACCOUNTS, address=ADDRESSES, keeps=st.booleans())
+    def link(self, account: int, address: str, keeps: bool) -> None:
+        self.both(lambda one: one.link(account, address, keeps=lambda _writing, _other: keeps))
 
     @rule(account=ACCOUNTS, address=ADDRESSES)
     def unlink(self, account: int, address: str) -> None:

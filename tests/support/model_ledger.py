@@ -20,7 +20,7 @@ from billing.history import HistoryLine, Latest
 from billing.journal import SideWrite
 from billing.ledger import Balance, Opening
 from billing.money import AMOUNT_MAXIMUM, CURRENCIES, Currency
-from billing.packing import Also, chained
+from billing.packing import Also, Keeps, chained
 from billing.transfers import (
     ID_BYTES,
     NO_ID,
@@ -182,6 +182,7 @@ class ModelLedger:
         address: str,
         once: bytes | None = None,
         also: Also | None = None,
+        keeps: Keeps | None = None,
     ) -> int:
         wanted = self._address(address)
         act = ("link", account, wanted)
@@ -189,7 +190,7 @@ class ModelLedger:
             return earlier
         number = self._number(account)
         before = self._everything()
-        await self._link(number, wanted)
+        await self._link(number, wanted, keeps)
         if also is not None:
             try:
                 also(NO_WRITING)
@@ -198,7 +199,7 @@ class ModelLedger:
                 raise
         return self._remember(once, act, number)
 
-    async def _link(self, account: int, wanted: str) -> None:
+    async def _link(self, account: int, wanted: str, keeps: Keeps | None) -> None:
         one = self._user(account)
         other_number = self.find(wanted)
         if other_number == account:
@@ -208,10 +209,15 @@ class ModelLedger:
             other = self._user(other_number)
             if other.info.frozen:
                 raise OperationError("frozen")
-            added = other.info.addresses
+            is_kept = keeps is not None and keeps(NO_WRITING, other_number)
+            if not is_kept:
+                added = other.info.addresses
         if len(one.info.addresses) + len(added) > ADDRESSES_MAXIMUM:
             raise OperationError("too many")
-        if other_number is not None:
+        if other_number is not None and is_kept:
+            left = tuple(address for address in other.info.addresses if address != wanted)
+            other.info = _change(other.info, addresses=left)
+        elif other_number is not None:
             if any([*other.reserved, *other.incoming]):
                 raise OperationError("pending")
             await self._merge(other_number, account)
