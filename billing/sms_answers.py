@@ -13,7 +13,7 @@ from billing.sms_codes import ConfirmationCodes
 from billing.sms_commands import Command, Language, language_of
 from billing.sms_records import SmsRecord, add_record, find_record, read_number, store_number
 from billing.sms_sender import SmsSender
-from billing.sms_texts import TEXTS, Answer
+from billing.sms_texts import Answer
 from core.clock import Clock
 from core.sms_parts import sms_parts
 from core.store import Store
@@ -133,7 +133,7 @@ class Answers:
             language="en" if answer is None else message.language,
             cost=cost,
         )
-        text = self.text_of(record)
+        text = None if answer is None else self._text(record)
         if text is not None:
             parts = sms_parts(text)
             is_paid = answer is not None and _is_paid(answer, cost)
@@ -145,8 +145,10 @@ class Answers:
 
     def text_of(self, record: SmsRecord) -> str | None:
         """The answer that a record tells of; codes, which it doesn't hold, are made again."""
-        if record.result not in TEXTS:
-            return None
+        # The same result may have been left unsaid.
+        return self._text(record) if record.parts else None
+
+    def _text(self, record: SmsRecord) -> str:
         values = record.values
         if record.result in ("confirm", "pin_confirm"):
             values = {**values, "code": self._codes.code(record.id)}

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -29,11 +29,13 @@ from core.bridge_config import SmsConfig
 from core.clock import Clock
 from core.errors import OperationError
 from core.tables import Tables, Writing
-from core.units import DAY_S, MINUTE_S, NS_PER_S
+from core.units import DAY_S, MINUTE_S
 
 RESERVE_PERCENT: Final = 20
 """Of each limit, for answers to commands that are paid, and for what the operator sends."""
 ALARM_PERCENTS: Final = (100 - RESERVE_PERCENT, 100)
+RECEIVED_BEFORE_S: Final = 3 * DAY_S
+"""How long a bridge may have kept an SMS, and the minute of its reception still counts."""
 RATED_NUMBERS_MAXIMUM: Final = 100_000
 """Numbers that are counted in a minute, where all together have no limit."""
 _WHAT_IS_LEFT: Final = {
@@ -50,8 +52,11 @@ class SmsRefused(OperationError):
 
 
 class RateLimit:
-    """Counts what numbers ask for in the present minute; those that were refused don't count for
-    the others."""
+    """Counts what is asked for: by a number in the minute in which its SMS were received, since
+    what came minutes apart is brought at once after an outage, and by all in the present one.
+    Those that were refused don't count for the others. Nothing is remembered beyond the present
+    minute.
+    """
 
     def __init__(self, config: SmsConfig, clock: Clock) -> None:
         self._of_one = config.commands_per_minute
@@ -59,18 +64,39 @@ class RateLimit:
         self._clock = clock
         self._minute = 0
         self._total = 0
-        self._numbers: Counter[str] = Counter()
+        self._numbers: Counter[tuple[str, int]] = Counter()
+        self._told: set[str] = set()
 
-    def admit(self, phone: str) -> bool:
-        """Whether one more is carried out."""
-        minute = self._clock.monotonic_ns() // (MINUTE_S * NS_PER_S)
+    def admit(self, phone: str, received_ms: int | None) -> Literal["now", "later", "never"]:
+        """Whether one more is carried out now; later, for all ask for too much; or never, for this
+        number has asked for too much.
+
+        Args:
+            received_ms: since 1970; None, what is long ago and what is yet to come count as now.
+        """
+        now_s = self._clock.unix_s()
+        minute = int(now_s // MINUTE_S)
         if minute != self._minute:
             self._minute, self._total = minute, 0
             self._numbers.clear()
-        if self._total >= self._of_all or (self._of_one and self._numbers[phone] >= self._of_one):
-            return False
+            self._told.clear()
+        received = minute if received_ms is None else received_ms // (MINUTE_S * 1000)
+        if not minute - RECEIVED_BEFORE_S // MINUTE_S <= received <= minute:
+            received = minute
+        if self._of_one and self._numbers.get((phone, received), 0) >= self._of_one:
+            return "never"
+        if self._total >= self._of_all:
+            return "later"
         self._total += 1
-        self._numbers[phone] += 1
+        self._numbers[phone, received] += 1
+        return "now"
+
+    def may_tell(self, phone: str) -> bool:
+        """Whether a number has not been told in this minute that it has asked for too much; it
+        counts as told from now on."""
+        if phone in self._told:
+            return False
+        self._told.add(phone)
         return True
 
 

@@ -142,7 +142,11 @@ class SMSGateway:
         recipient: str = "",
         received_ms: int | None = None,
     ) -> Received:
-        """`process_incoming`, with whether it had come before."""
+        """`process_incoming`, with whether it had come before.
+
+        Raises:
+            OperationError: as there; `sms_rate` while all together send too many.
+        """
         if message_id is None:
             identity = new_id(self._clock)
         else:
@@ -158,14 +162,15 @@ class SMSGateway:
         forward = None
         if self._is_for_owner(message):
             forward = self._forward(message, body, recipient, received_ms)
-        if not (is_always_heard or self._rate.admit(phone)):
-            self.sender.log_refusal(phone, "limited")
-            if forward is not None:
-                # Whoever has brought it keeps it, and brings it again: it is somebody's.
-                raise OperationError("too many SMS in a minute; try again later", "sms_rate")
-            return Received(None, False)
+        rate = "now" if is_always_heard else self._rate.admit(phone, received_ms)
+        if rate == "later" or (rate == "never" and forward is not None):
+            # Whoever has brought it keeps it, and brings it again: it is somebody's.
+            self.sender.log_refusal(phone, "sms_rate")
+            raise OperationError("too many SMS in a minute; try again later", "sms_rate")
         try:
-            if forward is not None:
+            if rate == "never":
+                await self._refuse(message, number)
+            elif forward is not None:
                 await self._store.write(forward)
             elif number is None:
                 await self._answers.leave(message, "no_number")
@@ -177,6 +182,18 @@ class SMSGateway:
         record = self._answers.find(identity)
         assert record is not None, "what was carried out has a record"
         return Received(self._answers.text_of(record), False)
+
+    async def _refuse(self, message: Message, number: str | None) -> None:
+        """Do nothing of a message of a number that sends too many, and tell it so now and then."""
+        if number is not None and self._rate.may_tell(number):
+            try:
+                await self._answers.answer(message, Answer("limited"))
+            except SmsRefused:
+                pass
+            else:
+                self.sender.count("limited")
+                return
+        await self._answers.leave(message, "limited")
 
     def _is_for_owner(self, message: Message) -> bool:
         """Whether an SMS is no command; digits that nothing waits for are none: somebody is sent a

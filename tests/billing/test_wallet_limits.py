@@ -16,8 +16,9 @@ from billing.money import J
 from billing.outbox import Outcome
 from billing.sms_codes import TRIES_OF_CODE
 from billing.sms_commands import parse_phone_untrusted
-from billing.sms_limits import SmsRefused
+from billing.sms_limits import RECEIVED_BEFORE_S, SmsRefused
 from billing.sms_records import read_number
+from billing.sms_texts import Answer
 from billing.tables import SMS_NUMBERS, SMS_RECIPIENTS
 from core.api.bridge_messages import AlarmBody, SmsBody, SmsOptOutRequest, SmsStatusRequest
 from core.api.sms_messages import (
@@ -46,17 +47,63 @@ def numbers(count: int) -> list[str]:
 
 
 async def test_a_flood_from_one_number_is_answered_so_often_a_minute(tmp_path: Path) -> None:
-    with open_world(tmp_path, with_sms(commands_per_minute=10, commands_in_total=100)) as world:
+    limits = with_sms(commands_per_minute=10, commands_in_total=100, messages_per_day=40)
+    with open_world(tmp_path, limits) as world:
         await world.give(ALICE, "1000")
-        replies = [await world.say("BAL") for _ in range(300)]
-        assert sum(reply is not None for reply in replies) == 10
+        flood = [f"flood {number}" for number in range(200)]
+        replies = [await world.say("BAL", message=message) for message in flood]
+        assert replies[:10] == [f"Balance: {1000 - number} J" for number in range(1, 11)]
+        # That it was too much is told once, and what was not carried out stays so.
+        assert replies[10] == Answer("limited").text("en")
+        assert replies[11:] == [None] * 189
+        assert [
+            await world.say("BAL", message=f"flood {number}") for number in range(200)
+        ] == replies
         assert world.balance(ALICE) == 990 * U
-        assert world.wallet.sender.counts["limited"] == 290
-        assert len(world.records()) == 10
-        # The others are not kept from it, and what was over the limit may come again.
+        assert world.wallet.sender.counts["limited"] == 190
+        records = world.records()
+        assert [record.result for record in records] == ["balance"] * 10 + ["limited"] * 190
+        assert {(one.incoming, one.action, one.cost) for one in records[10:]} == {
+            (True, "balance", 0)
+        }
+        assert sum(record.parts for record in records) == 11
+        # The others are not kept from it.
         assert await world.say("BAL", BOB) == "Balance: 0 J"
         world.clock.advance_s(MINUTE_S)
-        assert await world.say("BAL", message="m300") == "Balance: 989 J"
+        assert await world.say("BAL", message="flood 10") == replies[10]
+        assert await world.say("BAL", message="again") == "Balance: 989 J"
+        # What is refused is told within the budget, and of no reserve.
+        while world.wallet.sender.may_send(BOB, 1):
+            await world.say("?", BOB)
+            world.clock.advance_s(10)
+        world.clock.advance_s(MINUTE_S)
+        assert len([await world.told("BAL", message=f"paid {one}") for one in range(8)]) == 8
+        assert [await world.say("BAL", message=f"last {one}") for one in range(20)] == [None] * 20
+
+
+async def test_what_was_sent_minutes_apart_is_carried_out_when_it_comes_at_once(
+    tmp_path: Path,
+) -> None:
+    with open_world(tmp_path, with_sms(commands_per_minute=2)) as world:
+        await world.befriend(ALICE, BOB)
+        await world.give(ALICE, "1000")
+        world.clock.advance_s(DAY_S)
+        now_ms = int(world.clock.unix_s() * 1000)
+        had = world.balance(BOB)
+        for number in range(30):
+            received_ms = now_ms - (3_600 + number // 2 * MINUTE_S) * 1000
+            reply = await world.say(f"SEND {BOB} 1", ALICE, f"kept {number}", received_ms)
+            assert str(reply).startswith(f"Sent 1 J to {BOB}")
+        assert world.balance(BOB) == had + 30 * U
+        refused = await world.say(f"SEND {BOB} 1", ALICE, "third", now_ms - 3_600_000)
+        assert refused == Answer("limited").text("en")
+        # What is yet to come, and what is too long ago, are all of this minute.
+        odd = [0, -1, now_ms + 3_600_000, 2**62, now_ms - 1000 * (RECEIVED_BEFORE_S + MINUTE_S)]
+        replies = [
+            await world.say(f"SEND {BOB} 1", ALICE, f"odd {moment}", moment) for moment in odd
+        ]
+        assert [reply is not None for reply in replies] == [True, True, False, False, False]
+        assert world.balance(BOB) == had + 32 * U
 
 
 async def test_a_flood_of_one_from_each_of_ten_thousand(tmp_path: Path) -> None:
@@ -65,17 +112,32 @@ async def test_a_flood_of_one_from_each_of_ten_thousand(tmp_path: Path) -> None:
     with open_world(tmp_path, with_sms(commands_in_total=6_000, messages_per_day=1_000)) as world:
         await world.give(ALICE, "2000")
         replies: list[str | None] = []
+        kept: list[str] = []
+        refusals: set[str] = set()
 
         async def one(phone: str) -> None:
-            replies.append(await world.say("BAL", phone, phone))
+            try:
+                replies.append(await world.say("BAL", phone, phone))
+            except OperationError as error:
+                refusals.add(error.code)
+                kept.append(phone)
 
         async with trio.open_nursery() as nursery:
             for phone in numbers(10_000):
                 nursery.start_soon(one, phone)
         assert sum(reply == "Balance: 0 J" for reply in replies) == 800
-        assert replies.count(None) == 9_200
+        assert (replies.count(None), len(kept)) == (5_200, 4_000)
+        assert refusals == {"sms_rate"}
+        # Whoever has brought them brings them again.
+        world.clock.advance_s(MINUTE_S)
+        again, kept = kept, []
+        async with trio.open_nursery() as nursery:
+            for phone in again:
+                nursery.start_soon(one, phone)
+        assert kept == []
+        assert sum(record.incoming for record in world.records()) == 10_000
         counts = world.wallet.sender.counts
-        assert (counts["limited"], counts["sms_budget"]) == (4_000, 5_200)
+        assert (counts["sms_rate"], counts["sms_budget"]) == (4_000, 9_200)
         world.clock.advance_s(MINUTE_S)
         # Neither is anybody's account opened who isn't answered, nor is a code or a notice sent.
         assert await world.say("BAL", BOB) is None
@@ -250,7 +312,7 @@ async def test_stop_and_start_are_heard_whatever_is_used_up(
                 return read_number(tables, ALICE, 0).opted_out
 
         await world.told("BAL")
-        assert await world.say("BAL") is None
+        assert (await world.say("BAL") is None) == ("commands_per_minute" not in limits)
         for _ in range(2):
             assert await world.say("STOP") is None
             assert has_opted_out()
@@ -259,9 +321,8 @@ async def test_stop_and_start_are_heard_whatever_is_used_up(
             assert not has_opted_out()
         # What changes nothing is no way round the rate.
         if "commands_per_minute" in limits:
-            records = len(world.records())
             assert await world.say("START") is None
-            assert len(world.records()) == records
+            assert world.records()[-1].result == "limited"
 
 
 # ---------------------------------------------------------------- what is kept

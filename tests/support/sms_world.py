@@ -54,13 +54,19 @@ class World:
         self._messages = 0
         self._waiting: dict[bytes, Waiting] = {}
 
-    async def say(self, body: str, sender: str = ALICE, message: str | None = None) -> str | None:
+    async def say(
+        self,
+        body: str,
+        sender: str = ALICE,
+        message: str | None = None,
+        received_ms: int | None = None,
+    ) -> str | None:
         """What an SMS is answered that comes through the modems."""
         if message is None:
             self._messages += 1
             message = f"m{self._messages}"
         return await self.wallet.process_incoming(
-            sender, body, message, bridge="gsm", recipient="sim1"
+            sender, body, message, bridge="gsm", recipient="sim1", received_ms=received_ms
         )
 
     async def told(self, body: str, sender: str = ALICE, message: str | None = None) -> str:
