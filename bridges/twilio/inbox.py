@@ -46,6 +46,8 @@ NODE_TIMEOUT_S: Final = 30.0
 ERASE_AFTER_S: Final = 0.05
 REFUSED_LIFETIME_S: Final = 3600
 """How long a message is offered to a node that refuses it, from its first refusal on."""
+OVER_RATE: Final = "sms_rate"
+"""What a message is refused for whose turn comes, however many are before it."""
 _PAGE: Final = 1_000
 
 _log = logging.getLogger("montana.bridge.twilio")
@@ -254,7 +256,7 @@ class Inbox:
                 now_s = self._clock.unix_s()
                 if refused_from_s is None:
                     refused_from_s = now_s
-                if now_s - refused_from_s > REFUSED_LIFETIME_S:
+                if error.code != OVER_RATE and now_s - refused_from_s > REFUSED_LIFETIME_S:
                     self._figures.count("given_up")
                     text = None
                     break

@@ -16,7 +16,7 @@ from bridges.node_link import NodeLink
 from bridges.process import BridgeContext
 from bridges.spool import Change, Spool, open_spool
 from bridges.twilio.figures import Figures
-from bridges.twilio.inbox import KIND, REFUSED_LIFETIME_S, Inbox, Received
+from bridges.twilio.inbox import KIND, OVER_RATE, REFUSED_LIFETIME_S, Inbox, Received
 from bridges.twilio.statuses import TRACKED_S, Statuses, Told
 from core.api.bridge_messages import (
     BridgeStatusRequest,
@@ -198,17 +198,18 @@ async def test_an_sms_of_which_nothing_was_heard_is_unknown_in_the_end(tmp_path:
 class WaitingNode:
     """A node that refuses the first messages, and notes the others."""
 
-    def __init__(self, refusals: int) -> None:
-        self._refusals = refusals
+    def __init__(self, refusals: int, code: str = "sms_full") -> None:
+        self.refusals = refusals
+        self._code = code
         self.carried_out: list[str] = []
         self.refused = 0
         self.may_go_on = trio.Event()
 
     async def answer(self, body: RequestBody) -> ReplyBody:
         if isinstance(body, SmsReceivedRequest):
-            if self.refused < self._refusals:
+            if self.refused < self.refusals:
                 self.refused += 1
-                raise OperationError("not now", "sms_rate")
+                raise OperationError("not now", self._code)
             await self.may_go_on.wait()
             self.carried_out.append(body.body)
             return SmsReceivedReply("", False)
@@ -318,3 +319,19 @@ async def test_an_old_message_is_given_up_an_hour_after_its_first_refusal(tmp_pa
         while spool.items(KIND):
             await trio.sleep(0.005)
         assert not node.carried_out
+    # One that others are before is kept for as long as that takes.
+    node = WaitingNode(1_000_000, OVER_RATE)
+    node.may_go_on.set()
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        assert await inbox.put("SM3", before)
+        inbox.later("SM3", before)
+        for wait_s in (0, REFUSED_LIFETIME_S + 1):
+            clock.advance_s(wait_s)
+            seen = node.refused
+            while node.refused < seen + 2:
+                await trio.sleep(0.005)
+            assert spool.items(KIND)
+        node.refusals = 0
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert node.carried_out == ["BAL"]
