@@ -144,9 +144,15 @@ def test_a_telephone_number_gets_a_wallet(alice: FakePerson, node: RunningNode) 
     assert float(balance(node, "+4930123456")) >= 3
 
 
-def test_an_answer_means_whom_it_answers(alice: FakePerson, bob: FakePerson) -> None:
-    alice.write("/send 4", reply_to_message={"message_id": 1, "from": bob.as_user()})
+def test_a_mention_means_whom_it_mentions(alice: FakePerson, bob: FakePerson) -> None:
+    mention = {"type": "text_mention", "offset": 6, "length": 3, "user": bob.as_user()}
+    mine = {"message_id": 1, "from": alice.as_user()}
+    alice.write("/send Боб 4", entities=[mention], reply_to_message=mine)
     alice.wait_for("Send 4 Ɉ to Боб (@bob_b)?")
+    # In this chat they answer nobody but themselves and the bot.
+    asked = sum("/send @user 10" in text for text in alice.texts())
+    alice.write("/send 4", reply_to_message=mine)
+    alice.wait_for("/send @user 10", asked + 1)
 
 
 def test_what_is_edited_or_forwarded_or_of_a_bot_is_no_command(
