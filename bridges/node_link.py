@@ -39,6 +39,8 @@ from core.version import VERSION
 WINDOW: Final = 64
 """Events that are carried out beside each other."""
 STATUS_INTERVAL_S: Final = 10.0
+STATE_MAXIMUM_CHARACTERS: Final = 128
+"""What a status has room for."""
 RETRY_FIRST_S: Final = 0.1
 RETRY_LAST_S: Final = 5.0
 
@@ -206,7 +208,8 @@ class NodeLink:
     def _status(self) -> BridgeStatusRequest:
         """How the bridge does; without the figures where no node could read them, which would have
         it end the connection each time."""
-        status = BridgeStatusRequest(self._name, self.state, dict(self.figures))
+        state = self.state[:STATE_MAXIMUM_CHARACTERS]
+        status = BridgeStatusRequest(self._name, state, dict(self.figures))
         try:
             _assert_readable(status)
         except ApiError as error:

@@ -70,7 +70,13 @@ def list_sms(
         print_json(reply)
         return
     names = ("sms_time", "sms_number", "sms_bridge", "sms_action", "sms_result", "sms_status")
-    heads = ["", *(text(name) for name in names), text("sms_parts"), text("proof_cost")]
+    heads = [
+        "",
+        *(text(name) for name in names),
+        text("sms_parts"),
+        text("proof_cost"),
+        text("sms_id"),
+    ]
     rows = [
         [
             "<" if item.direction == "in" else ">",
@@ -82,6 +88,7 @@ def list_sms(
             printable(item.status),
             show_number(item.parts),
             show_money(item.cost, "J"),
+            printable(item.id),
         ]
         for item in reply.messages
     ]

@@ -863,6 +863,7 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "sms_not_understood": ("not understood", "не поняты"),
     "sms_other": ("not answered", "без ответа"),
     # The tables of `montana sms`.
+    "sms_id": ("id", "id"),
     "sms_time": ("time", "время"),
     "sms_number": ("number", "номер"),
     "sms_action": ("what", "что"),

@@ -108,7 +108,7 @@ class Supervisor:
         process = await trio.lowlevel.open_process(
             command, stdin=subprocess.DEVNULL, start_new_session=True
         )
-        self._board.process(name, "running", process.pid)
+        self._board.process(name, "starting", process.pid)
         try:
             return await process.wait()
         finally:

@@ -25,14 +25,18 @@ from bridges.telegram.offers import Offers
 from bridges.telegram.outgoing import Outgoing
 from bridges.telegram.people import People
 from bridges.telegram.polling import poll
+from bridges.telegram.reachability import Reachability
 from bridges.telegram.rings import Rings
 from bridges.telegram.texts import COMMANDS
 from bridges.telegram.webhook import serve_webhook
+from core.log import log_event
 
 CONNECTIONS: Final = 32
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 10.0
 FIGURES_INTERVAL_S: Final = 5.0
+
+_log = logging.getLogger("montana.bridge.telegram")
 
 
 async def run(context: BridgeContext) -> None:
@@ -51,8 +55,15 @@ async def run(context: BridgeContext) -> None:
         request=_requests(CONNECTIONS),
         get_updates_request=_requests(1),
     )
-    outgoing = Outgoing(bot, context.clock)
-    context.node.state = "waits for Telegram"
+
+    def tell_state(state: str) -> None:
+        context.node.state = state
+
+    reachability = Reachability(config.api_url, tell_state)
+    outgoing = Outgoing(bot, context.clock, reachability)
+    tell_state(reachability.state)
+    if config.app is None:
+        log_event(_log, logging.INFO, "no calls in groups: bridges.telegram.app names no Mini App")
     # `Bot.initialize` would quote the token where it is refused.
     me = await outgoing.call(bot.get_me)
     people = People(context.spool)
@@ -75,13 +86,14 @@ async def run(context: BridgeContext) -> None:
         tasks.start_soon(notices.run)
         tasks.start_soon(_tell_figures, context, intake, outgoing, desk)
         await _name_commands(bot, outgoing)
-        context.node.state = f"@{me.username}"
+        reachability.state = f"@{me.username}"
+        reachability.answered()
         if config.webhook_url:
-            tasks.start_soon(serve_webhook, config, bot, outgoing, intake)
+            tasks.start_soon(serve_webhook, config, bot, outgoing, intake, reachability)
         else:
             # While there is one, Telegram refuses to be asked.
             await outgoing.call(bot.delete_webhook)
-            tasks.start_soon(poll, bot, intake)
+            tasks.start_soon(poll, bot, intake, reachability)
 
 
 def _requests(connections: int) -> HTTPXRequest:

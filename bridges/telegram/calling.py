@@ -193,7 +193,7 @@ class Calling:
         is_mine = item.caller == address
         other = item.callee if is_mine else item.caller
         words = [
-            item.created[:16].replace("T", " "),
+            f"{item.created[:16].replace('T', ' ')} UTC",
             f"{'↗' if is_mine else '↙'} {self._desk.called(language, other or '')}",
             kind_text(language, item.kind),
             status_text(language, item.status, item.seconds),

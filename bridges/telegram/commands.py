@@ -98,6 +98,9 @@ class Commands:
         elif incoming.kind == "picked":
             if incoming.is_private and incoming.others:
                 await self._calling.call(incoming, "")
+        elif incoming.kind == "contact":
+            if incoming.is_private:
+                await self._desk.tell(incoming, "contact")
         elif incoming.kind == "text":
             await self._text(incoming)
 

@@ -178,7 +178,7 @@ class Money:
         return account
 
     def _line(self, language: Language, item: HistoryItem) -> str:
-        moment = item.time[:16].replace("T", " ")
+        moment = f"{item.time[:16].replace('T', ' ')} UTC"
         sign = "" if item.amount.startswith("-") else "+"
         what = item.session.name if item.session is not None else item.purpose
         other = self._desk.called(language, item.other) if item.session is None else ""

@@ -7,26 +7,18 @@ key by which it would be once.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final, TypeVar
 
 import anyio
 from telegram import Bot, InlineKeyboardMarkup, LinkPreviewOptions, ReplyKeyboardMarkup
-from telegram.error import (
-    BadRequest,
-    ChatMigrated,
-    Forbidden,
-    InvalidToken,
-    RetryAfter,
-    TelegramError,
-)
+from telegram.error import BadRequest, ChatMigrated, Forbidden, RetryAfter, TelegramError
 
 from bridges.telegram.pacing import Pacing
+from bridges.telegram.reachability import Reachability
 from core.clock import Clock
 from core.errors import MontanaError
-from core.log import log_event
 from core.units import NS_PER_S
 
 RETRY_FIRST_S: Final = 0.5
@@ -38,7 +30,6 @@ TEXT_MAXIMUM: Final = 4_096
 
 Keyboard = InlineKeyboardMarkup | ReplyKeyboardMarkup
 T = TypeVar("T")
-_log = logging.getLogger("montana.bridge.telegram")
 
 
 class NotSent(MontanaError):
@@ -61,9 +52,10 @@ class Outgoing:
         sent, retried: messages that were taken, and attempts that came to nothing.
     """
 
-    def __init__(self, bot: Bot, clock: Clock) -> None:
+    def __init__(self, bot: Bot, clock: Clock, reachability: Reachability) -> None:
         self._bot = bot
         self._clock = clock
+        self._reachability = reachability
         self._pacing = Pacing()
         self.sent = 0
         self.retried = 0
@@ -169,19 +161,20 @@ class Outgoing:
             if until_s is not None and self._clock.unix_s() >= until_s:
                 raise NotSent("expired")
             try:
-                return await make()
+                result = await make()
             except RetryAfter as error:
                 self.retried += 1
                 self._pacing.hold(self._clock.monotonic_ns() + int(seconds_of(error) * NS_PER_S))
             except (Forbidden, ChatMigrated, BadRequest) as error:
                 raise NotSent(_reason(error)) from None
             except TelegramError as error:
-                # Its text may hold the token.
                 self.retried += 1
-                level = logging.ERROR if isinstance(error, InvalidToken) else logging.WARNING
-                log_event(_log, level, "no answer of the Bot API", error=type(error).__name__)
+                self._reachability.failed(error)
                 await anyio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RETRY_LAST_S)
+            else:
+                self._reachability.answered()
+                return result
 
     async def _wait_until(self, at_ns: int) -> None:
         wait_ns = at_ns - self._clock.monotonic_ns()

@@ -10,10 +10,11 @@ from typing import Final
 
 import anyio
 from telegram import Bot
-from telegram.error import InvalidToken, RetryAfter, TelegramError
+from telegram.error import RetryAfter, TelegramError
 
 from bridges.telegram.intake import Intake
 from bridges.telegram.outgoing import seconds_of
+from bridges.telegram.reachability import Reachability
 from bridges.telegram.updates import (
     ALLOWED_UPDATES,
     Incoming,
@@ -37,7 +38,7 @@ _log = logging.getLogger("montana.bridge.telegram")
 warnings.filterwarnings("ignore", message="Please use 'Bot.getUpdates'")
 
 
-async def poll(bot: Bot, intake: Intake) -> None:
+async def poll(bot: Bot, intake: Intake, reachability: Reachability) -> None:
     """Take updates until cancelled."""
     offset = 0
     delay_s = RETRY_FIRST_S
@@ -54,13 +55,16 @@ async def poll(bot: Bot, intake: Intake) -> None:
                 },
                 read_timeout=TIMEOUT_S + LATE_S,
             )
+            reachability.answered()
             offset = await _take(updates, offset, intake)
             delay_s = RETRY_FIRST_S
         except RetryAfter as error:
             await anyio.sleep(seconds_of(error))
         except (TelegramError, OperationError) as error:
-            level = logging.ERROR if isinstance(error, InvalidToken) else logging.WARNING
-            log_event(_log, level, "no updates", error=type(error).__name__)
+            if isinstance(error, TelegramError):
+                reachability.failed(error)
+            else:
+                log_event(_log, logging.WARNING, "no updates are taken", reason=error)
             await anyio.sleep(delay_s)
             delay_s = min(2 * delay_s, RETRY_LAST_S)
 

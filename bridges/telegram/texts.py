@@ -37,6 +37,13 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "This is no command of mine. /help shows what I can do.",
         "Такой команды нет. /help покажет, что я умею.",
     ),
+    "contact": (
+        "A contact alone tells me nothing. To call them, press /call and pick them; to send them "
+        "Ɉ, or to call by number, write it: /send +79991234567 10, /call +79991234567.",
+        "Одной карточки мне мало. Чтобы позвонить, нажмите /call и выберите человека; чтобы "
+        "перевести Ɉ или позвонить по номеру, напишите его: /send +79991234567 10, "
+        "/call +79991234567.",
+    ),
     "private": (
         "Not in front of everybody: write this to me, https://t.me/{bot}",
         "Это не при всех: напишите мне, https://t.me/{bot}",
@@ -53,8 +60,10 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "помедленнее.",
     ),
     "failed": (
-        "This could not be done, and the log tells why. Try again later.",
-        "Не получилось; причина - в журнале узла. Попробуйте позже.",
+        "This could not be done, by no fault of yours. Try again later; if it stays so, tell "
+        "whoever runs this bot.",
+        "Не получилось, и не по вашей вине. Попробуйте позже; если не пройдёт, скажите тому, кто "
+        "держит этого бота.",
     ),
     "refused": ("Not done: {message}.", "Не выполнено: {message}."),
     "button_call": ("📞 Call", "📞 Позвонить"),
@@ -182,10 +191,8 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "{caller} звонит: {name}. Оба открывают звонок здесь; других не пустят.",
     ),
     "no_app": (
-        "Calls in groups need the bot's Mini App, which has no name in the configuration "
-        "(bridges.telegram.app). Call from our own chat: https://t.me/{bot}",
-        "Для звонков в группах нужно приложение бота, а его имени нет в настройках "
-        "(bridges.telegram.app). Позвоните из нашего чата: https://t.me/{bot}",
+        "Calls can't be opened in groups here. Call from our own chat: https://t.me/{bot}",
+        "Здесь в группах не позвонить. Позвоните из нашего чата: https://t.me/{bot}",
     ),
     "rings": ("📞 {name} calls you: {kind}.", "📞 Вам звонит {name}: {kind}."),
     "kind_voice": ("voice", "голос"),

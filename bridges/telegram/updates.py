@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
+from unicodedata import category
 
 import msgspec
 
@@ -47,7 +48,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         update: its number, the same whenever Telegram tells of it again.
-        kind: a message; a button under one; people that were picked; the bot blocked or allowed.
+        kind: a message; a button under one; people that were picked; a contact's card; the bot
+            blocked or allowed.
         text: of a message, or what a button says.
         message: that it is, or that the button is under.
         press: what answers a button.
@@ -56,7 +58,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     update: int
-    kind: Literal["text", "press", "picked", "blocked", "allowed"]
+    kind: Literal["text", "press", "picked", "contact", "blocked", "allowed"]
     chat: int
     is_private: bool
     sender: Person
@@ -111,6 +113,7 @@ class _Message(msgspec.Struct):
     entities: list[_Entity] = []
     reply_to_message: _Answered | None = None
     users_shared: _UsersShared | None = None
+    contact: Any = None
     forward_origin: Any = None
     via_bot: Any = None
     sender_chat: Any = None
@@ -140,6 +143,8 @@ class _Update(msgspec.Struct):
     my_chat_member: _MemberChange | None = None
 
 
+_JOINER: Final = "\N{ZERO WIDTH JOINER}"
+_EMOJI_STYLE: Final = "\N{VARIATION SELECTOR-16}"
 _decoder = msgspec.json.Decoder(_Update)
 
 
@@ -197,10 +202,10 @@ def _message(update: int, message: _Message) -> Incoming | None:
     if message.forward_origin is not None or message.via_bot is not None:
         return None
     if message.users_shared is not None:
-        kind: Literal["text", "picked"] = "picked"
+        kind: Literal["text", "picked", "contact"] = "picked"
         others = [_person(one) for one in message.users_shared.users[:SHARED_MAXIMUM]]
     else:
-        kind = "text"
+        kind = "text" if message.contact is None else "contact"
         named = [entity.user for entity in message.entities if entity.type == "text_mention"]
         others = [_person(user) for user in named if user is not None and not user.is_bot]
     is_private = message.chat.type == "private"
@@ -244,8 +249,21 @@ def _member(update: int, change: _MemberChange) -> Incoming | None:
 def _person(user: _User | _Shared) -> Person:
     name = " ".join(part for part in (user.first_name, user.last_name) if part)
     # What turns the direction of text could make one name look like another.
-    shown = "".join(character for character in name if character.isprintable())
+    shown = "".join(
+        character
+        for place, character in enumerate(name)
+        if character.isprintable() or _joins_emoji(name, place)
+    )
     if isinstance(user, _Shared):
         return Person(user.user_id, user.username[:NAME_MAXIMUM], shown[:NAME_MAXIMUM])
     language = user.language_code[:16]
     return Person(user.id, user.username[:NAME_MAXIMUM], shown[:NAME_MAXIMUM], language)
+
+
+def _joins_emoji(name: str, place: int) -> bool:
+    """Whether this is what makes one picture of two (Unicode TS 51, "ZWJ sequence")."""
+    around = name[place - 1 : place] + name[place + 1 : place + 2]
+    if name[place] != _JOINER or len(around) < 2:
+        return False
+    before, after = map(category, around)
+    return after == "So" and (before in ("So", "Sk") or around[0] == _EMOJI_STYLE)

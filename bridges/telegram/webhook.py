@@ -17,8 +17,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from telegram import Bot
 
+from bridges.listening import LISTEN_RETRY_S, ListenTrouble
 from bridges.telegram.intake import Intake
 from bridges.telegram.outgoing import Outgoing
+from bridges.telegram.reachability import Reachability
 from bridges.telegram.updates import ALLOWED_UPDATES, UpdateError, read_untrusted
 from core.bridge_config import TelegramConfig
 from core.errors import OperationError
@@ -36,7 +38,11 @@ _log = logging.getLogger("montana.bridge.telegram")
 
 
 async def serve_webhook(
-    config: TelegramConfig, bot: Bot, outgoing: Outgoing, intake: Intake
+    config: TelegramConfig,
+    bot: Bot,
+    outgoing: Outgoing,
+    intake: Intake,
+    reachability: Reachability,
 ) -> None:
     """Take updates until cancelled."""
     assert config.webhook_listen is not None
@@ -56,12 +62,20 @@ async def serve_webhook(
     server.include_server_header = False
     server.graceful_timeout = CLOSING_S
     stopped = anyio.Event()
+    trouble = ListenTrouble(config.webhook_listen, "bridges.telegram.webhook_listen")
 
     async def listen() -> None:
         # The server doesn't bear being cancelled; it is told to stop.
         with anyio.CancelScope(shield=True):
             app = make_app(config, intake)
-            await serve(app, server, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+            while not stopped.is_set():
+                try:
+                    await serve(app, server, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
+                except OSError as error:
+                    reachability.hindered(trouble.advice(error))
+                    with anyio.move_on_after(LISTEN_RETRY_S):
+                        await stopped.wait()
+                    reachability.hindered("")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listen)

@@ -25,6 +25,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from starlette.types import ASGIApp, Scope
 
+from bridges.listening import LISTEN_RETRY_S, ListenTrouble
 from core.log import log_event
 from core.stun.address import Address
 
@@ -44,14 +45,18 @@ _ENDS: Final = (
 _log = logging.getLogger("montana.bridge.twilio.server")
 
 
-async def serve(application: ASGIApp, listen: Address) -> None:
-    """Serve an application until cancelled."""
+async def serve(application: ASGIApp, listen: Address, advise: Callable[[str], None]) -> None:
+    """Serve an application until cancelled.
+
+    Args:
+        advise: told what to do when the address can't be listened on; empty when it can again.
+    """
     config = Config()
     config.errorlog = _log
     config.h11_max_incomplete_size = HEAD_MAXIMUM_BYTES
     config.include_server_header = False
     wrapped = ASGIWrapper(cast(ASGIFramework, application))
-    listeners = await trio.open_tcp_listeners(listen.port, host=listen.host, backlog=BACKLOG)
+    listeners = await _listen(listen, advise)
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
@@ -61,6 +66,22 @@ async def serve(application: ASGIApp, listen: Address) -> None:
             log_event(_log, logging.ERROR, "a connection has failed", reason=type(error).__name__)
 
     await trio.serve_listeners(handle, listeners)
+
+
+async def _listen(listen: Address, advise: Callable[[str], None]) -> list[trio.SocketListener]:
+    trouble = ListenTrouble(listen, "bridges.twilio.listen")
+    is_hindered = False
+    while True:
+        try:
+            found = await trio.open_tcp_listeners(listen.port, host=listen.host, backlog=BACKLOG)
+        except OSError as error:
+            is_hindered = True
+            advise(trouble.advice(error))
+            await trio.sleep(LISTEN_RETRY_S)
+        else:
+            if is_hindered:
+                advise("")
+            return found
 
 
 def is_caller_gone(scope: Scope) -> bool:

@@ -100,7 +100,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        await serve(self.application(), self._config.listen)
+        await serve(self.application(), self._config.listen, self._figures.advise)
 
     def application(self) -> Router:
         """The application: the router alone, for what goes wrong is told here and by the server."""

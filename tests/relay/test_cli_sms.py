@@ -65,6 +65,8 @@ def test_operators_see_what_came_and_what_it_cost(
         ):
             monkeypatch.setenv("LC_ALL", language)
             assert budget in run("sms", "budget")
-            assert PHONE in run("sms", "list", "--limit", "1")
+            listed = run("sms", "list", "--limit", "1")
+            assert PHONE in listed
+            assert sent["id"] in listed
             assert refusal in run("sms", "send", "+12125552671", "hello", code=1)
             run("sms", "list", "--before", "0", code=2)

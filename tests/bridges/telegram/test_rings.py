@@ -13,6 +13,7 @@ from bridges.spool import Spool, open_spool
 from bridges.telegram.keyboards import ring_buttons
 from bridges.telegram.outgoing import Outgoing
 from bridges.telegram.people import People
+from bridges.telegram.reachability import Reachability
 from bridges.telegram.rings import Rings
 from bridges.telegram.updates import Person
 from core.clock import SystemClock
@@ -26,7 +27,7 @@ class World:
     """Rings of one bridge, in one chat."""
 
     def __init__(self, spool: Spool, bot: Bot) -> None:
-        self.out = Outgoing(bot, SystemClock())
+        self.out = Outgoing(bot, SystemClock(), Reachability("https://api.example", lambda _: None))
         self.rings = Rings(spool, self.out, People(spool))
 
     async def ring(self, *, has_rung: bool = False) -> None:

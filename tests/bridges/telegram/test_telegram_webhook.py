@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.bot_api import BotApi, FakePerson
+from tests.support.bot_api import BotApi, FakePerson, wait_until
 from tests.support.node import RunningNode
 from tests.support.telegram_bridge import free_address, telegram_node
 
@@ -25,8 +26,14 @@ webhook_url = "https://node.example/telegram"
 webhook_listen = "{listen}"
 webhook_secret = "{SECRET}"
 """
-    with telegram_node(api, more) as running:
+    host, _, port = listen.rpartition(":")
+    with socket.create_server((host, int(port))) as other, telegram_node(api, more) as running:
+        wait_until(lambda: f"can't listen on {listen}" in running.log(), running.log)
+        assert "bridges.telegram.webhook_listen" in running.log()
+        # It is there as soon as the address is free.
+        other.close()
         yield running
+        assert "Traceback" not in running.log()
 
 
 def post(url: str, body: bytes, secret: str = SECRET) -> int:

@@ -70,6 +70,35 @@ def test_each_kind_is_read() -> None:
     assert [person.user for person in picked.others] == [8]
 
 
+def test_a_card_is_told_from_what_was_written() -> None:
+    card = {key: value for key, value in MESSAGE.items() if key != "text"}
+    card["contact"] = {"phone_number": "+4930123456", "first_name": "B"}
+    incoming = read_untrusted({"update_id": 1, "message": card})
+    assert incoming is not None
+    assert (incoming.kind, incoming.text) == ("contact", "")
+    assert "4930123456" not in repr(incoming)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Анна 👨‍👩‍👧", "Анна 👨‍👩‍👧"),
+        ("👩🏽‍💻", "👩🏽‍💻"),
+        ("❤️‍🔥", "❤️‍🔥"),
+        ("a\u200db", "ab"),
+        ("\u200d👧", "👧"),
+        ("👧\u200d", "👧"),
+        ("👧\u200da", "👧a"),
+        ("👧\u200d\u200d👧", "👧👧"),
+    ],
+)
+def test_pictures_of_several_stay_whole_and_nothing_hides(name: str, shown: str) -> None:
+    message = MESSAGE | {"from": USER | {"first_name": name}}
+    incoming = read_untrusted({"update_id": 1, "message": message})
+    assert incoming is not None
+    assert incoming.sender.name == shown
+
+
 @pytest.mark.parametrize("field", ["edited_message", "channel_post", "inline_query", "poll"])
 def test_what_is_no_command_is_left_out(field: str) -> None:
     assert read_untrusted({"update_id": 1, field: MESSAGE}) is None

@@ -67,7 +67,7 @@ async def serving(echo: Echo) -> AsyncIterator[int]:
     """The server; its port."""
     port = free_port()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, echo, Address.from_text(HOST, port))
+        nursery.start_soon(serve, echo, Address.from_text(HOST, port), lambda _: None)
         with trio.fail_after(WAIT_S):
             while True:
                 try:
@@ -106,6 +106,29 @@ async def test_requests_on_one_connection_are_answered_whole() -> None:
         answers = b""
         while answers.count(b"HTTP/1.1 204 \r\n") < 2:
             answers += await stream.receive_some()
+
+
+@pytest.mark.trio
+async def test_an_address_in_use_is_named_once_with_its_key_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "LISTEN_RETRY_S", 0.01)
+    port = free_port()
+    send, advice = trio.open_memory_channel[str](1_000)
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            async with (await trio.open_tcp_listeners(port, host=HOST))[0]:
+                listen = Address.from_text(HOST, port)
+                nursery.start_soon(serve, Echo(), listen, send.send_nowait)
+                said = await advice.receive()
+                assert f"{HOST}:{port}" in said
+                assert "bridges.twilio.listen" in said
+                assert await advice.receive() == said
+            while await advice.receive():
+                pass
+            await (await trio.open_tcp_stream(HOST, port)).aclose()
+            nursery.cancel_scope.cancel()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 @pytest.mark.trio
