@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import socket
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from bridges.telegram.updates import ALLOWED_UPDATES, UpdateError, read_untruste
 from core.bridge_config import TelegramConfig
 from core.errors import OperationError
 from core.log import log_event
+from core.stun.address import Address
 from core.units import MIB
 
 BODY_MAXIMUM_BYTES: Final = MIB
@@ -32,6 +34,7 @@ BODY_TIMEOUT_S: Final = 10.0
 CLOSING_S: Final = 1.0
 """For answers that are on their way when the bridge ends."""
 CONNECTIONS: Final = 10
+IPV6_BYTES: Final = 16
 SECRET_HEADER: Final = "X-Telegram-Bot-Api-Secret-Token"  # noqa: S105
 
 _log = logging.getLogger("montana.bridge.telegram")
@@ -55,27 +58,19 @@ async def serve_webhook(
         )
     )
     server = Config()
-    server.bind = [str(config.webhook_listen)]
     server.h11_max_incomplete_size = 16 * 1024
     server.accesslog = None
     server.errorlog = logging.getLogger("hypercorn")
     server.include_server_header = False
     server.graceful_timeout = CLOSING_S
+    server.bind = [f"fd://{await _listen(config.webhook_listen, reachability)}"]
     stopped = anyio.Event()
-    trouble = ListenTrouble(config.webhook_listen, "bridges.telegram.webhook_listen")
 
     async def listen() -> None:
         # The server doesn't bear being cancelled; it is told to stop.
         with anyio.CancelScope(shield=True):
             app = make_app(config, intake)
-            while not stopped.is_set():
-                try:
-                    await serve(app, server, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
-                except OSError as error:
-                    reachability.hindered(trouble.advice(error))
-                    with anyio.move_on_after(LISTEN_RETRY_S):
-                        await stopped.wait()
-                    reachability.hindered("")
+            await serve(app, server, shutdown_trigger=stopped.wait)  # type: ignore[arg-type]
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(listen)
@@ -83,6 +78,21 @@ async def serve_webhook(
             await anyio.sleep_forever()
         finally:
             stopped.set()
+
+
+async def _listen(listen: Address, reachability: Reachability) -> int:
+    """A descriptor that listens; Hypercorn's own attempt fails with a page of calls."""
+    trouble = ListenTrouble(listen, "bridges.telegram.webhook_listen")
+    family = socket.AF_INET6 if len(listen.ip) == IPV6_BYTES else socket.AF_INET
+    while True:
+        try:
+            listener = socket.create_server((listen.host, listen.port), family=family)
+        except OSError as error:
+            reachability.hindered(trouble.advice(error))
+            await anyio.sleep(LISTEN_RETRY_S)
+        else:
+            reachability.hindered("")
+            return listener.detach()
 
 
 def make_app(config: TelegramConfig, intake: Intake) -> Starlette:

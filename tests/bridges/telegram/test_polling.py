@@ -11,6 +11,7 @@ from telegram import Bot
 from bridges.spool import Spool, open_spool
 from bridges.telegram import polling
 from bridges.telegram.intake import Intake
+from bridges.telegram.reachability import Reachability
 from bridges.telegram.updates import Incoming
 from tests.support.bot_api import TOKEN, WAIT_S, BotApi, bot_api
 
@@ -33,6 +34,7 @@ def test_a_question_that_nothing_answers_is_asked_again(
 async def take(api: BotApi, spool: Spool, count: int) -> list[int]:
     """The numbers of the first updates that are carried out."""
     done: list[int] = []
+    states: list[str] = []
     ended = anyio.Event()
 
     async def carry_out(incoming: Incoming) -> None:
@@ -48,7 +50,11 @@ async def take(api: BotApi, spool: Spool, count: int) -> list[int]:
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(intake.run)
-            tasks.start_soon(polling.poll, bot, intake)
+            reachability = Reachability(api.url, states.append)
+            tasks.start_soon(polling.poll, bot, intake, reachability)
             await ended.wait()
             tasks.cancel_scope.cancel()
+    # It was told of what was wrong, and that it is over.
+    assert any(api.url in state for state in states)
+    assert states[-1] == reachability.state
     return done

@@ -75,4 +75,6 @@ def test_by_webhook_as_by_asking(api: BotApi, alice: FakePerson) -> None:
     alice.wait_for("What I can do")
     alice.write("/calls")
     alice.wait_for("no calls yet")
+    alice.write("", contact={"phone_number": "+4930123456", "first_name": "Ben"})
+    alice.wait_for("A contact alone")
     assert sum("What I can do" in text for text in alice.texts()) == 1
