@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -285,3 +286,29 @@ def test_a_short_token_of_twilios_is_not_to_be_made_up() -> None:
     said = complaints(TWILIO.replace(SECRET, "short"))["bridges.twilio.auth_token"]
     assert "console" in said
     assert "openssl" not in said
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ru.md"])
+@pytest.mark.parametrize(
+    ("bridge", "table"), [("Twilio", "[bridges.twilio]"), ("GSM", "[[bridges.gsm.modems]]")]
+)
+def test_the_steps_of_the_readme_name_all_that_a_bridge_of_sms_needs(
+    readme: str, bridge: str, table: str
+) -> None:
+    text = (Path(__file__).parents[2] / readme).read_text()
+    heading = re.search(rf"^\*\*[^*]*{bridge}[^*]*\*\*", text, re.MULTILINE)
+    assert heading is not None
+    steps = text[heading.end() :].partition("\n**")[0]
+    values = {"account_sid": f'"AC{"0" * 32}"', "auth_token": f'"{SECRET}"', "pin": '"0000"'}
+    for key in re.findall(r"`([a-z_]+)(?: = [^`]+)?`", steps):
+        values.setdefault(key, "")
+    for key, value in re.findall(r"`([a-z_]+) = ([^`]+)`", steps):
+        values[key] = value.replace("+1...", "+15005550006")
+    needed = ["name", "device"]
+    if bridge == "Twilio":
+        needed = ["public_url", "account_sid", "auth_token", "sender"]
+    keys = "\n".join(f"{key} = {values[key]}" for key in needed)
+    nowhere = BASE.replace('default_region = "DE"', "")
+    sms = f"[sms]\ncountries = {values['countries']}"
+    config = read(f"{table}\n{keys}\n{sms}", base=nowhere)
+    assert config.sms.countries
