@@ -6,11 +6,12 @@ import re
 from typing import Final
 
 import msgspec
-import phonenumbers
 
 from core.errors import OperationError
+from core.purposes import OWN_ACCOUNTS
+from core.written import phone_number_untrusted
 
-SYSTEM_ACCOUNTS: Final = ("issue", "burn", "fees", "node", "escrow")
+SYSTEM_ACCOUNTS: Final = OWN_ACCOUNTS
 """The ledger's own, in the order of their numbers from 1 on. They may be in debt: what all
 accounts of a currency hold adds up to nothing."""
 FIRST_USER_ACCOUNT: Final = len(SYSTEM_ACCOUNTS) + 1
@@ -21,9 +22,6 @@ _TELEGRAM = re.compile(r"tg:([1-9][0-9]{0,18})")
 _USER = re.compile(r"user:([A-Za-z0-9._@-]{1,64})")
 _KEY = re.compile(r"key:([a-z2-7]{52})")
 _NUMBER = re.compile(r"#([1-9][0-9]{0,9})")
-_TELEPHONE = re.compile(r"[+(0-9][0-9 ()./-]{1,39}")
-"""What is parsed as a telephone number. The parser itself looks for one anywhere in a text, and
-would find somebody's in `tg:0301234567`."""
 
 
 class AddressError(OperationError):
@@ -63,13 +61,9 @@ def normalise_address_untrusted(text: str, default_region: str | None = None) ->
         pattern.fullmatch(text) for pattern in (_TELEGRAM, _USER, _KEY)
     ):
         return text
-    if _TELEPHONE.fullmatch(text) and (text.startswith("+") or default_region is not None):
-        try:
-            number = phonenumbers.parse(text, default_region)
-        except phonenumbers.NumberParseException:
-            number = None
-        if number is not None and phonenumbers.is_valid_number(number):
-            return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+    number = phone_number_untrusted(text, default_region)
+    if number is not None:
+        return number
     raise AddressError(
         f"{text[:80]!r} is no address; write tg:123, +79991234567, user:alice or key: and the 52 "
         "characters of a key",

@@ -179,7 +179,7 @@ class Desk:
         also: Also | None = None,
     ) -> TransferReply:
         """A user's own transfer: the fee goes on top, both or neither. Who gets it is told. A
-        telephone number that nobody has yet becomes an account with it.
+        telephone number that nobody has yet becomes an account with it, where it can be told.
 
         Args:
             debit, credit: from and to: account numbers, or addresses in their one spelling. When it
@@ -191,6 +191,7 @@ class Desk:
 
         Raises:
             TransferRefused: says why.
+            PayeeRefused: nobody has the number, nor could be told of money by SMS.
             OperationError: `debit` is no user's, or nobody has the address.
         """
         names = [debit, credit]
@@ -221,6 +222,8 @@ class Desk:
             if self._ledger.balance(payer, currency).available < amount + fee:
                 raise TransferRefused(Result.NO_FUNDS)
             assert isinstance(credit, str)
+            if self._notices is not None:
+                self._notices.check_payee(credit)
             opened = await self._open_payee(credit, chain, tell)
             if opened is not None:
                 return _transfer_reply(opened, fee)

@@ -14,6 +14,7 @@ from billing.outbox import Outbox
 from billing.tables import read_account
 from billing.transfers import Transfer, derive_id
 from core.api.bridge_messages import TransferReceivedBody
+from core.errors import OperationError
 from core.tables import Tables, Writing
 from core.units import DAY_S
 
@@ -21,7 +22,12 @@ TELEGRAM: Final = "telegram"
 """The bridge that tells `tg:` addresses something."""
 LIFETIME_S: Final = 3 * DAY_S
 
+CheckSms = Callable[[str], None]
 BySms = Callable[[Writing, str, TransferReceivedBody, bytes], None]
+
+
+class PayeeRefused(OperationError):
+    """Nobody has an account with this number, and could be told of one."""
 
 
 class Notices:
@@ -33,6 +39,8 @@ class Notices:
     Attributes:
         by_sms: writes an SMS to a telephone number within the operator's budget, under an event's
             id; None where the node sends none.
+        check_sms: raises `PayeeRefused` where a telephone number can't be told by SMS; None where
+            the node sends none.
     """
 
     def __init__(self, outbox: Outbox, ledger: Ledger, *, telegram: bool) -> None:
@@ -40,6 +48,7 @@ class Notices:
         self._ledger = ledger
         self._telegram = telegram
         self.by_sms: BySms | None = None
+        self.check_sms: CheckSms | None = None
 
     def transfer_received(self, writing: Writing, transfer: Transfer, sender: str) -> None:
         """Tell who has got a transfer; on the writer's thread, in its transaction.
@@ -68,6 +77,19 @@ class Notices:
             self._outbox.put(writing, TELEGRAM, telegram, body, key=key, lifetime_s=LIFETIME_S)
         elif phone is not None and self.by_sms is not None:
             self.by_sms(writing, phone, body, key)
+
+    def check_payee(self, phone: str) -> None:
+        """Somebody who has no account yet could be told that money has come.
+
+        Raises:
+            PayeeRefused: why not.
+        """
+        if self.check_sms is None:
+            raise PayeeRefused(
+                "nobody has this number here, and this node sends no SMS to tell them",
+                "payee_no_sms",
+            )
+        self.check_sms(phone)
 
     def telegram_of(self, tables: Tables, account: int) -> str | None:
         """Where an account is reached in Telegram; None where it isn't."""

@@ -89,8 +89,11 @@ class ConfirmationCodes:
         """Have something wait for the code of the message `identity`; what waited before is off.
 
         Raises:
-            CodeRefused: the number was given too many today, or too many wait.
+            CodeRefused: the number was given too many today, or has tried too many wrong ones, or
+                too many wait.
         """
+        if self.is_locked(writing, phone, day):
+            raise CodeRefused("too many wrong codes; try again tomorrow", "too_many_tries")
         count_code(writing, phone, day)
         confirmation = Confirmation(
             purpose=purpose,
@@ -103,16 +106,16 @@ class ConfirmationCodes:
         )
         writing.put(SMS_CODES, _key(phone), msgspec.msgpack.encode(confirmation))
 
-    def waits(self, tables: Tables, phone: str, now_ms: int) -> bool:
-        """Whether anything of a number's waits for a code."""
-        return _waiting(tables, phone, now_ms) is not None
+    def is_locked(self, tables: Tables, phone: str, day: int) -> bool:
+        """Whether so many wrong codes of a number's were tried that none works on this day."""
+        return read_number(tables, phone, day).wrong_codes >= TRIES_OF_DAY
 
     def find_untrusted(
         self, tables: Tables, phone: str, code: str, now_ms: int, day: int
     ) -> Confirmation | None:
         """What the code confirms; None where it confirms nothing."""
         waiting = _waiting(tables, phone, now_ms)
-        if waiting is None or read_number(tables, phone, day).wrong_codes >= TRIES_OF_DAY:
+        if waiting is None or self.is_locked(tables, phone, day):
             return None
         is_right = hmac.compare_digest(self._hash(phone, code), waiting.code_hash)
         return waiting if is_right else None

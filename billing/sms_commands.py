@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 import phonenumbers
 
-from billing.accounts import AddressError, normalise_address_untrusted
 from billing.money import J
+from core.written import phone_number_untrusted, plain_amount_untrusted
 
 BODY_MAXIMUM: Final = 1_600
 """Characters that are looked at: more than any carrier joins to one message."""
@@ -45,7 +45,13 @@ _WORDS: Final[dict[str, Action]] = {
     **dict.fromkeys(("BAL", "BALANCE", "БАЛ", "БАЛАНС"), "balance"),
     **dict.fromkeys(("TX", "HISTORY", "ТХ", "ИСТ", "ИСТОРИЯ"), "history"),
     **dict.fromkeys(("INFO", "ACC", "ACCOUNT", "ИНФО", "СЧЕТ"), "info"),
-    **dict.fromkeys(("SEND", "PAY", "ПЕРЕВОД", "ПЕРЕВЕСТИ", "ОТПРАВИТЬ"), "send"),
+    **dict.fromkeys(
+        (
+            *("SEND", "PAY", "ПЕРЕВОД", "ПЕРЕВЕСТИ", "ПЕРЕВЕДИ", "ПЕРЕВЕДИТЕ"),
+            *("ОТПРАВИТЬ", "ОТПРАВЬ", "ОТПРАВЬТЕ", "ПОШЛИ", "ПОСЛАТЬ"),
+        ),
+        "send",
+    ),
     **dict.fromkeys(("REDEEM", "VOUCHER", "ВАУЧЕР"), "redeem"),
     **dict.fromkeys(("LINK", "СВЯЗАТЬ", "ПРИВЯЗАТЬ"), "link"),
     **dict.fromkeys(("PIN", "ПИН"), "pin"),
@@ -57,10 +63,24 @@ _WORDS: Final[dict[str, Action]] = {
     ),
     **dict.fromkeys(("START", "UNSTOP", "СТАРТ"), "start"),
 }
+_BEGINNING_LETTERS: Final = (3, 4)
+"""By which a word looks like a command's that was misspelt."""
+_BEGINNINGS: Final = tuple(
+    {word[: _BEGINNING_LETTERS[1]] for word in _WORDS if len(word) >= _BEGINNING_LETTERS[0]}
+)
 _ALONE: Final = ("balance", "history", "info", "link", "help", "stop", "start")
 """Commands to which nothing is added."""
+_ASKED: Final = ("balance", "history", "info", "help")
+"""Commands that may end in a question mark."""
 _PIN_WORDS: Final = tuple(word for word, action in _WORDS.items() if action == "pin")
-_BARE_CODE = re.compile(rf"[0-9]{{{CODE_DIGITS}}}")
+_CODE = re.compile(rf"[0-9]{{{CODE_DIGITS}}}")
+_BARE_CODE = re.compile(r"([0-9]{3})[ -]?([0-9]{3})")
+assert CODE_DIGITS == 6, "a code is written in two groups of three"
+_SAYS_CODE = re.compile(
+    r"(?:(?:OK|CODE|ОК|КОД|ДА)\W*)?[0-9][0-9 -]{3,7}|"
+    r"(?:/?(?:LINK|СВЯЗАТЬ|ПРИВЯЗАТЬ)\b.*)?\b[A-Z2-7]{4}-[A-Z2-7]{4}"
+)
+_SAYS_PIN = re.compile(rf"\b(?:{'|'.join(_PIN_WORDS)})(?![A-ZА-Я])[^0-9]{{0,20}}[0-9]{{3}}")
 _PIN = re.compile(rf"[0-9]{{{PIN_DIGITS[0]},{PIN_DIGITS[1]}}}")
 _UNITS: Final = ("J", J.symbol)
 _SEND = re.compile(
@@ -68,7 +88,6 @@ _SEND = re.compile(
     rf"(?: (?:{'|'.join(_PIN_WORDS)}) ?(?P<pin>\S+))?"
 )
 _GROUPED = re.compile(r"[0-9]{1,3}(?: [0-9]{3})+(?:[.,][0-9]*)?")
-_THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 _CYRILLIC = re.compile("[А-Я]")
 _LATIN = re.compile("[A-Z]")
 _NO_DIGIT: Final = "\N{REPLACEMENT CHARACTER}"
@@ -89,40 +108,59 @@ class Command:
         action: `text` for what is no command.
         language: that of the answer; None where the words don't tell.
         arguments: what follows the word: for `send` number, amount and PIN (or ""), as typed.
+        holds_secret: a `text` that is nobody else's to read: a code or a PIN seems to be in it.
+        is_attempt: a `text` that looks like a command which has failed.
     """
 
     action: Action
     language: Language | None
     arguments: tuple[str, ...] = ()
+    holds_secret: bool = False
+    is_attempt: bool = False
 
 
 def parse_command_untrusted(body: str) -> Command:
     """The command of an SMS; whatever is none is a `text`."""
     if len(body) > BODY_MAXIMUM:
-        return Command("text", _language(body[:BODY_MAXIMUM].upper()))
+        return _text(_plain(body[:BODY_MAXIMUM]))
     plain = _plain(body)
-    language = _language(plain)
     stripped = plain.rstrip(" .!;,\"'»”") or plain
+    if match := _BARE_CODE.fullmatch(stripped):
+        return Command("code", None, ("".join(match.groups()),))
     word, _, rest = stripped.partition(" ")
-    if _BARE_CODE.fullmatch(stripped):
-        return Command("code", None, (stripped,))
-    action = _WORDS.get(word.strip(".:,;!\"'«»“”") or word)
-    if action is None or (action in _ALONE and rest):
-        return Command("text", language)
+    called = word.strip(".:,;!\"'«»“”") or word
+    action = _WORDS.get(called)
+    if action is None and _WORDS.get(called.rstrip("?!")) in _ASKED:
+        action = _WORDS[called.rstrip("?!")]
+    if action is None or (action in _ALONE and rest.strip("?! ")):
+        return _text(plain)
     language = _language(word)
     if action in ("send", "code", "pin") and rest and not any(map(str.isdigit, rest)):
         # `Pay attention` and `OK, thanks` are for a person, as is all without a number.
-        return Command("text", language)
+        return _text(plain)
     if action == "send":
         return Command(action, language, _send_arguments(rest))
     if action == "code":
-        code = rest.replace(" ", "")
-        if not _BARE_CODE.fullmatch(code):
-            return Command("text", language)
+        code = rest.replace(" ", "").replace("-", "")
+        if not _CODE.fullmatch(code):
+            return _text(plain)
         return Command(action, language, (code,))
     if action == "pin" and rest and not _PIN.fullmatch(rest):
         return Command(action, language, ("",))
+    if action in _ALONE:
+        return Command(action, language)
     return Command(action, language, (rest,) if rest else ())
+
+
+def _text(plain: str) -> Command:
+    """What is no command: for a person, or for nobody."""
+    first, stripped = plain.partition(" ")[0], plain.rstrip(" .!?;,\"'»”")
+    return Command(
+        "text",
+        _language(plain),
+        holds_secret=bool(_SAYS_PIN.search(plain) or _SAYS_CODE.fullmatch(stripped)),
+        is_attempt=first.startswith(_BEGINNINGS) or any(map(str.isdigit, plain)),
+    )
 
 
 @lru_cache(maxsize=NUMBERS_REMEMBERED)
@@ -132,11 +170,7 @@ def parse_phone_untrusted(text: str, region: str | None) -> str | None:
     Args:
         region: of numbers that are written without their country's.
     """
-    try:
-        number = normalise_address_untrusted(text, region)
-    except AddressError:
-        return None
-    return number if number.startswith("+") else None
+    return phone_number_untrusted(text, region)
 
 
 def parse_recipient_untrusted(text: str, amount: str, region: str | None) -> tuple[str | None, str]:
@@ -189,10 +223,7 @@ def _send_arguments(rest: str) -> tuple[str, ...]:
     match = _SEND.fullmatch(rest)
     if match is None:
         return ()
-    amount = match["amount"]
-    # `1,000` is a thousand to some and one to others: it stays what is no amount.
-    if not _THOUSANDS.fullmatch(amount):
-        amount = amount.replace(",", ".")
+    amount = plain_amount_untrusted(match["amount"]) or match["amount"]
     return match["number"], amount, match["pin"] or ""
 
 

@@ -13,6 +13,7 @@ from billing.desk import Desk
 from billing.ledger import LmdbLedger
 from billing.money import CURRENCIES, AmountError, J, format_amount, parse_amount_untrusted
 from billing.money import transfer_fee as fee_of
+from billing.notices import PayeeRefused
 from billing.pins import Pins
 from billing.records import format_time
 from billing.sms_answers import Answered, Answers, Message
@@ -29,6 +30,7 @@ from core.clock import Clock
 from core.config import NodeConfig
 from core.errors import OperationError
 from core.tables import Tables, Writing
+from core.written import is_ambiguous_untrusted, plain_amount_untrusted
 
 
 class SmsPayments:
@@ -93,15 +95,19 @@ class SmsPayments:
         recipient, written = parse_recipient_untrusted(number, last_word, region)
         if recipient is None:
             raise Answered(Answer("bad_number"))
+        if " " not in written and is_ambiguous_untrusted(number, written, region):
+            raise Answered(Answer("ambiguous_send"))
         if self._ledger.find(recipient) == account:
             raise Answered(Answer("own_number"))
         try:
-            amount = parse_amount_untrusted(written)
+            amount = parse_amount_untrusted(plain_amount_untrusted(written) or "")
         except AmountError as error:
             raise Answered(Answer("bad_amount")) from error
         needed = amount + fee_of(amount) + self.price_for(account)
         if self._available(account) < needed:
             raise self._missing(account, needed)
+        if self._ledger.find(recipient) is None:
+            self._check_payee(recipient)
         with self._store.read() as tables:
             self._check_daily(tables, message.phone, amount)
             is_known = has_sent_to(tables, message.phone, recipient)
@@ -167,6 +173,8 @@ class SmsPayments:
             if error.result is Result.NO_FUNDS:
                 raise self._missing(account, amount + cost) from error
             raise
+        except PayeeRefused as error:
+            raise Answered(Answer(error.code)) from error
         if self._answers.find(message.identity) is None:
             # Done under this id before, in what the files have lost since.
             await self._answers.answer(message, answer())
@@ -212,6 +220,12 @@ class SmsPayments:
     def has_price(self, account: int) -> bool:
         """Whether an account has money, and enough for a command."""
         return self._available(account) >= max(1, self.price_for(account))
+
+    def _check_payee(self, phone: str) -> None:
+        try:
+            self._sender.check_payee(phone)
+        except PayeeRefused as error:
+            raise Answered(Answer(error.code)) from error
 
     def _missing(self, account: int, needed: int) -> Answered:
         available = _show(self._available(account))

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from typing import Final
 
-from billing.notices import Notices
+from billing.notices import Notices, PayeeRefused
 from billing.outbox import Outbox, Outcome
 from billing.sms_commands import language_of, parse_phone_untrusted
 from billing.sms_limits import Budget, SmsRefused
@@ -38,6 +38,11 @@ _STATUS_OF: Final[dict[Outcome, Status]] = {
     "unknown": "unknown",
     "expired": "expired",
 }
+_PAYEE_REFUSALS: Final = {
+    "sms_country": ("payee_country", "no SMS go to its country to tell them"),
+    "sms_not_mobile": ("payee_not_mobile", "it is no mobile telephone's, which could be told"),
+}
+_PAYEE_WITHOUT_SMS: Final = ("payee_no_sms", "it gets no SMS to tell them")
 _log = logging.getLogger("montana.sms")
 
 
@@ -71,6 +76,7 @@ class SmsSender:
         outbox.on_late.append(self._settled)
         if self._bridges:
             notices.by_sms = self._tell_received
+            notices.check_sms = self.check_payee
 
     async def send(self, phone: str, text: str, *, identity: bytes | None = None) -> bytes:
         """Send an SMS; the id of the event that does it, once that is durable.
@@ -98,13 +104,31 @@ class SmsSender:
 
     def may_send(self, phone: str, parts: int) -> bool:
         """Whether an SMS of so many parts would be sent to a number now."""
-        with self._store.read() as tables:
-            try:
-                self.bridge_of(tables, phone)
-                self.budget.check(tables, phone, parts)
-            except SmsRefused:
-                return False
+        try:
+            self._check(phone, parts)
+        except SmsRefused:
+            return False
         return True
+
+    def check_payee(self, phone: str) -> None:
+        """Somebody who has no account yet could be told by SMS that money has come, today or, where
+        the budget is used up, on another day.
+
+        Raises:
+            PayeeRefused: why not.
+        """
+        try:
+            self._check(phone, 1)
+        except SmsRefused as error:
+            if error.code == "sms_budget":
+                return
+            code, reason = _PAYEE_REFUSALS.get(error.code, _PAYEE_WITHOUT_SMS)
+            raise PayeeRefused(f"nobody has this number here, and {reason}", code) from error
+
+    def _check(self, phone: str, parts: int) -> None:
+        with self._store.read() as tables:
+            self.bridge_of(tables, phone)
+            self.budget.check(tables, phone, parts)
 
     def put_sms(
         self,

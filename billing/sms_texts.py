@@ -81,9 +81,25 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Это не номер. Напишите: ПЕРЕВОД +79991234567 10",
     ),
     "bad_amount": (
-        "An amount, in J, is a number without blanks such as 10 or 10.5, with 6 decimal places at "
-        "most",
-        "Сумма в J - число без пробелов: 10 или 10.5; до 6 знаков дроби",
+        "An amount is a number such as 1500 or 10.5: without blanks, 6 decimal places at most; "
+        "for 1.250 write 1250 or 1.25",
+        "Сумма - число, 1500 или 10.5, без пробелов; вместо 1.250 - 1.25",
+    ),
+    "ambiguous_send": (
+        "Where does the number end? Write both without blanks: SEND +79991234567 1500",
+        "Пишите номер и сумму без пробелов: ПЕРЕВОД +79991234567 1500",
+    ),
+    "payee_country": (
+        "Not sent: this number has no account, and no SMS go to its country to tell it of one",
+        "Не отправлено: у номера нет счета, а SMS в его страну не идут",
+    ),
+    "payee_not_mobile": (
+        "Not sent: this number has no account, and is no mobile telephone's, which could be told",
+        "Не отправлено: у номера нет счета, и он не мобильный",
+    ),
+    "payee_no_sms": (
+        "Not sent: this number has no account, and gets no SMS to tell it of one",
+        "Не отправлено: у номера нет счета, и SMS он не получает",
     ),
     "limited": (
         "Too many SMS in a minute: this one was not carried out. Send it again in a minute",
@@ -116,6 +132,10 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
     "too_many_codes": (
         "Too many codes; try again tomorrow",
         "Слишком много кодов; попробуйте завтра",
+    ),
+    "too_many_tries": (
+        "Too many wrong codes today: no code works before tomorrow. Nothing was done",
+        "Слишком много неверных кодов: новые - завтра. Ничего не сделано",
     ),
     "bad_pin": (
         "Write: PIN and 4 to 8 digits",

@@ -49,7 +49,8 @@ from core.units import DAY_S, HOUR_S
 
 FORWARD_LIFETIME_S: Final = 3 * DAY_S
 HELP_INTERVAL_MS: Final = HOUR_S * 1000
-"""Words that nobody knows are answered once in it: two machines would talk for ever."""
+"""Words that nobody knows are answered once in it: two machines would talk for ever. What looks
+like a command that has failed is answered each time."""
 REFUSALS: Final = ("account_closed", "no_account", "own_account")
 TEXT_CHARACTERS: Final = 4096
 SENDER_CHARACTERS: Final = 32
@@ -196,13 +197,12 @@ class SMSGateway:
         await self._answers.leave(message, "limited")
 
     def _is_for_owner(self, message: Message) -> bool:
-        """Whether an SMS is no command; digits that nothing waits for are none: somebody is sent a
-        code by somebody else."""
+        """Whether an SMS is no command, and may be read by others."""
         command = message.command
-        if command.action != "code":
-            return command.action == "text"
-        with self._store.read() as tables:
-            return not self._codes.waits(tables, message.phone, self._answers.now_ms())
+        if parse_phone_untrusted(message.phone, None) is None:
+            # A carrier or a bank: it has no wallet, and no codes of ours.
+            return command.action in ("text", "code")
+        return command.action == "text" and not command.holds_secret
 
     def _turns_sms_off_or_on(self, message: Message) -> bool:
         """Whether somebody wants no SMS any more, or wants them again who had none."""
@@ -249,7 +249,7 @@ class SMSGateway:
                         message, account, lambda: self._payments.balance(account, "balance")
                     )
                 case "history":
-                    lines = await recent_payments(self._ledger, account)
+                    lines = await recent_payments(self._ledger, account, message.language)
                     name = "history" if lines else "no_history"
                     await self._payments.charge(
                         message, account, lambda: self._payments.balance(account, name, lines=lines)
@@ -285,7 +285,10 @@ class SMSGateway:
     async def _confirm(self, message: Message, code: str) -> None:
         phone, now_ms, day = message.phone, self._answers.now_ms(), self._day
         with self._store.read() as tables:
+            is_locked = self._codes.is_locked(tables, phone, day)
             waiting = self._codes.find_untrusted(tables, phone, code, now_ms, day)
+        if is_locked:
+            raise Answered(Answer("too_many_tries"))
         if waiting is None:
 
             def count_wrong(writing: Writing) -> None:
@@ -355,11 +358,12 @@ class SMSGateway:
 
         def write(writing: Writing) -> None:
             number = read_number(writing, phone, self._day)
-            if action == "text" and now_ms - number.helped_ms < HELP_INTERVAL_MS:
+            is_idle = action == "text" and not message.command.is_attempt
+            if is_idle and now_ms - number.helped_ms < HELP_INTERVAL_MS:
                 self._answers.record(writing, message, None, "not_understood")
             else:
                 self._answers.record(writing, message, Answer("help", price))
-                if action == "text":
+                if is_idle:
                     number = read_number(writing, phone, self._day)
                     changed = msgspec.structs.replace(number, helped_ms=now_ms)
                     store_number(writing, phone, changed)

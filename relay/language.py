@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 
 from core.errors import MontanaError, OperationError
+from core.purposes import PURPOSES
 
 LANGUAGES = ("en", "ru")
 
@@ -564,22 +565,7 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "kind_posted": ("was waiting", "ожидал"),
     "kind_voided": ("given up", "отменён"),
     "kind_expired": ("ran out", "истёк"),
-    "purpose_other": ("transfer", "перевод"),
-    "purpose_credit": ("credit", "зачисление"),
-    "purpose_operator": ("operator's transfer", "перевод оператора"),
-    "purpose_user": ("transfer", "перевод"),
-    "purpose_fee": ("fee", "комиссия"),
-    "purpose_welcome": ("welcome", "приветствие"),
-    "purpose_voucher": ("voucher", "ваучер"),
-    "purpose_refund": ("refund", "возврат"),
-    "purpose_merge": ("merged account", "слияние счетов"),
-    "purpose_escrow": ("escrow", "эскроу"),
-    "purpose_sms": ("SMS", "SMS"),
-    "purpose_room": ("minute of a room", "минута комнаты"),
-    "purpose_turn": ("relaying", "передача"),
-    "purpose_voice": ("voice", "голос"),
-    "purpose_video": ("video", "видео"),
-    "purpose_screen": ("screen", "экран"),
+    **{f"purpose_{name}": texts for name, texts in PURPOSES.items()},
     # What the ledger refuses, by the codes of its errors.
     "refused_transfer_id_reused": (
         "this id belongs to another transfer; make a new id for a new transfer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from itertools import pairwise
 
 import hypothesis.strategies as st
 import pytest
@@ -18,6 +19,7 @@ from billing.sms_commands import (
 )
 from billing.sms_texts import TEXTS, Answer, masked
 from core.sms_parts import sms_parts
+from core.written import is_ambiguous_untrusted
 
 WIDEST = {
     "account": "1234567",
@@ -57,8 +59,19 @@ WIDEST = {
         ("ПОМОЩЬ", Command("help", "ru")),
         ("link", Command("link", "en")),
         ("SEND +79991234567 10", Command("send", "en", ("+79991234567", "10", ""))),
-        # A thousand to some, one to others.
+        # A thousand to some, one to others: no amount.
         ("SEND +79991234567 1,000", Command("send", "en", ("+79991234567", "1,000", ""))),
+        ("SEND +79991234567 12.500", Command("send", "en", ("+79991234567", "12.500", ""))),
+        ("SEND +79991234567 0.500", Command("send", "en", ("+79991234567", "0.500", ""))),
+        ("Отправь 89991234567 10", Command("send", "ru", ("89991234567", "10", ""))),
+        ("пошли 89991234567 10!", Command("send", "ru", ("89991234567", "10", ""))),
+        ("переведи 89991234567 10", Command("send", "ru", ("89991234567", "10", ""))),
+        ("баланс?", Command("balance", "ru")),
+        ("Bal ?", Command("balance", "en")),
+        ("help!?", Command("help", "en")),
+        ("123 456", Command("code", None, ("123456",))),
+        ("123-456.", Command("code", None, ("123456",))),
+        ("ok 123-456", Command("code", "en", ("123456",))),
         ("send\n8 (999) 123-45-67\t10,5", Command("send", "en", ("8 (999) 123-45-67", "10.5", ""))),
         ("перевод ８９９９１２３４５６７ １０", Command("send", "ru", ("89991234567", "10", ""))),
         ("SEND +79991234567 10 J", Command("send", "en", ("+79991234567", "10", ""))),
@@ -154,6 +167,60 @@ def test_what_is_no_digit_changes_no_amount(letters: str, amount: int) -> None:
     if command.action == "send" and command.arguments:
         digits = "".join(letter for letter in "".join(command.arguments) if letter.isdecimal())
         assert digits == f"89991234567{amount}"
+
+
+@pytest.mark.parametrize(
+    ("body", "holds_secret", "is_attempt"),
+    [
+        ("Hello", False, False),
+        ("Stop?", False, True),
+        ("See you at 5", False, True),
+        ("Сендд всем привет", False, False),
+        ("Балланс", False, True),
+        ("Spin 100 times", False, True),
+        ("Pineapple 1200", False, True),
+        ("LONG-TERM plans", False, False),
+        ("SNED +79991234567 10 PIN 4321", True, True),
+        ("посли 89991234567 10 пин 4321", True, True),
+        ("my pin is: 4321", True, True),
+        ("pin4321 pin4321", True, True),
+        ("12345", True, True),
+        ("1234567", True, True),
+        ("код: 12345", True, True),
+        ("LINK abcd-efgh", True, True),
+        ("ABCD-EF23", True, True),
+    ],
+)
+def test_some_texts_are_secret_and_some_were_meant_as_commands(
+    body: str, holds_secret: bool, is_attempt: bool
+) -> None:
+    command = parse_command_untrusted(body)
+    assert (command.action, command.holds_secret, command.is_attempt) == (
+        "text",
+        holds_secret,
+        is_attempt,
+    )
+
+
+@given(
+    st.sampled_from(["491601234567", "4916012345678", "79991234567", "43664123456", "4930123456"]),
+    st.lists(st.integers(1, 12), max_size=5),
+    st.integers(1, 2_000_000),
+    st.booleans(),
+)
+def test_no_amount_in_groups_goes_to_the_number_that_its_first_group_makes(
+    digits: str, cuts: list[int], amount: int, is_grouped: bool
+) -> None:
+    places = sorted({0, *cuts, len(digits)})
+    written = "+" + " ".join(digits[start:end] for start, end in pairwise(places) if start < end)
+    amount_written = f"{amount:,}".replace(",", " ") if is_grouped else str(amount)
+    command = parse_command_untrusted(f"SEND {written.strip()} {amount_written}")
+    number, read, _ = command.arguments
+    phone, rest = parse_recipient_untrusted(number, read, "DE")
+    if phone is None or " " in rest or is_ambiguous_untrusted(number, rest, "DE"):
+        return
+    # What is read without doubt is what was meant.
+    assert (phone, rest) == (f"+{digits}", str(amount))
 
 
 @given(st.text(st.characters(), max_size=2000))

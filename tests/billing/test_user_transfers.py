@@ -14,7 +14,7 @@ from billing.desk import Desk
 from billing.journal import SideWrite
 from billing.ledger import FEES, ISSUE, NODE, LmdbLedger
 from billing.money import EMC, J
-from billing.notices import LIFETIME_S, Notices
+from billing.notices import LIFETIME_S, Notices, PayeeRefused
 from billing.outbox import Outbox, Waiting
 from billing.tables import OUTBOX
 from billing.transfers import Code, Result, Transfer, TransferRefused, new_id
@@ -52,6 +52,7 @@ class House:
         self.outbox = Outbox(ledger.store, clock)
         self.notices = Notices(self.outbox, ledger, telegram=True)
         self.notices.by_sms = self.write_sms
+        self.notices.check_sms = self.check_sms
         self.config = BillingConfig(default_region="RU", **config)
         self.desk = Desk(ledger, clock, self.config, self.notices)
 
@@ -61,6 +62,11 @@ class House:
         """As the wallet does it."""
         text = f"{body.sender} {body.amount} {body.balance}"
         self.outbox.put(writing, "gsm", phone, SmsBody(text), key=key, lifetime_s=60)
+
+    def check_sms(self, phone: str) -> None:
+        """As the wallet does it: but for Austria's."""
+        if phone.startswith("+43"):
+            raise PayeeRefused("no SMS go there", "payee_country")
 
     async def fill(self, address: str, amount: int = 100) -> int:
         """An account with so many Ɉ."""
@@ -364,6 +370,23 @@ async def test_a_sender_is_shown_as_they_have_sent(house: House) -> None:
     await house.desk.user_transfer(alice, bob, J.unit, J, bytes.fromhex("03" * 16))
     senders = [event.body.sender for event in house.told() if hasattr(event.body, "sender")]
     assert senders == [PHONE, ALICE, "user:alice"]
+
+
+async def test_no_account_is_opened_that_nobody_could_be_told_of(house: House) -> None:
+    await house.fill(ALICE)
+    silent = Notices(house.outbox, house.ledger, telegram=True)
+    mute = Desk(house.ledger, house.clock, house.config, silent)
+    phone = "+436641234567"
+    for desk, code in ((house.desk, "payee_country"), (mute, "payee_no_sms")):
+        with pytest.raises(PayeeRefused) as refused_by:
+            await desk.answer(UserTransferRequest(ALICE, phone, "1", id=ID))
+        assert refused_by.value.code == code
+        assert house.ledger.find(phone) is None
+    await house.desk.open_user(phone)
+    await mute.answer(UserTransferRequest(ALICE, phone, "1", id=ID))
+    account = house.ledger.find(phone)
+    assert account is not None
+    assert house.ledger.balance(account, J).posted == J.unit
 
 
 async def test_where_nothing_is_configured_nobody_is_told(house: House) -> None:

@@ -49,7 +49,8 @@ async def voucher(world: World, amount: str = "5") -> str:
     [
         ("BAL", "Balance: 9 J"),
         ("БАЛАНС", "Баланс: 9 J"),
-        ("TX", r"\d\d\.\d\d \+10 issue\nBalance: 9 J"),
+        ("TX", r"\d\d\.\d\d \+10 credit\nBalance: 9 J"),
+        ("история", r"\d\d\.\d\d \+10 зачисление\nБаланс: 9 J"),
         ("INFO", r"Account #6 since 2027-01-15\..*1 J each.*"),
         ("ACC", r"Account #6 .*"),
         ("СЧЁТ", r"Счет #6 с 2027-01-15.*"),
@@ -198,8 +199,11 @@ async def test_a_code_is_good_for_few_tries_and_minutes(world: World) -> None:
     assert "wrong" in await world.told(code, CAROL)
     for _ in range(TRIES_OF_DAY):
         await world.told(wrong)
-    code = (await world.told(f"SEND {BOB} 10")).rsplit(" ", 1)[1]
-    assert "неверен" in await world.told(code)
+    # No code is sent that could not work.
+    for body in (f"SEND {BOB} 10", "PIN 4711", wrong):
+        assert (await world.told(body)).startswith(("Too many wrong codes", "Слишком много"))
+    world.clock.advance_s(DAY_S)
+    assert "reply with the code" in await world.told(f"SEND {BOB} 10")
     assert world.balance(ALICE) == 100 * U
 
 
@@ -423,6 +427,14 @@ async def test_the_limit_of_a_day_holds_for_what_comes_at_once(tmp_path: Path) -
         ("SEND bank 5", "This is no telephone number"),
         ("SEND issue 5", "This is no telephone number"),
         ("SEND tg:5 5", "This is no telephone number"),
+        (f"SEND {BOB} 1.000", "An amount"),
+        (f"SEND {BOB} 1,000", "An amount"),
+        ("SEND +49 160 1234567 1 500", "An amount"),
+        ("SEND +49 160 1234567 1 500 PIN 4321", "An amount"),
+        ("SEND +7 999 123 45 68 500", "Where does the number end?"),
+        ("SEND +49 160 1234567 1 50", "Where does the number end?"),
+        ("SEND +4930123456 5", "Not sent: this number has no account, and is no mobile"),
+        ("SEND +12125552671 5", "Not sent: this number has no account, and no SMS go to its"),
         (f"SEND {ALICE} 5", "This number is your own account"),
         ("SEND 8 999 123 45 67 5", "This number is your own account"),
         ("SEND $(reboot) `id` 5", "This is no telephone number"),
@@ -473,6 +485,10 @@ async def test_what_nobody_understands_is_answered_once_an_hour(world: World) ->
     assert await world.say("hello") is not None
     assert await world.say("I am a robot, too") is None
     assert await world.say("?") is not None
+    # Who has mistyped a command is not left alone.
+    for _ in range(2):
+        assert await world.say("balanse") is not None
+        assert await world.say("+79991234567 5 rubles") is not None
     world.clock.advance_s(HOUR_S)
     assert await world.say("hello") is not None
 
@@ -519,16 +535,22 @@ async def test_no_text_of_an_owners_is_lost_to_the_rate(tmp_path: Path) -> None:
         assert [record.result for record in world.records()].count("forwarded") == 11
 
 
-async def test_digits_are_a_code_where_something_waits_for_one(tmp_path: Path) -> None:
+async def test_no_code_and_no_pin_goes_to_an_owner(tmp_path: Path) -> None:
     with open_world(tmp_path, with_sms(owners={"sim1": "tg:5"})) as world:
         await world.give(ALICE, "100")
         await world.give(BOB, "1")
-        assert await world.say("123456") is None
-        (event,) = world.events()
-        assert isinstance(event.body, ForwardBody)
-        assert event.body.text == "123456"
+        assert (await world.told("123456")).startswith("Код неверен")
+        for body in ("123 45", "SNED +79991234568 5 PIN 4321", "LINK ABCD-EFGH"):
+            assert "BAL" in (await world.told(body)).replace("БАЛ", "BAL")
         question = await world.told(f"SEND {BOB} 5")
         assert "Sent 5 J" in await world.told(question.rsplit(" ", 1)[1])
+        assert (await world.told(question.rsplit(" ", 1)[1])).startswith("Код неверен")
+        assert not [one for one in world.events() if isinstance(one.body, ForwardBody)]
+        # A bank's are no codes of ours.
+        assert await world.say("123456", "Bank") is None
+        (event,) = [one for one in world.events() if isinstance(one.body, ForwardBody)]
+        assert isinstance(event.body, ForwardBody)
+        assert event.body.text == "123456"
 
 
 async def test_who_wants_no_sms_gets_none_until_start(world: World) -> None:

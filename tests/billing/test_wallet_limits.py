@@ -274,8 +274,11 @@ async def test_sms_go_to_configured_countries_alone(tmp_path: Path) -> None:
             with pytest.raises(OperationError) as refused:
                 await world.wallet.send_sms(text, "hello")
             assert refused.value.code == code
-        # Money may go there; who gets it is not told.
+        # Money may go there, where there is an account; who gets it is not told.
         await world.give(ALICE, "100")
+        assert "no account" in await world.told(f"SEND {AMERICAN} 5")
+        assert world.ledger.find(AMERICAN) is None
+        await world.desk.open_user(AMERICAN)
         await world.told((await world.told(f"SEND {AMERICAN} 5")).rsplit(" ", 1)[1])
         assert world.balance(AMERICAN) == 5 * U
         assert world.events() == []
@@ -296,6 +299,8 @@ async def test_sms_go_to_mobile_telephones_alone(tmp_path: Path) -> None:
                     await send
                 assert refused.value.code == "sms_not_mobile"
         await world.give(ALICE, "100")
+        assert "no account" in await world.told(f"SEND {landline} 5")
+        await world.desk.open_user(landline)
         await world.told((await world.told(f"SEND {landline} 5")).rsplit(" ", 1)[1])
         assert world.balance(landline) == 5 * U
         assert world.events() == []
