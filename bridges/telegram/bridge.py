@@ -77,6 +77,7 @@ async def run(context: BridgeContext) -> None:
         bot=me.username or "",
         bot_id=me.id,
         app=config.app,
+        region=context.config.billing.default_region,
     )
     commands = Commands(desk)
     intake = Intake(context.spool, commands.carry_out, commands.tell_too_many)

@@ -210,12 +210,22 @@ class Commands:
             return say(language, "not_yours")
         if choice != "cancel" and (choice == "send") != bool(offer.amount):
             return ""
+        if offer.refused:
+            await self._desk.change(incoming, offer.refused)
+            return ""
         offer = await offers.choose(token, offer, choice)
-        match offer.chosen:
-            case "send":
-                await self._money.confirmed(incoming, token, offer)
-            case "voice" | "video" as kind:
-                await self._calling.confirmed(incoming, token, offer, kind)
-            case _:
-                await self._desk.change(incoming, say(language, "cancelled"))
+        try:
+            match offer.chosen:
+                case "send":
+                    await self._money.confirmed(incoming, token, offer)
+                case "voice" | "video" as kind:
+                    await self._calling.confirmed(incoming, token, offer, kind)
+                case _:
+                    await self._desk.change(incoming, say(language, "cancelled"))
+        except OperationError as error:
+            await offers.refuse(token, offer, refusal(language, error))
+            raise
+        except ApiError:
+            await offers.refuse(token, offer, say(language, "failed"))
+            raise
         return ""

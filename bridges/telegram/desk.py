@@ -48,6 +48,7 @@ class Desk:
     Attributes:
         bot, bot_id: the bot's user name, and its number.
         app: the short name of its Mini App; None where it has none.
+        region: the country, in two letters, of telephone numbers that are written without theirs.
     """
 
     node: NodeLink
@@ -59,6 +60,7 @@ class Desk:
     bot: str
     bot_id: int
     app: str | None
+    region: str | None
 
     def language(self, incoming: Incoming) -> Language:
         """In which language somebody is answered."""

@@ -7,9 +7,9 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 from bridges.telegram import keyboards
-from bridges.telegram.desk import Desk
+from bridges.telegram.desk import Contact, Desk
 from bridges.telegram.offers import Offer
-from bridges.telegram.texts import Language, say, short
+from bridges.telegram.texts import Language, purpose_text, say, short
 from bridges.telegram.updates import Incoming
 from core.api.bridge_messages import (
     LinkConfirmRequest,
@@ -28,14 +28,21 @@ from core.api.messages import (
     TransferReply,
     VoucherRedeemRequest,
 )
+from core.purposes import OWN_ACCOUNTS
 from core.units import MINUTE_S
+from core.written import (
+    is_ambiguous_untrusted,
+    narrow,
+    phone_number_untrusted,
+    plain_amount_untrusted,
+)
 
 HISTORY_LINES: Final = 10
 FEE_SHARE: Final = Decimal("0.01")
 FEE_LEAST: Final = Decimal(1)
 """As the node charges; a test compares them."""
 _SMALLEST: Final = Decimal("0.000001")
-_AMOUNT = re.compile(r"[0-9]{1,12}(?:[.,][0-9]{1,6})?")
+_AMOUNT = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?")
 _PHONE = re.compile(r"\+?[0-9][0-9 ().-]{6,30}")
 LINK_CODE: Final = re.compile(r"[A-Za-z2-7]{4}[-\s]?[A-Za-z2-7]{4}")
 
@@ -64,17 +71,29 @@ class Money:
 
     async def send(self, incoming: Incoming, arguments: str) -> None:
         """Offer a transfer: `@user 10`, or `+79991234567 10`."""
-        written, _, amount_written = arguments.rpartition(" ")
-        if not written.strip():
+        *words, amount_written = narrow(arguments).split() or [""]
+        written = " ".join(words)
+        if not written:
             await self._desk.tell(incoming, "how_to_send")
+            return
+        region = self._desk.region
+        if is_ambiguous_untrusted(written, amount_written, region):
+            await self._desk.tell(incoming, "ambiguous_send")
             return
         amount = _amount(amount_written)
         if amount is None:
             await self._desk.tell(incoming, "bad_amount")
             return
-        contact = await self._desk.find_contact(incoming, written.strip())
+        contact = await self._desk.find_contact(incoming, written)
         if contact is None:
             return
+        if contact.user is None:
+            # What is confirmed is the number that gets it, however it was written.
+            number = phone_number_untrusted(written, region)
+            if number is None:
+                await self._desk.tell(incoming, "bad_number")
+                return
+            contact = Contact(number, number, None)
         account = await self._account(incoming)
         fee = max(FEE_LEAST, (amount * FEE_SHARE).quantize(_SMALLEST, ROUND_CEILING))
         token = await self._desk.offers.make(
@@ -180,16 +199,22 @@ class Money:
     def _line(self, language: Language, item: HistoryItem) -> str:
         moment = f"{item.time[:16].replace('T', ' ')} UTC"
         sign = "" if item.amount.startswith("-") else "+"
-        what = item.session.name if item.session is not None else item.purpose
-        other = self._desk.called(language, item.other) if item.session is None else ""
+        what = purpose_text(language, item.purpose)
+        if item.session is not None:
+            other = item.session.name
+        else:
+            # The ledger's own accounts tell less than the purpose does.
+            is_own = item.other in OWN_ACCOUNTS
+            other = "" if is_own else self._desk.called(language, item.other)
         words = [moment, f"{sign}{short(item.amount)} {_symbol(item.currency)}", what, other]
         return " · ".join(word for word in words if word)
 
 
 def _amount(written: str) -> Decimal | None:
-    if not _AMOUNT.fullmatch(written) or not written.isascii():
+    plain = plain_amount_untrusted(written)
+    if plain is None or not _AMOUNT.fullmatch(plain):
         return None
-    amount = Decimal(written.replace(",", "."))
+    amount = Decimal(plain)
     return amount if amount > 0 else None
 
 

@@ -29,6 +29,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         to, name: the address that it is about, and what it is called.
         amount: in Ɉ; empty for a call.
         chosen: what is to be done, once that was said.
+        refused: what was said when that was refused: it is over then.
     """
 
     user: int
@@ -37,6 +38,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     amount: str = ""
     made_s: int
     chosen: Choice = ""
+    refused: str = ""
 
 
 class Offers:
@@ -73,6 +75,11 @@ class Offers:
         chosen = msgspec.structs.replace(offer, chosen=choice)
         await self._table.put(token, msgspec.json.encode(chosen))
         return chosen
+
+    async def refuse(self, token: str, offer: Offer, text: str) -> None:
+        """What was chosen was refused, and is not done when its button is pressed once more."""
+        refused = msgspec.structs.replace(offer, refused=text)
+        await self._table.put(token, msgspec.json.encode(refused))
 
     def effect(self, token: str) -> str:
         """What names the effect of an offer to the node."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from core.errors import OperationError
+from core.purposes import PURPOSES
 
 Language = Literal["en", "ru"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "ru")
@@ -92,9 +93,20 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Напишите кому и сколько: /send @user 10 или /send +79991234567 10.",
     ),
     "bad_amount": (
-        "An amount is a number such as 12 or 12.5, more than nothing, with 6 decimal places at "
-        "most.",
-        "Сумма - число больше нуля, например 12 или 12.5, не больше 6 знаков после точки.",
+        "An amount is a number such as 1500 or 12.5, more than nothing, without blanks, with 6 "
+        "decimal places at most; for 1.250 write 1250 or 1.25.",
+        "Сумма - число больше нуля, например 1500 или 12.5, без пробелов, не больше 6 знаков после "
+        "точки; вместо 1.250 напишите 1250 или 1.25.",
+    ),
+    "bad_number": (
+        "This is no telephone number. Write it as +79991234567.",
+        "Такого номера нет. Напишите его как +79991234567.",
+    ),
+    "ambiguous_send": (
+        "Where does the amount begin? Write the number and the amount without blanks: "
+        "/send +79991234567 1500.",
+        "Непонятно, где начинается сумма. Напишите номер и сумму без пробелов: "
+        "/send +79991234567 1500.",
     ),
     "unknown_user": (
         "I have never seen {name}. Bots can't look up anybody: have them write to me first, "
@@ -256,6 +268,18 @@ _REFUSALS: Final[dict[str, tuple[str, str]]] = {
         "this voucher has been redeemed already, by another account",
         "этот ваучер уже погашен, на другой счёт",
     ),
+    "payee_country": (
+        "nobody has this number here, and no SMS go to its country to tell them",
+        "у этого номера нет счёта, а SMS в его страну не отправляются",
+    ),
+    "payee_not_mobile": (
+        "nobody has this number here, and it is no mobile telephone's, which could be told by SMS",
+        "у этого номера нет счёта, и он не мобильный: сообщить по SMS нельзя",
+    ),
+    "payee_no_sms": (
+        "nobody has this number here, and it gets no SMS to tell them",
+        "у этого номера нет счёта, и SMS ему отправить нельзя",
+    ),
     "no_sms": ("this node sends no SMS", "этот узел не отправляет SMS"),
     "sms_country": (
         "no SMS are sent to this country",
@@ -305,6 +329,8 @@ _REFUSALS: Final[dict[str, tuple[str, str]]] = {
     "unavailable": ("the node can't do this now", "сейчас узел этого не может"),
 }
 """What the node refuses, by the codes of its errors."""
+_REFUSED_IN_RUSSIAN: Final = "узел этого не делает; проверьте, что написано, или спросите оператора"
+"""What has no sentence here: the node's own is English."""
 
 
 def say(language: Language, key: str, **values: object) -> str:
@@ -320,7 +346,7 @@ def say_all(key: str) -> tuple[str, str]:
 def refusal(language: Language, error: OperationError) -> str:
     """Why the node does not do something."""
     known = _REFUSALS.get(error.code)
-    message = str(error).rstrip(".")
+    message = str(error).rstrip(".") if language == "en" else _REFUSED_IN_RUSSIAN
     if known is not None:
         try:
             message = known[LANGUAGES.index(language)].format(**error.values)
@@ -347,6 +373,12 @@ def status_text(language: Language, status: str, seconds: int) -> str:
     if f"status_{status}" not in _TEXTS:
         return status
     return say(language, f"status_{status}", time=duration(seconds))
+
+
+def purpose_text(language: Language, purpose: str) -> str:
+    """What money moved for."""
+    known = PURPOSES.get(purpose)
+    return purpose if known is None else known[LANGUAGES.index(language)]
 
 
 def kind_text(language: Language, kind: str) -> str:

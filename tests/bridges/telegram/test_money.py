@@ -20,6 +20,14 @@ ANSWERS = {
     "/send @alice_a 1e9": "An amount is a number",
     "/send @alice_a 1.1234567": "An amount is a number",
     "/send @alice_a ١٢": "An amount is a number",
+    "/send @alice_a 1,000": "An amount is a number",
+    "/send @alice_a 1.000": "An amount is a number",
+    "/send @alice_a 1 500": "Where does the amount begin?",
+    "/send +49 160 1234567 1 500": "Where does the amount begin?",
+    "/send +49 160 1234567 1 50": "Where does the amount begin?",
+    "/send +7999123 5": "This is no telephone number",
+    "/send +49 160 1234567 50": "Send 50 Ɉ to +491601234567?",
+    "/send @alice_a\n１２": "Send 12 Ɉ to Alice (@alice_a)?",
     "/send @nobody_here 5": "I have never seen @nobody_here",
     "/send $(reboot) 5": "I have never seen $(reboot)",
     "/send @myself 5": "That is you.",
@@ -118,12 +126,23 @@ def test_whatever_is_written_has_a_clear_answer(api: BotApi, alice: FakePerson) 
 
 
 def test_more_than_there_is_is_refused_in_the_readers_language(
-    bob: FakePerson, alice: FakePerson
+    bob: FakePerson, alice: FakePerson, node: RunningNode
 ) -> None:
     bob.write("/send @alice_a 900000")
     offer = bob.wait_for("Перевести 900000 Ɉ: Alice (@alice_a)?")
+    data = offer.button("Перевести")["callback_data"]
     bob.press(offer, "Перевести")
-    bob.wait_for("Не выполнено: на счёте недостаточно денег.")
+    told = bob.wait_for("Не выполнено: на счёте недостаточно денег.")
+    # It is over, though there is enough afterwards.
+    before = balance(node, "tg:11")
+    credit(node, "tg:12", 1_000_000)
+    bob.press_data(told, data)
+    bob.write("/balance")
+    bob.wait_for("У вас 1")
+    assert balance(node, "tg:11") == before
+    assert not [text for text in bob.texts() if "Переведено 900000" in text]
+    bob.write("/history")
+    assert "+1000000 Ɉ · зачисление\n" in bob.wait_for("зачисление").text + "\n"
 
 
 def test_a_voucher_is_redeemed_once(bob: FakePerson, node: RunningNode) -> None:
@@ -137,8 +156,12 @@ def test_a_voucher_is_redeemed_once(bob: FakePerson, node: RunningNode) -> None:
     assert float(balance(node, "tg:12")) == before + 25
 
 
-def test_a_telephone_number_gets_a_wallet(alice: FakePerson, node: RunningNode) -> None:
+def test_a_telephone_number_gets_what_it_can_use(alice: FakePerson, node: RunningNode) -> None:
     alice.write("/send +4930123456 3")
+    alice.press(alice.wait_for("Send 3 Ɉ to +4930123456?"), "Send")
+    alice.wait_for("Not done: nobody has this number here")
+    node.command("account", "create", "+4930123456")
+    alice.write("/send +49 30 123456 3")
     alice.press(alice.wait_for("Send 3 Ɉ to +4930123456?"), "Send")
     alice.wait_for("Sent 3 Ɉ to +4930123456.")
     assert float(balance(node, "+4930123456")) >= 3
