@@ -81,9 +81,9 @@ TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Это не номер. Напишите: ПЕРЕВОД +79991234567 10",
     ),
     "bad_amount": (
-        "An amount is a number such as 1500 or 10.5: without blanks, 6 decimal places at most; "
-        "for 1.250 write 1250 or 1.25",
-        "Сумма - число, 1500 или 10.5, без пробелов; вместо 1.250 - 1.25",
+        "An amount, in J, is a number without blanks such as 1500 or 10.5, with 6 decimal places "
+        "at most; for 1.250 write 1250 or 1.25",
+        "Сумма в J - число без пробелов: 1500, 10.5; вместо 1.250 - 1.25",
     ),
     "ambiguous_send": (
         "Where does the number end? Write both without blanks: SEND +79991234567 1500",
