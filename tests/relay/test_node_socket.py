@@ -101,6 +101,8 @@ async def test_users_of_telegram_pay_each_other_once(node: RunningNode) -> None:
             account = await client.request(UserOpenRequest("tg:1"))
             assert isinstance(account, AccountReply)
         node.command("account", "credit", "tg:1", "20")
+        # Of this node nobody is told by SMS: they have to have an account.
+        node.command("account", "create", "+79991234567")
         replies = []
         for _ in range(2):
             request = UserTransferRequest("tg:1", "+79991234567", "5", id=effect_id("test", "pay"))
