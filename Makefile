@@ -22,19 +22,21 @@ help:
 up: build
 	@exec $(BIN)/montana up --dev
 
-# Browsers are first: they have to be in time. All else gives way to them, and for the most part
-# waits: for modems, for Telegram's pace, for what was killed.
+# Browsers wait for the most part, and the others compute meanwhile: but never more than two
+# browsers' tests at once, which have to be in time. Bridges wait for modems, for Telegram's pace,
+# for what was killed: six at once.
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
 	pytest=($(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder)
 	others=$$(mktemp)
-	nice "$${pytest[@]}" --numprocesses 4 --ignore tests/browser > "$$others" 2>&1 &
+	nice -n 3 "$${pytest[@]}" --numprocesses 2 --ignore tests/browser --ignore tests/bridges \
+	  --ignore tests/interop > "$$others" 2>&1 &
 	trap 'kill $$! 2>/dev/null || true; rm -f "$$others"' EXIT
 	rc=0
-	"$${pytest[@]}" --numprocesses 3 tests/browser || rc=1
-	echo 'Waiting for the other tests'
+	"$${pytest[@]}" --numprocesses 2 tests/browser || rc=1
 	wait $$! || rc=1
 	cat "$$others"
+	"$${pytest[@]}" --numprocesses 6 tests/bridges tests/interop || rc=1
 	exit $$rc
 
 bench: build
