@@ -22,21 +22,14 @@ help:
 up: build
 	@exec $(BIN)/montana up --dev
 
-# Browsers wait for the most part, and the others compute meanwhile: but never more than two
-# browsers' tests at once, which have to be in time. Bridges wait for modems, for Telegram's pace,
-# for what was killed: six at once.
+# Two at once where browsers are among them, which have to be in time; bridges wait for the most
+# part: for modems, for Telegram's pace, for what was killed.
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
 	pytest=($(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder)
-	others=$$(mktemp)
-	nice -n 3 "$${pytest[@]}" --numprocesses 2 --ignore tests/browser --ignore tests/bridges \
-	  --ignore tests/interop > "$$others" 2>&1 &
-	trap 'kill $$! 2>/dev/null || true; rm -f "$$others"' EXIT
 	rc=0
-	"$${pytest[@]}" --numprocesses 2 tests/browser || rc=1
-	wait $$! || rc=1
-	cat "$$others"
-	"$${pytest[@]}" --numprocesses 6 tests/bridges tests/interop || rc=1
+	"$${pytest[@]}" --numprocesses 2 --ignore tests/bridges || rc=1
+	"$${pytest[@]}" --numprocesses 6 tests/bridges || rc=1
 	exit $$rc
 
 bench: build
