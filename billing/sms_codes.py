@@ -93,7 +93,7 @@ class ConfirmationCodes:
                 too many wait.
         """
         if self.is_locked(writing, phone, day):
-            raise CodeRefused("too many wrong codes; try again tomorrow", "too_many_tries")
+            raise CodeRefused("too many wrong codes were tried; try again later", "too_many_tries")
         count_code(writing, phone, day)
         confirmation = Confirmation(
             purpose=purpose,
