@@ -36,7 +36,6 @@ from billing.money import (
 )
 from billing.notices import Notices
 from billing.packing import Also
-from billing.records import format_time
 from billing.tables import DEDUPLICATION
 from billing.transfers import (
     Code,
@@ -77,6 +76,7 @@ from core.clock import Clock
 from core.config import BillingConfig
 from core.errors import OperationError
 from core.tables import Writing
+from core.timestamps import format_time
 
 BARE_NUMBER_DIGITS = 9
 """As many digits alone are an account's number; more of them are a telephone number."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from billing.history import HistoryLine
 from billing.money import CURRENCIES, J, format_amount
-from billing.records import format_time
 from billing.transfers import NO_ID, Kind
 from core.api.messages import HistoryItem, SessionItem
+from core.timestamps import format_time
 
 _KINDS = {
     Kind.POST: "transfer",

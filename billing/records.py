@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from billing.money import J, format_amount
 from core.errors import OperationError
 from core.store import Store
 from core.tables import Tables, Writing
-from core.units import NS_PER_S
+from core.timestamps import format_time
 
 RECORD_IDS = "record_ids"
 """id -> place, leaf; 8 bytes each."""
@@ -255,13 +254,6 @@ def _event(record: CallRecord, source: str) -> dict[str, Any]:
         "datacontenttype": "application/json",
         "data": record_row(record),
     }
-
-
-def format_time(time_ns: int, digits: int = 6) -> str:
-    """RFC 3339, UTC, with so many digits behind the second, from 1 to 9; the rest is cut off."""
-    seconds, rest_ns = divmod(time_ns, NS_PER_S)
-    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{whole}.{rest_ns:09d}"[: len(whole) + 1 + digits] + "Z"
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> str:

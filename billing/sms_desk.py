@@ -13,7 +13,6 @@ import trio
 from billing.desk import Desk
 from billing.link_codes import prune_links
 from billing.money import J, format_amount
-from billing.records import format_time
 from billing.sms_codes import prune_confirmations
 from billing.sms_commands import parse_phone_untrusted
 from billing.sms_limits import RESERVE_PERCENT
@@ -61,20 +60,23 @@ from core.config import NodeConfig
 from core.errors import OperationError
 from core.sms_parts import sms_parts
 from core.store import Store
+from core.timestamps import format_time
 from core.units import HOUR_S
 
 PRUNE_INTERVAL_S: Final = HOUR_S
 _NS_PER_MS: Final = 1_000_000
 
-WalletRequest = (
+BridgeWalletRequest = (
     SmsReceivedRequest
     | SmsStatusRequest
     | SmsOptOutRequest
     | LinkStartRequest
     | LinkLookRequest
     | LinkConfirmRequest
-    | SmsRequest
 )
+"""What bridges ask; `SmsRequest` is an operator's."""
+
+WalletRequest = BridgeWalletRequest | SmsRequest
 WalletReply = (
     SmsReceivedReply | DoneReply | LinkStartReply | LinkLookReply | AccountReply | SmsReply
 )

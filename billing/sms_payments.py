@@ -15,7 +15,6 @@ from billing.money import CURRENCIES, AmountError, J, format_amount, parse_amoun
 from billing.money import transfer_fee as fee_of
 from billing.notices import PayeeRefused
 from billing.pins import Pins
-from billing.records import format_time
 from billing.sms_answers import Answered, Answers, Message
 from billing.sms_codes import ConfirmationCodes
 from billing.sms_commands import parse_recipient_untrusted, region_of
@@ -30,6 +29,7 @@ from core.clock import Clock
 from core.config import NodeConfig
 from core.errors import OperationError
 from core.tables import Tables, Writing
+from core.timestamps import format_time
 from core.written import is_ambiguous_untrusted, plain_amount_untrusted
 
 

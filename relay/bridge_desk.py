@@ -10,6 +10,7 @@ from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from billing.desk import Desk as LedgerDesk
+from billing.sms_desk import BridgeWalletRequest
 from core.api.bridge_messages import (
     AcknowledgeRequest,
     BridgeAnswerReply,
@@ -45,14 +46,6 @@ from relay.signaling.service import Signaling
 PEOPLE: Final = ("tg:", "+")
 """How the addresses begin for whom bridges speak."""
 
-SmsRequest = (
-    SmsReceivedRequest
-    | SmsStatusRequest
-    | SmsOptOutRequest
-    | LinkStartRequest
-    | LinkLookRequest
-    | LinkConfirmRequest
-)
 CallRequest = (
     CallQuoteRequest | CallStartRequest | CallSideRequest | CallRejectRequest | CallHangUpRequest
 )
@@ -61,7 +54,7 @@ CallRequest = (
 class SmsDesk(Protocol):
     """Who carries out what has to do with SMS."""
 
-    def answer(self, request: SmsRequest) -> Awaitable[ReplyBody]:
+    def answer(self, request: BridgeWalletRequest) -> Awaitable[ReplyBody]:
         """Carry out a request.
 
         Raises:

@@ -124,15 +124,18 @@ def ask(
     request: RequestBody,
     expected: type[_Reply],
     *,
-    timeout_s: float = ANSWER_TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> _Reply:
-    """What the node behind `path` replies within `timeout_s`; it has to be of the type `expected`.
+    """What the node behind `path` replies within `timeout_s`, or else `ANSWER_TIMEOUT_S`; it has
+    to be of the type `expected`.
 
     Raises:
         OperationError: no node is there, or it refuses; `NoAnswer` when it says nothing.
         ApiError: no node would read the request, or the connection broke.
     """
     check_request(request)
+    if timeout_s is None:
+        timeout_s = ANSWER_TIMEOUT_S
     if not is_there(path):
         raise OperationError(text("no_node", path=path))
 

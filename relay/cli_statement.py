@@ -13,9 +13,9 @@ import click
 import msgspec
 
 from billing.money import Currency, find_currency, format_amount
-from billing.records import format_time
 from core.api.messages import AccountHistoryRequest, HistoryItem, HistoryReply
 from core.errors import OperationError
+from core.timestamps import format_time
 from relay.cli_ledger import answer, show_change, show_money, show_purpose
 from relay.cli_shared import (
     json_option,

@@ -12,7 +12,6 @@ from billing.ledger import LmdbLedger
 from billing.money import format_amount
 from billing.notices import Notices
 from billing.outbox import Outbox
-from billing.records import format_time
 from billing.tariff import tariff_line
 from core.api.bridge_messages import (
     BridgeReply,
@@ -37,6 +36,7 @@ from core.api.messages import (
 from core.clock import Clock
 from core.config import NodeConfig, SignalingConfig
 from core.identity import Identity
+from core.timestamps import format_time
 from relay.credential_issuer import CredentialIssuer
 from relay.metering import Metering
 from relay.signaling.account_desk import AccountDesk

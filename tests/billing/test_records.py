@@ -18,7 +18,6 @@ from billing.records import (
     Format,
     export_records,
     find_record,
-    format_time,
     read_records,
     tree_size,
 )
@@ -131,9 +130,3 @@ def test_names_that_csv_has_to_quote(tmp_path: Path) -> None:
             assert row["name"] == name
 
     trio.run(run)
-
-
-def test_times() -> None:
-    assert format_time(0) == "1970-01-01T00:00:00.000000Z"
-    assert format_time(1_800_000_000_123_456_789) == "2027-01-15T08:00:00.123456Z"
-    assert format_time(1_800_000_000_001_999_999, 3) == "2027-01-15T08:00:00.001Z"
