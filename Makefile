@@ -7,6 +7,9 @@ SHELL := bash
 .SUFFIXES:
 .PHONY: help up test build bench lint clean requirements
 
+# Tests start the command line hundreds of times: what is compiled once is not compiled each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 BIN := .venv/bin
 
