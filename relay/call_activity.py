@@ -5,6 +5,10 @@ does not pay for what came before it was started, nor for more than `HOLDING_S` 
 one side alone was sending: such seconds are free. What is free is added up here, to be taken off
 the workers' count.
 
+Which side has sent what was relayed is known by whose allocations have carried it. A side has
+several, and what it sends need not come out of the one that it is sent to: of two browsers each
+chooses the way on which it sends.
+
 A side is there when it sends media, or reports on what it receives: bytes, and enough of them, for
 the checks that keep a way open (RFC 7675) are packets of a flow like any other. They come every few
 seconds, and one second of them stays under the floor. Sound has ten times as much. Whoever only
@@ -47,6 +51,7 @@ class CallActivity:
         self._judged_ns = now_ns
         # To the peer and to the client, by the engine's handle of the allocation.
         self._carried = np.zeros((2, 0), np.uint64)
+        self._member_of = np.zeros(0, np.int64)
 
     def reserve(self, size: int) -> None:
         """Have room for so many handles."""
@@ -60,6 +65,17 @@ class CallActivity:
         self._started_ns[handle] = _NEVER_NS if started_ns is None else started_ns
         self._both_ns[handle] = 0
         self.free_s[handle] = self.free_bytes[handle] = self._seen_s[handle] = 0
+
+    def assign(self, allocation: int, member: int) -> None:
+        """An allocation's handle is one that `member` of its session has from here on. Which are
+        not assigned are each a member's of its own."""
+        size = len(self._member_of)
+        if allocation >= size:
+            more = max(allocation + 1 - size, size)
+            self._member_of = np.concatenate(
+                [self._member_of, -1 - np.arange(size, size + more, dtype=np.int64)]
+            )
+        self._member_of[allocation] = member
 
     def start(self, handle: int, now_ns: int) -> None:
         """Count from the next second on."""
@@ -119,22 +135,44 @@ class CallActivity:
         return active_s - int(free_s[0]), relayed - int(free_bytes[0])
 
     def _both_sides(self, flows: NDArray[Any], now_ns: int) -> NDArray[np.uint32]:
-        """The sessions in which an allocation has carried media both ways."""
-        allocations = flows["allocation"]
+        """The sessions in which media has been relayed both ways."""
+        allocations, at = np.unique(flows["allocation"], return_index=True)
         size = int(allocations.max(initial=0)) + 1
         carried = np.zeros((2, size), np.uint64)
-        np.add.at(carried[0], allocations, flows["bytes_to_peer"])
-        np.add.at(carried[1], allocations, flows["bytes_to_client"])
+        np.add.at(carried[0], flows["allocation"], flows["bytes_to_peer"])
+        np.add.at(carried[1], flows["allocation"], flows["bytes_to_client"])
         before = np.zeros((2, size), np.uint64)
         known = min(size, self._carried.shape[1])
         before[:, :known] = self._carried[:, :known]
         self._carried = carried
         # Less than before: a way has been closed, or it is another allocation under its handle.
-        grown = carried - np.minimum(before, carried)
+        grown = (carried - np.minimum(before, carried))[:, allocations]
+        members, first, member_at = np.unique(
+            self._members(allocations), return_index=True, return_inverse=True
+        )
+        sums = np.zeros((2, len(members)), np.uint64)
+        np.add.at(sums[0], member_at, grown[0])
+        np.add.at(sums[1], member_at, grown[1])
         elapsed_s = max(1.0, (now_ns - self._judged_ns) / NS_PER_S)
-        both: NDArray[np.bool_] = np.all(grown >= FLOOR_BYTES_S * elapsed_s, axis=0)
-        there: NDArray[np.uint32] = flows["session"][both[allocations]]
+        sent, received = sums >= FLOOR_BYTES_S * elapsed_s
+        sessions, session_at = np.unique(flows["session"][at][first], return_inverse=True)
+        senders, receivers, both = (
+            np.bincount(session_at, which, len(sessions))
+            for which in (sent, received, sent & received)
+        )
+        # Where there are two, what one receives the other has sent.
+        of_two = np.bincount(session_at, minlength=len(sessions)) == 2
+        there: NDArray[np.uint32] = sessions[
+            (both > 0) | (senders > 1) | (of_two & (receivers > 1))
+        ]
         return there
+
+    def _members(self, allocations: NDArray[Any]) -> NDArray[np.int64]:
+        """Whose these allocations are."""
+        members = -1 - allocations.astype(np.int64)
+        assigned = allocations < len(self._member_of)
+        members[assigned] = self._member_of[allocations[assigned]]
+        return members
 
     def _settle(
         self,

@@ -270,6 +270,13 @@ class Metering:
         if isinstance(session, _Call):
             self._counters.activity.begin(session.handle, session.started_ns)
 
+    def opened(self, allocation: int, account: str, handle: int) -> None:
+        """An allocation that has entered its session is there: whose it is, and its handle in the
+        engine."""
+        session = self._joined[allocation]
+        if isinstance(session, _Call):
+            self._counters.activity.assign(handle, hash((session.name, account)))
+
     def rate_bytes_s(self, allocation: int) -> int:
         """The limit that an allocation's session sets it, 0 for none."""
         return self._joined[allocation].rate_bytes_s

@@ -62,6 +62,9 @@ class Sessions(Protocol):
     def enter(self, allocation: int, name: str) -> int:
         """The engine's handle of an allocation's session. Raises RelayUnavailable."""
 
+    def opened(self, allocation: int, account: str, handle: int) -> None:
+        """The allocation, which has entered, is there: whose it is, and the engine's handle."""
+
     def rate_bytes_s(self, allocation: int) -> int:
         """What the session of an allocation that has entered may carry; 0 for no limit."""
 
@@ -275,6 +278,7 @@ class UdpListener:
             return
         self._allocations[effect.allocation] = handle
         self._by_handle[handle] = effect.allocation
+        self.sessions.opened(effect.allocation, effect.account, handle)
         self._data_plane.reply(effect.five_tuple, effect.answer)
 
     def _refresh_allocation(self, effect: RefreshAllocation) -> None:

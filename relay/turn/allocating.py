@@ -341,6 +341,7 @@ class Allocator:
                 allocation.five_tuple,
                 tuple(relay.number for relay in pending.relays),
                 allocation.session,
+                allocation.account,
                 expires_ns,
                 allocation.answer,
             )

@@ -65,7 +65,7 @@ class LeaveSession(NamedTuple):
 
 class OpenAllocation(NamedTuple):
     """Join the relays (one, or one of each address family) to a client's five-tuple, then send
-    it `answer`.
+    it `answer`. `account` is whose it is, by the name that was authenticated.
 
     When that can't be done, the relays are closed, nothing is sent and `Server.allocation_failed`
     is told: the client will ask again."""
@@ -74,6 +74,7 @@ class OpenAllocation(NamedTuple):
     five_tuple: FiveTuple
     relays: tuple[int, ...]
     session: str
+    account: str
     expires_ns: int
     answer: bytes
 

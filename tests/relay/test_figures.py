@@ -42,7 +42,7 @@ class OpeningServer:
 
     def relay_opened(self, relay: int, now_ns: int) -> list[OpenAllocation]:
         del now_ns
-        return [OpenAllocation(relay, CLIENT, (relay,), USER, FAR_NS, b"")]
+        return [OpenAllocation(relay, CLIENT, (relay,), USER, USER, FAR_NS, b"")]
 
 
 Relaying = tuple[VirtualClock, UdpListener, FigureReader]

@@ -103,7 +103,9 @@ class Bench:
     def allocate(self, allocation: int, session: str, port: int) -> None:
         """Open a relay and an allocation numbered alike, for the client at `port`."""
         self.server.on_opened[allocation] = [
-            OpenAllocation(allocation, client(port), (allocation,), session, FAR_NS, b"done")
+            OpenAllocation(
+                allocation, client(port), (allocation,), session, "alice", FAR_NS, b"done"
+            )
         ]
         self.listener.carry_out([OpenRelay(allocation, relayed(50000 + allocation))])
         self.answers = list(self.data_plane._replies)
@@ -288,7 +290,7 @@ def test_an_allocation_gives_up_one_relay_of_two(bench: Bench) -> None:
         [
             OpenRelay(1, relayed(50001)),
             OpenRelay(2, ipv6),
-            OpenAllocation(1, client(1), (1, 2), "a", FAR_NS, b"ok"),
+            OpenAllocation(1, client(1), (1, 2), "a", "a", FAR_NS, b"ok"),
             RemoveRelay(1, 16),
         ]
     )

@@ -31,6 +31,7 @@ VOICE = Line("voice", J.unit, 0, NODE)
 VIDEO = Line("video", 2 * J.unit, 0, NODE)
 CHANNEL = 0x4000
 SERVER = Address.from_text("127.0.0.1", 3478)
+HOST = Address.from_text("127.0.0.1", 40_000)
 FAR_NS = 1 << 62
 MEDIA = bytes(FLOOR_BYTES_S)
 CHECK = bytes(100)
@@ -54,17 +55,28 @@ class CallBench(Bench):
 
     async def sides(self, name: str = CALL, first: int = 1) -> None:
         """Both sides have their allocations, which know each other."""
-        relays = []
-        for number in (first, first + 1):
-            handle = await self.begin(number, name, None)
-            relays.append(Address.from_text("127.0.0.1", 50_000 + number))
-            self.allocations[number] = self.engine.open_allocation(
-                self.client(number), [self.engine.open_relay(relays[-1])], handle, FAR_NS, 0
-            )
-        for number, peer in zip((first, first + 1), reversed(relays), strict=True):
-            allocation = self.allocations[number]
-            self.engine.install_permission(allocation, peer.ip, FAR_NS, OWN_RELAYS_ONLY)
-            self.engine.install_channel(allocation, CHANNEL, peer, FAR_NS)
+        for side in range(2):
+            await self.allocate(first + side, f"side {side}", name)
+        self.send_to(first, first + 1)
+        self.send_to(first + 1, first)
+
+    async def allocate(self, number: int, account: str, name: str = CALL) -> None:
+        """An allocation of somebody's."""
+        handle = await self.begin(number, name, None)
+        relay = self.engine.open_relay(self.relay(number))
+        allocation = self.engine.open_allocation(self.client(number), [relay], handle, FAR_NS, 0)
+        self.allocations[number] = allocation
+        self.metering.opened(number, account, allocation)
+
+    def send_to(self, number: int, other: int) -> None:
+        """What an allocation's client sends goes to another allocation."""
+        allocation, peer = self.allocations[number], self.relay(other)
+        self.engine.install_permission(allocation, peer.ip, FAR_NS, OWN_RELAYS_ONLY)
+        self.engine.install_channel(allocation, CHANNEL, peer, FAR_NS)
+
+    @staticmethod
+    def relay(number: int) -> Address:
+        return Address.from_text("127.0.0.1", 50_000 + number)
 
     @staticmethod
     def client(number: int) -> FiveTuple:
@@ -192,6 +204,61 @@ async def test_silence_of_one_side_is_charged_for_ten_seconds(
     assert await bench.close() == [("voice", 5 + HOLDING_S + 3 + 4, 22)]
     assert await bench.paid(alice) == [(22, "hung up")]
     await bench.check()
+
+
+async def two_ways(bench: CallBench) -> None:
+    """A call of alice's of which each side has two allocations: 1 and 3, 2 and 4. Alice sends from
+    1 to 2, and bob from 4 to 3."""
+    alice = await bench.account("alice", 1000)
+    assert await bench.metering.open_call(CALL, payer=alice, line=VOICE)
+    for number in range(1, 5):
+        await bench.allocate(number, "bob" if number % 2 == 0 else "alice")
+    bench.send_to(1, 2)
+    bench.send_to(4, 3)
+    for number, other in ((2, 1), (3, 4)):
+        bench.engine.install_permission(
+            bench.allocations[number], bench.relay(other).ip, FAR_NS, OWN_RELAYS_ONLY
+        )
+    bench.metering.start_call(CALL)
+
+
+async def test_each_side_may_send_on_a_way_of_its_own(bench: CallBench) -> None:
+    # As two browsers do that have several relays each.
+    await two_ways(bench)
+    await bench.seconds(30, MEDIA, b"", b"", MEDIA)
+    assert bench.metering.last_both_active_s(CALL) == bench.clock.monotonic_ns() / NS_PER_S
+    assert bench.metering.call_figures(CALL).seconds == 30
+    await bench.seconds(20, MEDIA)
+    assert bench.metering.call_figures(CALL).seconds == 30 + HOLDING_S
+    assert await bench.close() == [("voice", 30 + HOLDING_S, 30 + HOLDING_S)]
+    await bench.check()
+
+
+async def test_who_sends_on_two_ways_is_still_alone(bench: CallBench) -> None:
+    await two_ways(bench)
+    bench.send_to(3, 4)
+    await bench.seconds(20, MEDIA, b"", MEDIA)
+    assert bench.metering.last_both_active_s(CALL) is None
+    assert bench.metering.call_figures(CALL).seconds == HOLDING_S
+
+
+@pytest.mark.parametrize("members", [("alice", "bob"), ("alice", "bob", "carol")])
+async def test_who_relays_nothing_itself_is_heard_by_the_other(
+    bench: CallBench, members: tuple[str, ...]
+) -> None:
+    """Each sends to the other's relay from where it is. Of three, one may send to both others."""
+    alice = await bench.account("alice", 1000)
+    assert await bench.metering.open_call(CALL, payer=alice, line=VOICE)
+    for number, member in enumerate(members, 1):
+        await bench.allocate(number, member)
+        bench.engine.install_permission(bench.allocations[number], HOST.ip, FAR_NS, OWN_RELAYS_ONLY)
+    bench.metering.start_call(CALL)
+    for _ in range(20):
+        for number in (1, 2):
+            bench.engine.peer_sends(HOST, bench.relay(number), MEDIA)
+        await bench.seconds(1)
+    expected_s = 20 if len(members) == 2 else HOLDING_S
+    assert bench.metering.call_figures(CALL).seconds == expected_s
 
 
 async def test_a_side_that_is_heard_now_and_then_is_there(bench: CallBench) -> None:

@@ -297,7 +297,7 @@ class World:
                     replies += self.carry_out(outcome)
                 case LeaveSession(allocation):
                     self.joined.remove(allocation)
-                case OpenAllocation(allocation, five_tuple, relays, _, expires_ns, answer):
+                case OpenAllocation(allocation, five_tuple, relays, _, _, expires_ns, answer):
                     assert self.pays is None or allocation in self.joined
                     assert allocation not in self.allocations
                     assert all(relay in self.relays for relay in relays)
