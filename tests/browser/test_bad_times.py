@@ -22,7 +22,7 @@ from core.stun.address import Address
 from core.stun.constants import Method
 from relay.credential_issuer import CredentialIssuer
 from relay.signaling.messages import IceServer
-from tests.support.browser import browser
+from tests.support.browser import CAMERA, browser
 from tests.support.call_pages import (
     AWAKE,
     PATIENCE_S,
@@ -41,7 +41,7 @@ SIGNALING = '[signaling]\nrooms = "host"\n'
 ALLOWED = ["camera", "microphone"]
 FLAGS = (
     # Who may use them is each person's own.
-    "--use-fake-device-for-media-stream",
+    CAMERA,
     "--autoplay-policy=document-user-activation-required",
 )
 SOUND = "audio.mojom.AudioService"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Error, Page
 
-from tests.support.browser import browser
+from tests.support.browser import FAKE_DEVICES, browser
 from tests.support.eavesdropper import Eavesdropper
 from tests.support.signaling_server import (
     CALL,
@@ -21,7 +21,6 @@ from tests.support.signaling_server import (
 )
 
 TIMEOUT_MS = 30_000
-FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 _LOAD = """async () => {
   const [meeting, media] = await Promise.all([
     import("/static/meeting.js"), import("/static/media.js"),
@@ -33,7 +32,7 @@ _LOAD = """async () => {
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with browser(*FLAGS) as running:
+    with browser(*FAKE_DEVICES) as running:
         yield running
 
 

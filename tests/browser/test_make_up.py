@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.support.browser import browser
+from tests.support.browser import FAKE_DEVICES, browser
 from tests.support.fixed_ports import fixed_ports
 from tests.support.node import running_node
 from tests.support.programs import need_program
@@ -27,7 +27,6 @@ SET_UP_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 90
 """A node in development waits for its allocations for up to a minute."""
 TALK_TIMEOUT_S = 30
-FAKE_DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 HEARS = """() => {
   const [peer] = montana.meeting.state.peers;
   return peer?.connection === "connected" && peer.stats?.in_kbps > 0;

@@ -19,7 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from relay.web.static_files import static_path
-from tests.support.browser import browser, take_picture
+from tests.support.browser import FAKE_DEVICES, browser, take_picture
 from tests.support.node import RunningNode, running_node
 
 FAKE = (Path(__file__).parent / "fake_meeting.js").read_text()
@@ -45,7 +45,7 @@ PANELS = ("chat", "people", "verify", "stats", "devices")
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with browser("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as running:
+    with browser(*FAKE_DEVICES) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FilePayload, Page
 
-from tests.support.browser import browser, take_picture
+from tests.support.browser import FAKE_DEVICES, browser, take_picture
 from tests.support.node import RunningNode, running_node
 
 TIMEOUT_S = 30
@@ -25,7 +25,7 @@ room_token = "{TOKEN}"
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with browser("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as running:
+    with browser(*FAKE_DEVICES) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from tests.support.browser import browser
+from tests.support.browser import FAKE_DEVICES, browser
 from tests.support.node import running_node
 
 CALL_S = 8
@@ -62,7 +62,7 @@ def test_a_call_is_counted_alike_by_the_node_and_by_the_browsers() -> None:
     with (
         running_node() as node,
         served(Path(__file__).parent) as url,
-        browser("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as chromium,
+        browser(*FAKE_DEVICES) as chromium,
     ):
         made = node.credentials("grace")
         server = {

@@ -11,6 +11,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from tests.support.programs import need_program
 
 ARTIFACTS = Path(__file__).parents[2] / "test-artifacts"
+CAMERA = "--use-fake-device-for-media-stream=fps=10"
+"""Chromium's own camera and microphone. With as many pictures a second as cameras have, each page
+takes a core: pages were late for no fault of theirs."""
+FAKE_DEVICES = (CAMERA, "--use-fake-ui-for-media-stream")
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",

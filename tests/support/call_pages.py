@@ -11,13 +11,12 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page
 
-from tests.support.browser import browser
+from tests.support.browser import FAKE_DEVICES, browser
 from tests.support.node import RunningNode
 
 PATIENCE_S = 45
 FLAGS = (
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
+    *FAKE_DEVICES,
     # A shared screen is the page's own tab: a headless browser has no other.
     "--auto-accept-this-tab-capture",
     "--auto-select-desktop-capture-source=Entire screen",
