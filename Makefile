@@ -25,15 +25,10 @@ help:
 up: build
 	@exec $(BIN)/montana up --dev
 
-# Two at once where browsers are among them, which have to be in time; bridges wait for the most
-# part: for modems, for Telegram's pace, for what was killed.
+# One worker drives browsers, two do the rest, which waits a good deal: tests/conftest.py.
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
-	pytest=($(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder)
-	rc=0
-	"$${pytest[@]}" --numprocesses 2 --ignore tests/bridges || rc=1
-	"$${pytest[@]}" --numprocesses 6 tests/bridges || rc=1
-	exit $$rc
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 bench: build
 	@.ci/packages coturn postgresql || true

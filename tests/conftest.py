@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,18 @@ from hypothesis import HealthCheck, settings
 # A machine that is busy with something else is no mistake of ours.
 settings.register_profile("montana", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("montana")
+
+
+BROWSER = Path(__file__).parent / "browser"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What workers take, with ``--dist loadgroup``: a file whole, and one of them all that drives
+    a browser, from the beginning on. Two browsers at once leave each other no time."""
+    items.sort(key=lambda item: BROWSER not in item.path.parents)
+    for item in items:
+        group = "browser" if BROWSER in item.path.parents else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def skip_reasons(config: pytest.Config) -> Counter[str]:
