@@ -28,7 +28,7 @@ up: build
 # One worker drives browsers, two do the rest, which waits a good deal: tests/conftest.py.
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 bench: build
 	@.ci/packages coturn postgresql || true

@@ -8,26 +8,36 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 # A machine that is busy with something else is no mistake of ours.
 settings.register_profile("montana", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("montana")
 
 
-BROWSER = Path(__file__).parent / "browser"
+BROWSER = "tests/browser/"
+
+
+class _Shares(LoadFileScheduling):
+    """Of workers, each takes a file whole, and one of them all that drives a browser: two browsers
+    at once leave each other no time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
+    """How the tests are shared out, with ``--numprocesses``."""
+    return _Shares(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What workers take, with ``--dist loadgroup``: a file whole, and one of them all that drives
-    a browser, from the beginning on. Two browsers at once leave each other no time."""
-    items.sort(key=lambda item: BROWSER not in item.path.parents)
-    for item in items:
-        group = "browser" if BROWSER in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """What takes longest begins first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(BROWSER))
 
 
 def skip_reasons(config: pytest.Config) -> Counter[str]:
