@@ -25,7 +25,7 @@ help:
 up: build
 	@exec $(BIN)/montana up --dev
 
-# Two at most drive browsers, however many there are: tests/conftest.py.
+# One worker drives browsers, two do the rest, which waits a good deal: tests/conftest.py.
 test: build
 	@.ci/packages coturn chromium fonts-noto-color-emoji gammu gammu-smsd nginx || true
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

@@ -23,14 +23,11 @@ BROWSER = "tests/browser/"
 
 
 class _Shares(LoadFileScheduling):
-    """Of workers, each takes a file whole; all files that drive a browser make two shares of about
-    the same length, calls and the rest: three browsers at once leave each other no time."""
+    """Of workers, each takes a file whole, and one of them all that drives a browser: two browsers
+    at once leave each other no time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
-        if not nodeid.startswith(BROWSER):
-            return file
-        return "calls" if "call" in file else "pages"
+        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
