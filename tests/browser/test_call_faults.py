@@ -25,7 +25,6 @@ AWAY = ".banner:has-text('The connection to the node is lost')"
 OVER = "[data-view=over]"
 BEGUN_S = 2
 """A second is charged whole that has begun, in each of the two segments that a kill makes."""
-SILENCE_MS = 1_000
 HELD_S = 10
 """For so long one side's media alone is charged."""
 PREPARED = """() => {
@@ -168,20 +167,16 @@ def now_ms(page: Page) -> float:
 
 
 def flowed_s(page: Page) -> float:
-    """For how long media has come in. Of a machine that is busy it comes in bursts: silence counts
-    as such from a second on."""
+    """For how long media has come in."""
     samples: list[dict[str, Any]] = page.evaluate("() => flow")
-    flowed_ms = silent_ms = 0
-    has_begun = False
-    for earlier, later in pairwise(samples):
-        has_begun = has_begun or earlier["flows"]
-        gap_ms = later["at_ms"] - earlier["at_ms"]
-        if not later["flows"]:
-            silent_ms += gap_ms
-            continue
-        flowed_ms += gap_ms + (silent_ms if has_begun and silent_ms < SILENCE_MS else 0)
-        silent_ms = 0
-    return flowed_ms / 1_000
+    return (
+        sum(
+            later["at_ms"] - earlier["at_ms"]
+            for earlier, later in pairwise(samples)
+            if later["flows"]
+        )
+        / 1_000
+    )
 
 
 def longest_silence_s(page: Page) -> float:

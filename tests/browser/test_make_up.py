@@ -1,11 +1,12 @@
-"""The README's first command, `make up`: two people talk by the links that it prints, and the check
-page is green. What it builds in a clean clone stands already: `make test` begins by the same rule.
-Then `montana up --lan`: both have the same fixed ports."""
+"""The README's first command, in a clean clone: `make up`; two people talk by the links that it
+prints, and the check page is green. Then `montana up --lan`: both have the same fixed ports, and
+tests of one file run one after the other."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -16,15 +17,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from core.node_files import DEFAULT_DATA_DIR
 from tests.support.browser import FAKE_DEVICES, browser
 from tests.support.fixed_ports import fixed_ports
 from tests.support.node import running_node
 from tests.support.programs import need_program
 
 ROOT = Path(__file__).parents[2]
-SET_UP_TIMEOUT_S = 120
-STOP_TIMEOUT_S = 30
+SET_UP_TIMEOUT_S = 600
+STOP_TIMEOUT_S = 90
+"""A node in development waits for its allocations for up to a minute."""
 TALK_TIMEOUT_S = 30
 HEARS = """() => {
   const [peer] = montana.meeting.state.peers;
@@ -42,12 +43,15 @@ def read_until_url(process: subprocess.Popen[str], output: list[str]) -> str:
     raise AssertionError("make up has ended:\n" + "".join(output[-60:]))
 
 
-def make_checkout(folder: Path) -> None:
-    """This checkout, as it is built, but for the data of a node that somebody runs in it."""
-    folder.mkdir()
-    for path in ROOT.iterdir():
-        if path.name != DEFAULT_DATA_DIR:
-            (folder / path.name).symlink_to(path)
+def make_clone(clone: Path) -> None:
+    """A clean clone; of an unpacked archive, a copy without what a build makes."""
+    if (ROOT / ".git").exists():
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        return
+    made = shutil.ignore_patterns(
+        ".venv", "build", "*.so", "*.egg-info", "__pycache__", ".*_cache", "data", "test-artifacts"
+    )
+    shutil.copytree(ROOT, clone, ignore=made)
 
 
 def talk(chromium: Browser, room: list[str]) -> None:
@@ -74,23 +78,25 @@ def verdict(page: Page) -> str:
     return str(page.evaluate("() => window.montanaCheck.verdict"))
 
 
-def test_a_checkout_is_up_with_one_command(tmp_path: Path) -> None:
+def test_a_clean_clone_is_up_with_one_command(tmp_path: Path) -> None:
     need_program("chromium")
     with fixed_ports():
         up_and_down(tmp_path)
 
 
 def up_and_down(tmp_path: Path) -> None:
-    checkout = tmp_path / "montana"
-    make_checkout(checkout)
+    clone = tmp_path / "montana"
+    make_clone(clone)
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")
     }
+    # What is built here is not measured, and a compiler that optimizes takes three times as long.
+    environment["CFLAGS"] = "-O0"
     process = subprocess.Popen(
         ["make", "up"],
-        cwd=checkout,
+        cwd=clone,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -108,16 +114,11 @@ def up_and_down(tmp_path: Path) -> None:
             page = chromium.new_page()
             page.goto(url)
             assert verdict(page) == "pass"
-        # Ctrl-C in a terminal; make itself then ends by the signal. Pages have gone without a word,
-        # and what they had is waited for, until it is pressed again.
+        # Ctrl-C in a terminal; make itself then ends by the signal.
         os.killpg(process.pid, signal.SIGINT)
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.append(line)
-            if "Ctrl-C again ends it now" in line:
-                os.killpg(process.pid, signal.SIGINT)
         assert process.wait(STOP_TIMEOUT_S) in (0, -signal.SIGINT), "".join(output)
-        assert "Traceback" not in "".join(output)
+        assert process.stdout is not None
+        assert "Traceback" not in process.stdout.read()
     finally:
         watchdog.cancel()
         if process.poll() is None:
