@@ -191,11 +191,22 @@ class Conversations:
         """Hang up on those whose time is up."""
         while True:
             await trio.sleep(_SWEEP_S)
-            now_s = trio.current_time()
-            for client in list(self._by_descriptor.values()):
-                if client.end_by_s is not None and client.end_by_s <= now_s:
+            late = self._late()
+            # It may be the node that was held up: what they have done meanwhile comes first.
+            await self._take_turns([(client, client.watched) for client in late])
+            for client in self._late():
+                if client in late:
                     _log.debug("a client of the socket let the node wait for too long")
                     self._hang_up(client)
+
+    def _late(self) -> set[_Client]:
+        """Those whose time is up."""
+        now_s = trio.current_time()
+        return {
+            client
+            for client in self._by_descriptor.values()
+            if client.end_by_s is not None and client.end_by_s <= now_s
+        }
 
     async def _take_turns(self, due: list[tuple[_Client, int]]) -> None:
         """Serve those that are due, with what epoll says of each."""

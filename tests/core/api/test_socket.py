@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -126,3 +127,23 @@ async def test_a_client_that_never_greets_is_hung_up_on(
     async with serving(path), await trio.open_unix_socket(str(path)) as stream:
         with trio.fail_after(5):
             assert await stream.receive_some(10) == b""
+
+
+@pytest.mark.trio
+async def test_who_has_greeted_while_the_node_was_held_up_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_serving, "HELLO_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(api_serving, "_SWEEP_S", 0.05)
+
+    async def hold_up() -> None:
+        time.sleep(0.1)
+
+    path = tmp_path / "s"
+    async with serving(path):
+        # Which of the tasks that are due then has its turn first is left to chance.
+        for _ in range(12):
+            async with connect(path, software="test") as client, trio.open_nursery() as nursery:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                nursery.start_soon(client.request, CredentialsRequest("alice", 60))
+                nursery.start_soon(hold_up)
