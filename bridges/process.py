@@ -63,8 +63,19 @@ def main(name: str, config_path: Path, parent: int | None = None) -> int:
         code, sentence = EXIT_USAGE, str(error)
     except MontanaError as error:
         code, sentence = EXIT_FAILED, str(error)
+    except ExceptionGroup as group:
+        # Of the bridge's tasks. The first of what they raised tells the cause.
+        if group.split(MontanaError)[1] is not None:
+            raise
+        code, sentence = EXIT_FAILED, str(_first(group))
     sys.stderr.write(f"montana bridge {name}: {sentence}\n")
     return code
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def run_bridge(name: str, config_path: Path, parent: int | None = None) -> int:

@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from bridges.process import BridgeContext, main
+from bridges.spool import SpoolFull
+from bridges.webhook import bridge as webhook
 from tests.support.node import (
     RunningNode,
     montana_command,
@@ -125,6 +128,27 @@ def test_what_can_not_be_run_says_why(tmp_path: Path) -> None:
     result = run_montana("bridge", "gsm", check=False)
     assert result.returncode == 2
     assert "--config" in result.stderr
+
+
+def test_an_error_of_a_task_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, more="[bridges]\nstart = false\n" + SMS)
+
+    async def fail(_context: BridgeContext) -> None:
+        raise SpoolFull("the disk is full; make room in its data_dir")
+
+    async def err(_context: BridgeContext) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(webhook, "run", fail)
+    assert main("webhook", config) == 1
+    sentence = "montana bridge webhook: the disk is full; make room in its data_dir"
+    assert capsys.readouterr().err.splitlines()[-1] == sentence
+    # A mistake of ours keeps the trace by which it is found.
+    monkeypatch.setattr(webhook, "run", err)
+    with pytest.raises(ExceptionGroup):
+        main("webhook", config)
 
 
 def test_a_node_without_bridges_says_how_to_add_one(tmp_path: Path) -> None:
