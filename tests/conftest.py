@@ -20,14 +20,19 @@ settings.load_profile("montana")
 
 
 BROWSER = "tests/browser/"
+LAST = ("tests/browser/test_check_page.py", "tests/browser/test_make_up.py")
+"""Drive a browser less than others do. Whoever is done with the rest takes one of these, while the
+worker of the browsers is still at it."""
 
 
 class _Shares(LoadFileScheduling):
-    """Of workers, each takes a file whole, and one of them all that drives a browser: two browsers
-    at once leave each other no time."""
+    """Of workers, each takes a file whole, and one of them all that drives a browser but `LAST`:
+    two browsers at once leave each other little time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return BROWSER if nodeid.startswith(BROWSER) else super()._split_scope(nodeid)
+        if nodeid.startswith(BROWSER) and not nodeid.startswith(LAST):
+            return BROWSER
+        return super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
@@ -37,7 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first."""
-    items.sort(key=lambda item: not item.nodeid.startswith(BROWSER))
+    items.sort(key=lambda item: (item.nodeid.startswith(LAST), not item.nodeid.startswith(BROWSER)))
 
 
 def skip_reasons(config: pytest.Config) -> Counter[str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from bridges import process as bridge_process
 from bridges.process import BridgeContext, main
 from bridges.spool import SpoolFull
 from bridges.webhook import bridge as webhook
@@ -141,6 +142,8 @@ def test_an_error_of_a_task_is_one_sentence(
     async def err(_context: BridgeContext) -> None:
         raise ZeroDivisionError
 
+    # The rest of the tests have their own.
+    monkeypatch.setattr(bridge_process, "set_up_logging", lambda *_args, **_options: None)
     monkeypatch.setattr(webhook, "run", fail)
     assert main("webhook", config) == 1
     sentence = "montana bridge webhook: the disk is full; make room in its data_dir"

@@ -724,7 +724,8 @@ async def test_noise_in_place_of_what_a_sim_waits_for_can_be_told(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
     def noisy(modem: ModemEmulator) -> None:
-        modem.faults.answer_next("+CPIN?", "+CPIN: " + "z" * 130 + "\r\n\r\nOK")
+        # More than once: a state that is over at once may be told to nobody.
+        modem.faults.answer_next("+CPIN?", "+CPIN: " + "z" * 130 + "\r\n\r\nOK", times=3)
 
     async with gsm_world(tmp_path, mock_clock, prepare=noisy) as world:
         await world.until(lambda: (world.figure("state") or "").startswith("SIM locked: zzz"))
