@@ -217,6 +217,8 @@ class Crowd:
 
     def add(self, connection: Connection) -> None:
         """Take a connection in."""
+        # What came together with its handshake no poll tells of.
+        connection.receive()
         self._connections[connection.socket.fileno()] = connection
         self._poll.register(connection.socket, select.EPOLLIN)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +255,25 @@ def test_idle_connections_answer_pings() -> None:
         crowd.close()
         server.shutdown()
         thread.join()
+
+
+def test_a_ping_that_comes_with_the_handshake_is_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> bytes:
+            with listener.accept()[0] as server:
+                server.settimeout(10)
+                server.recv(65_536)
+                server.sendall(b"HTTP/1.1 101 Switching Protocols\r\n\r\n\x89\x02hi")
+                return server.recv(100)
+
+        with ThreadPoolExecutor(1) as pool, closing(Crowd()) as crowd:
+            heard = pool.submit(greet)
+            address = Address.from_text("127.0.0.1", listener.getsockname()[1])
+            crowd.add(Connection(address, path="/", is_greeted=False))
+            pong = heard.result()
+    assert pong[:2] == b"\x8a\x82"
+    assert bytes(one ^ key for one, key in zip(pong[6:], pong[2:6], strict=False)) == b"hi"
 
 
 # ---------------------------------------------------------------- what is told
