@@ -177,7 +177,7 @@ class SignalingSizes:
     idle_sessions: int = 10_000
     settle_s: float = 3.0
     answered_calls: int = 20
-    pairs: int = 1_500
+    pairs: int = 2_000
     set_up_rounds: int = 3
     set_up_s: float = 15.0
     ticked_sessions: int = 100_000
