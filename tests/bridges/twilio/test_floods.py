@@ -127,7 +127,7 @@ def test_one_number_is_answered_so_often_a_minute(flood: Flood) -> None:
     flood.node.command("account", "credit", ALICE, "100")
     messages = [(number, ALICE) for number in range(1, 201)]
     answered = Counter(flood.send(messages))
-    balances = {f"Balance: {left} J": 1 for left in range(90, 100)}
+    balances: dict[str | None, int] = {f"Balance: {left} J": 1 for left in range(90, 100)}
     (limited,) = set(answered) - set(balances) - {None}
     assert answered == Counter({**balances, limited: 1, None: 189})
     # What comes twice was answered, and has no other effect.
