@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Error, Page
 
+from relay.signaling.messages import Answer, Passed, Signal
 from tests.support.browser import FAKE_DEVICES, browser
 from tests.support.eavesdropper import Eavesdropper
 from tests.support.signaling_server import (
@@ -102,6 +104,30 @@ def meet(opened: list[Page], *, camera: bool = False) -> None:
         )
 
 
+def play(page: Page) -> None:
+    """Play the other's sound: a browser decodes what it plays, and nothing else."""
+    page.evaluate(
+        """() => {
+          window.player = new Audio();
+          player.srcObject = meeting.state.peers[0].audioStream;
+          player.play();
+        }"""
+    )
+
+
+def see(page: Page) -> None:
+    """Wait until a picture of the other's camera has come."""
+    page.evaluate(
+        """() => {
+          window.video = document.createElement("video");
+          video.muted = true;
+          video.srcObject = meeting.state.peers[0].cameraStream;
+          video.play();
+        }"""
+    )
+    page.wait_for_function("() => video.videoWidth > 0", timeout=TIMEOUT_MS)
+
+
 def test_two_talk_and_see_the_same_string(chromium: Browser, server: SignalingServer) -> None:
     with pages(chromium, server) as opened:
         meet(opened)
@@ -110,14 +136,7 @@ def test_two_talk_and_see_the_same_string(chromium: Browser, server: SignalingSe
         assert len(strings[0]) == 7
         assert [state(page, "s.peers[0].verification.failed") for page in opened] == [None, None]
         for page in opened:
-            # A browser decodes what it plays, and nothing else.
-            page.evaluate(
-                """() => {
-                  window.player = new Audio();
-                  player.srcObject = meeting.state.peers[0].audioStream;
-                  player.play();
-                }"""
-            )
+            play(page)
             until(page, "s.peers[0].level > 0")
             until(page, "s.peers[0].stats?.in_kbps > 1 && s.peers[0].path === 'direct'")
     assert server.kinds
@@ -135,16 +154,7 @@ def test_a_camera_flows_while_it_is_on(chromium: Browser, server: SignalingServe
         until(one, "s.peers[0].camera && s.peers[0].cameraStream")
         until(two, "s.local.camera && s.local.cameraStream")
         assert server.kinds[-1] == "video"
-        width = one.evaluate(
-            """async () => {
-              const video = document.createElement("video");
-              video.muted = true;
-              video.srcObject = meeting.state.peers[0].cameraStream;
-              await video.play();
-              return video.videoWidth;
-            }"""
-        )
-        assert width > 0
+        see(one)
         one.evaluate("() => meeting.setCamera(true)")
         until(two, "s.peers[0].camera")
         for page in (one, two):
@@ -152,6 +162,258 @@ def test_a_camera_flows_while_it_is_on(chromium: Browser, server: SignalingServe
         for page in (one, two):
             until(page, "!s.peers[0].camera && !s.peers[0].cameraStream && !s.local.camera")
         assert server.kinds[-1] == "voice"
+
+
+class HeldSignals:
+    """What both sides say, held back until each of them has offered; set as
+    `SignalingServer.forge`."""
+
+    def __init__(self, server: SignalingServer) -> None:
+        self._server = server
+        self._held: list[tuple[str, Signal]] = []
+        self.is_over = False
+
+    async def forge(self, sender: str, message: Signal | Answer) -> bool:
+        """Take a signal; the last one that is waited for lets all go, in their order."""
+        if self.is_over:
+            return False
+        assert isinstance(message, Signal)
+        self._held.append((sender, message))
+        offering = {one for one, held in self._held if held.description is not None}
+        self.is_over = offering == {"1", "2"}
+        if self.is_over:
+            for one, held in self._held:
+                passed = Passed(one, held.connection, held.description, held.candidates)
+                await self._server.tell(held.to, passed)
+        return True
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_both_may_offer_at_the_same_moment(
+    chromium: Browser, server: SignalingServer, restarts: bool
+) -> None:
+    with pages(chromium, server) as opened:
+        meet(opened)
+        before = len(server.descriptions)
+        held = HeldSignals(server)
+        server.forge = held.forge
+        labels = []
+        for page in opened:
+            labels.append(
+                page.evaluate(
+                    """async (restarts) => {
+                      const { peer } = [...meeting.people.values()][0];
+                      const { pc } = peer;
+                      window.states = [];
+                      pc.addEventListener("signalingstatechange", () => {
+                        states.push(pc.signalingState);
+                      });
+                      if (restarts) await peer.restart(true);
+                      await meeting.setCamera(true);
+                      return peer.label;
+                    }""",
+                    restarts,
+                )
+            )
+        for page in opened:
+            until(
+                page,
+                "s.peers[0].camera && s.peers[0].cameraStream && s.peers[0].verification && "
+                "s.peers[0].connection === 'connected'",
+            )
+            see(page)
+        assert held.is_over
+        said = [(sender, kind) for sender, kind, _ in server.descriptions[before:]]
+        assert said[:3] == [("1", "offer"), ("2", "offer"), ("2", "answer")]
+        # The impolite one's offer stood, and the other's was withdrawn for it.
+        impolite, polite = (page.evaluate("() => states") for page in opened)
+        assert impolite[:2] == ["have-local-offer", "stable"]
+        assert polite.index("have-local-offer") < polite.index("have-remote-offer")
+        # They have come to terms, and have not begun anew.
+        assert labels == [
+            page.evaluate("() => [...meeting.people.values()][0].peer.label") for page in opened
+        ]
+
+
+def test_candidates_travel_in_batches(chromium: Browser, server: SignalingServer) -> None:
+    batches: list[tuple[str, int]] = []
+
+    async def count(sender: str, message: Signal | Answer) -> bool:
+        found = [] if isinstance(message, Answer) else message.candidates
+        # One that is empty is how a page makes itself known.
+        if any(one.candidate for one in found):
+            batches.append((sender, len(found)))
+        return False
+
+    server.forge = count
+    with pages(chromium, server) as opened:
+        meet(opened)
+    for sender in "12":
+        sizes = [size for one, size in batches if one == sender]
+        assert 0 < len(sizes) < sum(sizes)
+
+
+def test_a_batch_of_candidates_has_a_maximum(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server, 1) as (page,):
+        sizes = page.evaluate(
+            """async () => {
+              const { Peer } = await import("/static/peer.js");
+              const peer = new Peer({
+                is_initiator: false, configuration: {}, refresh: async () => {},
+                local: { microphone: null, camera: null, screen: null }, is_online: () => true,
+              });
+              await Promise.resolve(); // It has said that it is there.
+              const sizes = [];
+              const ended = new Promise((resolve) => {
+                peer.addEventListener("signal", ({ detail: { candidates } }) => {
+                  sizes.push(candidates.length);
+                  if (sizes.length === 3) resolve();
+                });
+              });
+              for (let port = 1; port <= 70; port += 1) {
+                const candidate = new RTCIceCandidate({
+                  candidate: `candidate:1 1 udp 1 192.0.2.1 ${port} typ host`, sdpMid: "0",
+                });
+                peer.pc.dispatchEvent(new RTCPeerConnectionIceEvent("icecandidate", { candidate }));
+              }
+              const at_once = sizes.slice();
+              await ended;
+              peer.close();
+              return { at_once, all: sizes };
+            }"""
+        )
+    assert sizes == {"at_once": [32, 32], "all": [32, 32, 6]}
+
+
+def test_who_speaks_is_seen(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        assert state(two, "s.peers[0].speaking") is False
+        play(two)
+        until(two, "s.peers[0].speaking")
+        one.evaluate("() => meeting.setMicrophone(false)")
+        until(two, "!s.peers[0].speaking")
+        one.evaluate("() => meeting.setMicrophone(true)")
+        until(two, "s.peers[0].speaking")
+
+
+def test_a_pause_between_words_is_no_silence(chromium: Browser, server: SignalingServer) -> None:
+    loud, between, quiet = 0.04, 0.02, 0.01
+    heard = [quiet, between, loud, quiet, quiet, quiet, between, quiet, quiet, quiet, quiet, loud]
+    with pages(chromium, server, 1) as (page,):
+        turns = page.evaluate(
+            """(heard) => {
+              const speech = new media.SpeechDetector();
+              return heard.map((level) => [speech.add(level), speech.speaking]);
+            }""",
+            heard,
+        )
+    speaking = [False, False, *[True] * 8, False, True]
+    assert [one for _, one in turns] == speaking
+    assert [index for index, (has_turned, _) in enumerate(turns) if has_turned] == [2, 10, 11]
+
+
+QUALITIES = [
+    ("connected", 0, 0, 4),
+    ("connected", 0.01, 200, 4),
+    ("connected", 0.011, 200, 3),
+    ("connected", 0.01, 201, 3),
+    ("connected", 0.03, 400, 3),
+    ("connected", 0.031, 400, 2),
+    ("connected", 0.03, 401, 2),
+    ("connected", 0.08, 800, 2),
+    ("connected", 0.081, 0, 1),
+    ("connected", 0, 801, 1),
+    ("connected", None, 300, 3),
+    ("connected", 0.05, None, 2),
+    ("interrupted", 0, 0, 1),
+    ("failed", 0, 0, 1),
+    ("connecting", 0, 0, None),
+]
+"""Of a connection, its loss and its round trip: how many bars."""
+
+
+def test_the_quality_goes_by_loss_and_round_trip(
+    chromium: Browser, server: SignalingServer
+) -> None:
+    with pages(chromium, server, 1) as (page,):
+        bars, unmeasured = page.evaluate(
+            """async (rows) => {
+              const { qualityOf } = await import("/static/quality.js");
+              return [
+                rows.map(([connection, loss, rtt_ms]) => (
+                  qualityOf({ connection, stats: { loss, rtt_ms } })
+                )),
+                qualityOf({ connection: "connected", stats: null }),
+              ];
+            }""",
+            QUALITIES,
+        )
+    assert bars == [expected for *_, expected in QUALITIES]
+    assert unmeasured is None
+
+
+def test_a_call_is_told_in_figures_and_plotted(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        play(one)
+        until(
+            one,
+            "s.peers[0].stats_history.filter(({ rtt_ms, jitter_ms, loss, in_kbps, out_kbps }) => "
+            "[rtt_ms, jitter_ms, loss].every((one) => Number.isFinite(one) && one >= 0) && "
+            "loss <= 1 && in_kbps > 1 && out_kbps > 1).length >= 3",
+        )
+        plots = one.evaluate(
+            """async () => {
+              const [{ StatsPanel }, { addTexts }, { TEXTS }] = await Promise.all([
+                import("/static/stats_panel.js"), import("/static/text.js"),
+                import("/static/text_calls.js"),
+              ]);
+              addTexts(TEXTS);
+              const panel = new StatsPanel();
+              document.body.append(panel.element);
+              panel.render(meeting.state);
+              const latest = meeting.state.peers[0].stats_history.length;
+              return {
+                latest,
+                said: panel.element.querySelector(".pair p").textContent,
+                figures: Array.from(panel.element.querySelectorAll("figure"), (figure) => ({
+                  look: figure.className,
+                  last: figure.querySelector("strong").textContent,
+                  points: Array.from(figure.querySelectorAll(".curve"), (curve) => (
+                    curve.getAttribute("points").split(" ").length
+                  )),
+                })),
+              };
+            }"""
+        )
+        assert [figure["look"] for figure in plots["figures"]] == [
+            "of-round-trip",
+            "of-loss",
+            "of-jitter",
+            "of-bitrate",
+        ]
+        for figure in plots["figures"]:
+            assert re.fullmatch(r"[\d.,]+", figure["last"]), figure
+            assert sum(figure["points"]) >= 3, figure
+        assert "opus" in plots["said"]
+        assert "direct" in plots["said"].lower()
+
+
+def test_the_label_is_that_of_the_public_key(chromium: Browser, server: SignalingServer) -> None:
+    with pages(chromium, server) as (one, two):
+        meet([one, two])
+        for page, other in ((one, two), (two, one)):
+            own = other.evaluate(
+                """async () => {
+                  const { key, label } = await meeting.identity;
+                  return { key: [...key], label };
+                }"""
+            )
+            digits = hashlib.sha256(bytes(own["key"])).hexdigest()[:16]
+            expected = " ".join(digits[at : at + 4] for at in range(0, 16, 4))
+            assert own["label"] == expected
+            assert state(page, "s.peers[0].verification.label") == expected
 
 
 def test_who_is_muted_is_said_to_be(chromium: Browser, server: SignalingServer) -> None:

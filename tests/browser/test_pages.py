@@ -382,34 +382,55 @@ def test_what_the_node_refuses_is_told_and_can_be_tried_again(
     page.wait_for_selector("html[data-phase=in]")
 
 
-def test_a_refused_camera_is_explained_and_no_obstacle(node: RunningNode, plain_page: Page) -> None:
+@pytest.mark.parametrize(
+    ("error", "said", "advice"),
+    [
+        ("NotAllowedError", "is not allowed.", "Allow it behind the lock in the address bar"),
+        ("NotFoundError", "is not there.", "Plug one in, or go in without."),
+        ("NotReadableError", "is used by another program.", "Close that program"),
+    ],
+)
+def test_a_camera_that_can_not_be_had_is_explained_and_no_obstacle(
+    node: RunningNode, plain_page: Page, error: str, said: str, advice: str
+) -> None:
     page = plain_page
     page.add_init_script(
         "navigator.mediaDevices.getUserMedia = async () => { "
-        "throw new DOMException('no', 'NotAllowedError'); };"
+        f"throw new DOMException('no', '{error}'); }};"
     )
     page.goto(f"{node.http}/")
     page.click("#create")
     page.wait_for_selector(".notice:not([hidden])")
-    assert "Microphone: is not allowed." in page.inner_text(".notice")
+    notice = page.inner_text(".notice")
+    assert f"Microphone: {said}" in notice
+    assert advice in notice
     page.click("#go")
     page.wait_for_selector("html[data-phase=in]")
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "said", "advice"),
     [
-        ("delete window.RTCPeerConnection;", "no WebRTC"),
-        ("Object.defineProperty(window, 'isSecureContext', { value: false });", "not secure"),
+        (
+            "delete window.RTCPeerConnection;",
+            "no WebRTC",
+            "Take a current Chrome, Firefox or Safari, or allow WebRTC in the settings.",
+        ),
+        (
+            "Object.defineProperty(window, 'isSecureContext', { value: false });",
+            "not secure",
+            "Open it by https, or on this machine by localhost.",
+        ),
     ],
 )
 def test_a_browser_that_can_not_is_told_why(
-    node: RunningNode, plain_page: Page, script: str, said: str
+    node: RunningNode, plain_page: Page, script: str, said: str, advice: str
 ) -> None:
     plain_page.add_init_script(script)
     plain_page.goto(f"{node.http}/")
     plain_page.wait_for_selector("[data-view=missing]")
     assert said in plain_page.inner_text("#missing-title")
+    assert plain_page.inner_text("#missing-advice") == advice
 
 
 def test_an_account_moves_to_another_browser(node: RunningNode, chromium: Browser) -> None:
