@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, FilePayload, Page
+from playwright.sync_api import Browser, FilePayload, Page, expect
 
 from tests.support.browser import take_picture
 from tests.support.call_pages import (
@@ -287,6 +289,96 @@ def make_account(node: RunningNode, page: Page) -> str:
     page.click("#make")
     page.wait_for_selector("html[data-phase=in]")
     return page.inner_text("#address")
+
+
+def check_account_page(node: RunningNode, page: Page) -> None:
+    """The account's lines, its last calls and the plot of its month say what its statement does;
+    all was spent today."""
+    (stated,) = statement(node, page.inner_text("#address"))
+    expect(page.locator("#history li")).to_have_count(
+        len(stated["lines"]), timeout=PATIENCE_S * 1000
+    )
+    shown = page.evaluate(
+        """() => [...document.querySelectorAll("#history li")].map((line) =>
+          [line.dataset.key, line.querySelector("small").textContent,
+           line.querySelector(".amount").textContent])"""
+    )
+    for (line_id, words, sum_), line in zip(shown, reversed(stated["lines"]), strict=True):
+        assert line_id == line["id"]
+        assert words.startswith(f"{line['kind']} · {line['purpose']} · ")
+        assert amount(sum_.removesuffix("\xa0Ɉ")) == amount(line["amount"])
+    spent = -sum(amount(line["amount"]) for line in stated["lines"] if line["session"])
+    *before, today = page.locator("#spending title").all_text_contents()
+    assert today.endswith(f": {spent:f}".rstrip("0").rstrip(".") + "\xa0Ɉ")
+    assert len(before) == 29
+    assert all(one.endswith(": 0\xa0Ɉ") for one in before)
+    assert page.locator("#spending rect.spent").count() == bool(spent)
+    assert amount(page.inner_text("#balance").removesuffix("\xa0Ɉ")) == amount(stated["closing"])
+    for line in stated["lines"]:
+        if line["session"]:
+            (call,) = page.locator(f"#calls li[data-key={line['session']['name']}]").all()
+            assert amount(call.locator(".amount").inner_text()[:-2]) == amount(line["amount"])
+
+
+def test_an_account_page_tells_whom_one_has_called_and_what_was_spent(
+    node: RunningNode, chromium: Browser
+) -> None:
+    voucher = json.loads(node.command("voucher", "create", "300", "--json"))["codes"][0]
+    # Where it is noon, no day ends during the test.
+    noon = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
+    with people(chromium, 3, timezone_id=noon) as (caller, callee, guest):
+        address, other = (make_account(node, page) for page in (caller, callee))
+        assert caller.locator("#no-contacts").is_visible()
+        assert caller.locator("#no-history").is_visible()
+        caller.fill("#voucher-form [name=code]", voucher)
+        caller.click("#voucher-form [type=submit]")
+        caller.wait_for_selector("#history li :text('voucher')")
+        check_account_page(node, caller)
+
+        caller.fill("#call-form [name=to]", other)
+        caller.click("#call-form [type=submit]")
+        callee.click("#rings a", timeout=PATIENCE_S * 1000)
+        callee.click("#answer")
+        wait_until(caller, "state.call.seconds >= 2")
+        first = hang_up(caller)
+        receipt(callee)
+        check_books(node, address, first)
+        caller.goto(f"{node.http}/me")
+        caller.wait_for_selector("html[data-phase=in]")
+        check_account_page(node, caller)
+
+        (contact,) = caller.locator("#contacts li").all()
+        assert contact.locator(".who").get_attribute("title") == other
+        assert not caller.locator("#no-contacts").is_visible()
+        contact.locator("button:has-text('Call')").click()
+        assert caller.input_value("#call-form [name=to]") == other
+        contact.locator("[aria-label='Forget this contact']").click()
+        for _ in range(2):
+            expect(caller.locator("#contacts li")).to_have_count(0)
+            assert caller.locator("#no-contacts").is_visible()
+            caller.reload()
+            caller.wait_for_selector("html[data-phase=in]")
+
+        # A link is for somebody without an account; one's own side may be in another tab.
+        caller.click("#get-link")
+        caller.wait_for_selector("#made-code svg")
+        own = caller.get_attribute("#made-acts a", "href")
+        link = {"caller_url": str(own), "callee_url": caller.input_value("#made-url")}
+        side = caller.context.new_page()
+        begin_call(side, guest, link)
+        wait_until(side, "state.call.seconds >= 2")
+        second = hang_up(side)
+        assert receipt(guest)["cost"] is None
+        check_books(node, address, second)
+        assert second["call"]["id"] in link["callee_url"]
+        caller.bring_to_front()
+        # The page that has stayed open tells of it without being loaded anew.
+        caller.wait_for_selector(f"#calls li :text('{second['call']['id']}')")
+        spent = amount(first["cost"]) + amount(second["cost"])
+        today = caller.locator("#spending title").last
+        expect(today).to_have_text(re.compile(rf": {int(spent)}\sɈ$"), timeout=PATIENCE_S * 1000)
+        check_account_page(node, caller)
+        assert caller.locator("#contacts li").count() == 0
 
 
 def test_accounts_of_browsers_call_each_other(node: RunningNode, chromium: Browser) -> None:

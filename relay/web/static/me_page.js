@@ -32,8 +32,8 @@ const state = {
   account: null, // The key pair.
   money: null, // What the node says of the account.
   online: false,
-  calls: { items: [], next: null, read: false },
-  history: { items: [], next: null, read: false },
+  calls: unread(),
+  history: unread(),
   spent: Array(DAYS).fill(0),
   blocked: [],
   ringing: [],
@@ -123,31 +123,40 @@ async function signIn() {
 async function readAll() {
   state.money = await signaling.request({ type: "account" });
   state.blocked = (await signaling.request({ type: "blocked" })).addresses;
-  for (const name of ["calls", "history"]) {
-    state[name] = { items: [], next: null, read: false };
-    await readMore(name);
-  }
-  await readSpent();
+  await readLists();
   show();
 }
 
-/** Money may have come from elsewhere, of which the node does not tell by itself. */
+async function readLists() {
+  for (const name of ["calls", "history"]) await readMore(name, unread());
+  await readSpent();
+}
+
+/** Money may have come from elsewhere or been spent in another tab, of which the node does not tell
+ * by itself. */
 async function readMoney() {
   if (!state.online || document.visibilityState !== "visible") return;
   try {
     state.money = await signaling.request({ type: "account" });
+    const { items } = await signaling.request({ type: "history", before: null, limit: 1 });
+    if (items[0]?.id !== state.history.items[0]?.id) await readLists();
   } catch {
     // The next one tells.
   }
   show();
 }
 
-async function readMore(name) {
-  const list = state[name];
+function unread() {
+  return { items: [], next: null, read: false };
+}
+
+/** Read a page more of `list`; one that is read anew stands in the old one's place only then. */
+async function readMore(name, list = state[name]) {
   const page = await signaling.request({ type: name, before: list.next, limit: PAGE });
   list.items.push(...page.items);
   list.next = page.next;
   list.read = true;
+  state[name] = list;
   show();
 }
 
@@ -234,8 +243,7 @@ function listen() {
     });
     say(byId("voucher-said"), text("me_redeemed", { amount: money(state.money.redeemed ?? "0") }));
     form.reset();
-    state.history = { items: [], next: null, read: false };
-    await readMore("history");
+    await readMore("history", unread());
   });
   byId("more-calls").addEventListener(
     "click",
