@@ -15,7 +15,7 @@ from hypothesis import given
 
 from core.clock import SystemClock, VirtualClock
 from core.errors import ConfigError, OperationError
-from core.identity import Identity
+from core.identity import Identity, load
 from relay import cli
 from relay.signaling.discovery import (
     ANSWERS_BURST,
@@ -31,6 +31,8 @@ from relay.signaling.discovery import (
     is_local,
     serve_discovery,
 )
+from tests.support.fixed_ports import free_port
+from tests.support.node import run_montana, running_node
 
 URL = "https://node.example:8790"
 NEIGHBOUR = "192.168.1.9"
@@ -332,6 +334,19 @@ async def test_the_command_shows_what_was_found(capsys: pytest.CaptureFixture[st
     assert first["url"] == URL
     assert first["node_id"] in shown
     assert URL in shown
+
+
+def test_a_whole_node_is_found_with_the_url_of_its_own_pages() -> None:
+    port = free_port()
+    with running_node(more=f"[signaling]\ndiscovery = true\ndiscovery_port = {port}") as node:
+        (found,) = trio.run(find, 1, port)
+        own = load(node.config.parent / "data")
+        assert own is not None
+        assert (found.url, found.name, found.node_id) == (node.http, "", own.node_id)
+        (printed,) = run_montana("discover", "--port", str(port), "--json").stdout.splitlines()
+        shown = json.loads(printed)
+        assert (shown["url"], shown["node_id"]) == (node.http, own.node_id)
+        assert node.http in run_montana("discover", "--port", str(port)).stdout
 
 
 @pytest.mark.parametrize("words", [["--port", "0"], ["--port", "x"]])

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import socket
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import pytest
 from nacl.signing import SigningKey
 from websockets.exceptions import ConnectionClosed
 
+from core.stun.address import Address
 from core.stun.constants import Method
 from relay.signaling.hub import ERRORS_MAXIMUM
 from relay.signaling.messages import MESSAGE_MAXIMUM_BYTES
 from relay.signaling.room import ROOM_PEOPLE
-from tests.support.node import RunningNode, run_montana, running_node, write_config
+from tests.support.node import USERS, RunningNode, run_montana, running_node, write_config
 from tests.support.signaling_client import PATIENCE_S, Page
-from tests.support.turn_client import TRANSPORT, UdpClient, outcome
+from tests.support.turn_client import TRANSPORT, UdpClient, outcome, send_indication
 
 TOKEN = "the operator's word"
 SIGNALING = f"""
@@ -43,6 +47,8 @@ FORBIDDEN = 403
 NOT_TEXT = 1003
 TOO_BIG = 1009
 POLICY = 1008
+FLOOD_PER_SECOND = 1_000
+FLOOD_MESSAGES = 3_000
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +331,74 @@ def test_a_flood_is_its_own_sender_s_alone(node: RunningNode, stack: ExitStack) 
     assert_can_talk(others[0], others[1], told[2]["you"])
 
 
+class Flood:
+    """A page that says a thousand messages a second; shown the door, it comes back and goes on.
+
+    Attributes:
+        sent: messages, of which many are refused or come to a closed door.
+        refused: those that were answered as too many, on connections that have ended.
+    """
+
+    def __init__(self, node: RunningNode, stack: ExitStack, page: Page, session: str) -> None:
+        self.sent = 0
+        self.refused = 0
+        self.is_over = Event()
+        self._node = node
+        self._stack = stack
+        self._page = page
+        self._session = session
+
+    def run(self, to: str) -> None:
+        begun_s = time.monotonic()
+        while not self.is_over.is_set():
+            try:
+                self._page.say("signal", to=to, connection="flood", candidates=NOTHING)
+            except ConnectionClosed:
+                self._come_back()
+            self.sent += 1
+            time.sleep(max(0.0, begun_s + self.sent / FLOOD_PER_SECOND - time.monotonic()))
+
+    def _come_back(self) -> None:
+        self._page.wait_closed()
+        self.refused += sum(one.get("code") == "too-many" for one in self._page.heard)
+        self._page = self._stack.enter_context(Page(self._node.http, seq=self._page.seq))
+        assert self._page.ask("resume", session=self._session)["type"] == "entered"
+
+
+def test_a_flood_that_does_not_end_is_not_felt_in_another_room(
+    node: RunningNode, stack: ExitStack, record_property: Callable[[str, object], None]
+) -> None:
+    (flooder, _), told = open_room(node, stack)
+    (one, other), met = open_room(node, stack)
+    flood = Flood(node, stack, flooder, told[0]["session"])
+    passed_s: list[float] = []
+    begun_s = time.monotonic()
+    with ThreadPoolExecutor() as threads:
+        flooding = threads.submit(flood.run, told[1]["you"])
+        try:
+            while flood.sent < FLOOD_MESSAGES and not flooding.done():
+                connection = f"number-{len(passed_s)}"
+                for speaker, listener, to in ((one, other, met[1]), (other, one, met[0])):
+                    said_s = time.monotonic()
+                    speaker.say("signal", to=to["you"], connection=connection, candidates=NOTHING)
+                    # The next one that arrives: none is missing, and none was overtaken.
+                    assert listener.expect("signal")["connection"] == connection
+                    passed_s.append(time.monotonic() - said_s)
+                # They themselves keep within what a page may say.
+                time.sleep(0.02)
+        finally:
+            flood.is_over.set()
+        flooding.result()
+    record_property("flood_per_second", flood.sent / (time.monotonic() - begun_s))
+    record_property("passed_median_ms", statistics.median(passed_s) * 1_000)
+    record_property("passed_longest_ms", max(passed_s) * 1_000)
+    assert flood.refused >= ERRORS_MAXIMUM
+    for page in (one, other):
+        assert page.ask("ping")["type"] == "pong"
+        assert not [heard for heard in page.heard if heard["type"] == "error"]
+        assert sum(heard["type"] == "signal" for heard in page.heard) == len(passed_s) // 2
+
+
 def test_who_does_not_stop_is_shown_the_door(node: RunningNode, stack: ExitStack) -> None:
     (host, flooder, third), told = open_room(node, stack, guests=2)
     for _ in range(ERRORS_MAXIMUM):
@@ -485,6 +559,52 @@ def test_credentials_are_worth_nothing_when_it_is_over(node: RunningNode, stack:
         assert time.monotonic() < end_s
         time.sleep(0.1)
     assert found == FORBIDDEN
+
+
+def test_who_is_in_a_free_room_has_its_share_of_bandwidth() -> None:
+    # A packet takes many minutes' worth of a byte a second: each direction carries one alone.
+    dropped = 0
+    with running_node(more=f"{SIGNALING}free_bytes_per_second = 1") as node, ExitStack() as stack:
+        _, told = open_room(node, stack)
+        clients = [stack.enter_context(turn_client(node, one["ice"])) for one in told]
+        peer = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        peer.bind(("127.0.0.1", 0))
+        peer.settimeout(PATIENCE_S)
+        address = Address.from_text(*peer.getsockname())
+
+        def say(client: UdpClient, number: int) -> None:
+            client.send(send_indication(address, number.to_bytes(1_000)))
+
+        def wait_for_drops() -> None:
+            end_s = time.monotonic() + PATIENCE_S
+            while (found := node.status()["drops"]["rate"]) != dropped:
+                assert time.monotonic() < end_s, found
+                time.sleep(0.1)
+
+        # Each has a share of its own, whatever the other one has taken.
+        for client in clients:
+            (relay,) = client.allocate()
+            assert client.permit(address) == 0
+            for number in range(3):
+                say(client, number)
+            dropped += 2
+            wait_for_drops()
+            assert peer.recv(2_000) == bytes(1_000)
+            for _ in range(3):
+                peer.sendto(bytes(1_000), (relay.host, relay.port))
+            dropped += 2
+            wait_for_drops()
+            heard = client.receive()
+            assert heard is not None
+            assert bytes(1_000) in heard
+        # It is the room's bound, not the node's.
+        alice = stack.enter_context(UdpClient(node.turn[0], "alice", USERS["alice"]))
+        alice.allocate()
+        assert alice.permit(address) == 0
+        for number in range(3):
+            say(alice, number)
+            assert peer.recv(2_000) == number.to_bytes(1_000)
+        wait_for_drops()
 
 
 # ------------------------------------------------------------ what is kept

@@ -143,6 +143,7 @@ async def test_pages_come_with_strict_headers() -> None:
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["referrer-policy"] == "no-referrer"
             assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+            assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
             assert b"http://" not in answer.body.replace(b"http://www.w3.org", b"")
 
 
