@@ -273,15 +273,18 @@ class Inbox:
         self, key: str, received: Received, *, timeout_s: float, is_first: bool
     ) -> str | None:
         sender = received.sender
+        # One time for both: whoever waits for the answer waits no longer for that of a second SMS.
+        until_s = trio.current_time() + timeout_s
         if sender in self._direct:
-            with trio.move_on_after(timeout_s):
+            with trio.move_on_at(until_s):
                 while sender in self._direct:
                     await self._direct[sender].wait()
         if sender in self._direct or sender in self._left:
             raise OperationError("an earlier SMS of this number is not carried out yet")
         ended = self._direct[sender] = trio.Event()
         try:
-            return await self._carry_out(key, received, timeout_s=timeout_s, is_first=is_first)
+            left_s = max(0.0, until_s - trio.current_time())
+            return await self._carry_out(key, received, timeout_s=left_s, is_first=is_first)
         finally:
             del self._direct[sender]
             ended.set()

@@ -314,8 +314,10 @@ async def test_each_command_has_one_effect_whatever_is_killed(
             for pair in world.pairs[name]:
                 assert isinstance(pair, SmsPair)
                 unknown += assert_recorded(pair, records)
-            # Of no others than those that were being sent when their bridge was killed.
-            assert unknown <= KILLS[name] * at_once
+            # Of no others than those that were being sent when their bridge was killed, and of
+            # most it is told.
+            notices = sum(len(pair.notices) for pair in world.pairs[name])
+            assert unknown <= min(KILLS[name] * at_once, notices // 2)
             record_property(f"unknown_{name}", unknown)
         for modem in world.network.modems:
             assert world.network.waiting(modem.number) == 0

@@ -28,6 +28,8 @@ HELD_S = 10
 """For so long one side's media alone is charged."""
 PACKET_S = 0.02
 """Of sound that each packet carries (Opus, RFC 7587 section 4.2, as Chromium sends it)."""
+AWAY_S = 8
+"""A node that is killed is started again after that."""
 PREPARED = """() => {
   window.flow = [];
   let before = 0;
@@ -239,6 +241,8 @@ def test_a_node_that_is_killed_and_started_again(
         for page in call.pages:
             page.wait_for_selector(AWAY)
             until_media_stops(page, now_ms(page))
+        # So long that charging for it would show.
+        call.caller.wait_for_timeout(AWAY_S * 1_000)
     with running_node(config=config) as node, no_page_errors([*call.pages]):
         started_ms = now_ms(call.caller)
         before = call.caller.evaluate("() => montana.meeting.state.call.seconds")

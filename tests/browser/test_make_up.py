@@ -123,7 +123,8 @@ def up_and_down(tmp_path: Path) -> None:
             read_until(process, output, r"Stopped\.")
         assert process.wait(STOP_TIMEOUT_S) in (0, -signal.SIGINT), "".join(output)
         assert process.stdout is not None
-        assert "Traceback" not in process.stdout.read()
+        output.append(process.stdout.read())
+        assert "Traceback" not in "".join(output)
     finally:
         watchdog.cancel()
         if process.poll() is None:
