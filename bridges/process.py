@@ -67,13 +67,14 @@ def main(name: str, config_path: Path, parent: int | None = None) -> int:
         # Of the bridge's tasks. The first of what they raised tells the cause.
         if group.split(MontanaError)[1] is not None:
             raise
-        code, sentence = EXIT_FAILED, str(_first(group))
+        code, sentence = EXIT_FAILED, str(first_error(group))
     sys.stderr.write(f"montana bridge {name}: {sentence}\n")
     return code
 
 
-def _first(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
+def first_error(error: BaseException) -> BaseException:
+    """The first of what a group's tasks have raised."""
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 

@@ -14,7 +14,7 @@ from bridges.gsm.outbound import Outbound
 from bridges.gsm.port import NoAnswer, PortLost, open_port
 from bridges.gsm.reports import Reports
 from bridges.gsm.starting import NotReady, Refused
-from bridges.process import BridgeContext
+from bridges.process import BridgeContext, first_error
 from core.api.bridge_messages import BridgeAnswerRequest, CommandBody, Event, SmsBody
 from core.errors import OperationError
 from core.log import log_event
@@ -113,9 +113,9 @@ class Bridge:
                     finally:
                         port.stop()
         except* NotReady as group:
-            state, advice = str(_first(group)), getattr(_first(group), "advice", "")
+            state, advice = str(first_error(group)), getattr(first_error(group), "advice", "")
         except* (PortLost, Refused, NoAnswer, Restarted) as group:
-            reason = _first(group)
+            reason = first_error(group)
             advice = getattr(reason, "advice", "")
             if not advice:
                 log_event(
@@ -124,7 +124,11 @@ class Bridge:
         except* OperationError as group:
             state = "spool full"
             log_event(
-                _log, logging.ERROR, "nothing can be received", modem=name, reason=_first(group)
+                _log,
+                logging.ERROR,
+                "nothing can be received",
+                modem=name,
+                reason=first_error(group),
             )
         return state, advice
 
@@ -195,11 +199,3 @@ class Bridge:
             up = sum(one.is_ready for one in self._figures.values())
             self._context.node.state = f"{up} of {len(self._figures)} modems ready"
             await trio.sleep(FIGURES_INTERVAL_S)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What it is about."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -305,6 +305,8 @@ async def test_each_command_has_one_effect_whatever_is_killed(
                 pair.assert_answered(COMMANDS[name] // PAIRS, crashes)
                 await assert_paid(world, pair)
             answers = sum(pair.doubled_answers for pair in pairs)
+            # Everybody asks one thing at a time.
+            assert answers <= len(crashes) * PAIRS
             record_property(f"doubled_answers_{name}", answers)
             notices = sum(pair.doubled_notices for pair in pairs)
             assert notices <= (len(crashes) * PAIRS if name == "telegram" else 0)

@@ -363,10 +363,7 @@ export class Meeting extends EventTarget {
   endIfLost() {
     const peers = Array.from(this.people.values(), ({ peer }) => peer);
     const are_gone = peers.length > 0 && peers.every(({ connection }) => connection === "failed");
-    if (!this.state.call || this.state.online || !are_gone) return;
-    // A node that comes back meanwhile is not to wait for this page, with money held for it.
-    this.signaling.act({ type: "hang_up" });
-    this.finish("lost");
+    if (this.state.call && !this.state.online && are_gone) this.finish("lost");
   }
 
   /** In a call: media can flow. A node that was started anew has to hear it again. */
