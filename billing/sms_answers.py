@@ -26,12 +26,14 @@ class Message(NamedTuple):
     Attributes:
         identity: 16 bytes, the same when it is given again.
         phone: who has sent it: a number, or a carrier's name.
+        is_answered: by the carrier itself, so that no answer is sent.
     """
 
     identity: bytes
     phone: str
     bridge: str
     command: Command
+    is_answered: bool = False
 
     @property
     def language(self) -> Language:

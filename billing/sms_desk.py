@@ -111,6 +111,7 @@ class SmsDesk:
                     request.bridge,
                     request.recipient,
                     request.received_ms,
+                    request.keyword,
                 )
                 return SmsReceivedReply(received.reply, received.duplicate)
             case SmsStatusRequest():

@@ -25,6 +25,7 @@ from billing.pins import Pins
 from billing.sms_answers import Answered, Answers, HandledBefore, Message
 from billing.sms_codes import CodeRefused, Confirmation, ConfirmationCodes
 from billing.sms_commands import (
+    Command,
     parse_command_untrusted,
     parse_phone_untrusted,
 )
@@ -40,7 +41,7 @@ from billing.sms_records import (
 from billing.sms_sender import SmsSender
 from billing.sms_texts import Answer
 from billing.transfers import Result, TransferRefused, derive_id, new_id
-from core.api.bridge_messages import ForwardBody
+from core.api.bridge_messages import CarrierKeyword, ForwardBody
 from core.clock import Clock
 from core.config import NodeConfig
 from core.errors import OperationError
@@ -142,8 +143,12 @@ class SMSGateway:
         bridge: str = "",
         recipient: str = "",
         received_ms: int | None = None,
+        keyword: CarrierKeyword | None = None,
     ) -> Received:
         """`process_incoming`, with whether it had come before.
+
+        Args:
+            keyword: what the carrier has taken it for, and has answered itself.
 
         Raises:
             OperationError: as there; `sms_rate` while all together send too many.
@@ -158,7 +163,7 @@ class SMSGateway:
             return Received(self._answers.text_of(record), True)
         number = parse_phone_untrusted(sender, self._region)
         phone = _valid_text(sender, SENDER_CHARACTERS) if number is None else number
-        message = Message(identity, phone, bridge, parse_command_untrusted(body))
+        message = self._read_untrusted(identity, phone, bridge, body, keyword)
         is_always_heard = number is not None and self._turns_sms_off_or_on(message)
         forward = None
         if self._is_for_owner(message):
@@ -196,6 +201,23 @@ class SMSGateway:
                 return
         await self._answers.leave(message, "limited")
 
+    def _read_untrusted(
+        self,
+        identity: bytes,
+        phone: str,
+        bridge: str,
+        body: str,
+        keyword: CarrierKeyword | None,
+    ) -> Message:
+        command = parse_command_untrusted(body)
+        if keyword is None:
+            return Message(identity, phone, bridge, command)
+        taken = Message(identity, phone, bridge, Command(keyword, command.language), True)
+        if keyword == "start" and not self._turns_sms_off_or_on(taken):
+            # A carrier takes a lone `Yes` for it, of whom has never said STOP as well.
+            return taken._replace(command=command, is_answered=False)
+        return taken
+
     def _is_for_owner(self, message: Message) -> bool:
         """Whether an SMS is no command, and may be read by others."""
         command = message.command
@@ -221,6 +243,11 @@ class SMSGateway:
                 return
             if message.command.action == "start" and self._turns_sms_off_or_on(message):
                 await self._store.write(partial(self._opt_in, message))
+                return
+            if message.is_answered:
+                await self._store.write(
+                    lambda writing: self._answers.record(writing, message, None, "by_carrier")
+                )
                 return
             self._assert_answerable(message)
             await self._act(message)
@@ -377,7 +404,8 @@ class SMSGateway:
     def _opt_in(self, message: Message, writing: Writing) -> None:
         set_opted_out(writing, message.phone, False)
         try:
-            self._answers.record(writing, message, Answer("started"))
+            answer = None if message.is_answered else Answer("started")
+            self._answers.record(writing, message, answer, "started")
         except SmsRefused as error:
             # They have their SMS again all the same; this one can't be sent.
             self._answers.record(writing, message, None, error.code)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hmac
 import re
 from binascii import b2a_base64
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import ImmutableMultiDict
 from twilio.request_validator import add_port, remove_port
 
+from core.api.bridge_messages import CarrierKeyword
 from core.errors import WebhookError
 
 BODY_MAXIMUM_BYTES: Final = 64 * 1024
@@ -27,11 +28,8 @@ STOP_WORDS: Final = frozenset(
 )
 START_WORDS: Final = frozenset({"START", "YES", "UNSTOP"})
 HELP_WORDS: Final = frozenset({"HELP", "INFO"})
-OPTS_OUT: Final = {"STOP": True, "START": False}
-"""What a keyword says of whether SMS may be sent there."""
 
 Form = ImmutableMultiDict[str, str]
-Keyword = Literal["STOP", "START", "HELP"]
 
 _MESSAGE_SID = re.compile(r"(?:SM|MM)[0-9a-f]{32}")
 _EVENT = re.compile(r"[0-9a-f]{32}")
@@ -48,7 +46,7 @@ class Message(NamedTuple):
     sender: str
     recipient: str
     body: str
-    keyword: Keyword | None
+    keyword: CarrierKeyword | None
 
 
 class Status(NamedTuple):
@@ -150,12 +148,12 @@ def error_code_untrusted(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else 0
 
 
-def keyword_of(body: str) -> Keyword | None:
+def keyword_of(body: str) -> CarrierKeyword | None:
     """What Twilio takes a text for: it has answered it itself, and sends nothing to who has said
     STOP until they say START."""
     word = body.strip().upper()
     if word in STOP_WORDS:
-        return "STOP"
+        return "stop"
     if word in START_WORDS:
-        return "START"
-    return "HELP" if word in HELP_WORDS else None
+        return "start"
+    return "help" if word in HELP_WORDS else None

@@ -33,7 +33,7 @@ from bridges.twilio.carrier import (
     parts,
 )
 from bridges.twilio.figures import Figures
-from core.api.bridge_messages import SmsOptOutRequest, SmsReceivedReply, SmsReceivedRequest
+from core.api.bridge_messages import CarrierKeyword, SmsReceivedReply, SmsReceivedRequest
 from core.errors import ApiError, OperationError
 from core.log import log_event
 
@@ -44,10 +44,18 @@ ANSWER_LIFETIME_S: Final = 24 * 3600
 """From when on an answer would surprise more than help."""
 NODE_TIMEOUT_S: Final = 30.0
 ERASE_AFTER_S: Final = 0.05
+ERASED_WITHIN_S: Final = 1.0
+"""Or the disk is full."""
 REFUSED_LIFETIME_S: Final = 3600
 """How long a message is offered to a node that refuses it, from its first refusal on."""
 OVER_RATE: Final = "sms_rate"
 """What a message is refused for whose turn comes, however many are before it."""
+OWNER_FULL: Final = "sms_full"
+"""What a text is refused for whose owner has not read those before it. It is kept until there is
+room; what else its sender has to say is not held up by it."""
+KEPT_INTERVAL_S: Final = 60.0
+KEPT_AT_ONCE: Final = 1_000
+"""How often such texts are offered to the node again, and how many of them."""
 _PAGE: Final = 1_000
 
 _log = logging.getLogger("montana.bridge.twilio")
@@ -58,8 +66,7 @@ class Received(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         bridge: by which way it has come, and its answer goes.
-        opts_out: whether it says that the sender wants no SMS any more, or wants them again; None
-            for neither.
+        keyword: what the carrier has taken it for, and has answered itself.
         received_ms: since 1970.
         sim_number: of the telephone's SIM that it has come to, from 1 on; None where nobody has
             said.
@@ -69,7 +76,7 @@ class Received(msgspec.Struct, frozen=True, array_like=True):
     sender: str
     recipient: str
     body: str
-    opts_out: bool | None
+    keyword: CarrierKeyword | None
     received_ms: int
     sim_number: int | None = None
 
@@ -122,8 +129,10 @@ class Inbox:
         """Those of them whom nobody answers yet."""
         self._answering = 0
         self._has_more = trio.Event()
-        self._answered: list[str] = []
-        """Those that are to be erased."""
+        self._kept: deque[tuple[str, _Left]] = deque()
+        """Senders and texts for which their owners have no room."""
+        self._answered: dict[str, trio.Event] = {}
+        """Those that are to be erased, and what tells that they are."""
         self._has_answered = trio.Event()
         page = self._spool.items(KIND, _PAGE)
         while page:
@@ -135,6 +144,7 @@ class Inbox:
         """Answer what was left, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._erase)
+            nursery.start_soon(self._offer_kept)
             while True:
                 self._has_more = trio.Event()
                 while self._idle and self._answering < SENDERS_MAXIMUM:
@@ -155,6 +165,12 @@ class Inbox:
             if not taking.is_stored:
                 raise OperationError("the same message could not be stored just now")
             return False
+        if (erased := self._answered.get(key)) is not None:
+            # Whoever has not got the answer asks again at once.
+            with trio.move_on_after(ERASED_WITHIN_S) as waiting:
+                await erased.wait()
+            if waiting.cancelled_caught:
+                return False
         if key in self._held:
             return False
         self._held.add(key)
@@ -196,16 +212,19 @@ class Inbox:
             is_first: it has just come, and nobody has been asked about it.
         """
         self._held.add(key)
-        left = self._left.get(received.sender)
+        self._leave(received.sender, _Left(received.received_ms, key, is_first))
+
+    def _leave(self, sender: str, message: _Left) -> None:
+        left = self._left.get(sender)
         if left is None:
-            left = self._left[received.sender] = []
-            self._idle.append(received.sender)
-        heappush(left, _Left(received.received_ms, key, is_first))
+            left = self._left[sender] = []
+            self._idle.append(sender)
+        heappush(left, message)
         self._has_more.set()
 
     def done(self, key: str) -> None:
         """A message was answered: it is erased, with others in one commit."""
-        self._answered.append(key)
+        self._answered.setdefault(key, trio.Event())
         self._has_answered.set()
 
     async def _erase(self) -> None:
@@ -213,16 +232,18 @@ class Inbox:
             await self._has_answered.wait()
             await trio.sleep(ERASE_AFTER_S)
             self._has_answered = trio.Event()
-            keys, self._answered = self._answered, []
+            answered = dict(self._answered)
             try:
-                await self._spool.change(*(Change(KIND, key, None) for key in keys))
+                await self._spool.change(*(Change(KIND, key, None) for key in answered))
             except OperationError as error:
                 log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
-                for key in keys:
-                    self.done(key)
+                self._has_answered.set()
                 await trio.sleep(RETRY_LAST_S)
             else:
-                self._held.difference_update(keys)
+                for key, erased in answered.items():
+                    del self._answered[key]
+                    self._held.discard(key)
+                    erased.set()
 
     async def _answer_all(self, sender: str) -> None:
         left = self._left[sender]
@@ -236,8 +257,20 @@ class Inbox:
         self._answering -= 1
         self._has_more.set()
 
+    async def _offer_kept(self) -> None:
+        """Leave texts to be handed on again whose owners had no room for them."""
+        while True:
+            await trio.sleep(KEPT_INTERVAL_S)
+            for _ in range(min(len(self._kept), KEPT_AT_ONCE)):
+                self._leave(*self._kept.popleft())
+            self._show_kept()
+
+    def _show_kept(self) -> None:
+        self._figures.show("kept_for_owners", len(self._kept))
+
     async def _finish(self, key: str, received: Received, is_first: bool) -> None:
-        """Have a message carried out and answered by SMS, however long that takes."""
+        """Have a message carried out and answered by SMS, however long that takes; or keep it,
+        while there is no room for it."""
         back_off = BackOff()
         refused_from_s: float | None = None
         while True:
@@ -249,6 +282,15 @@ class Inbox:
                 is_first = False
                 continue
             except OperationError as error:
+                if error.code == OWNER_FULL:
+                    if not self._kept:
+                        log_event(
+                            _log, logging.WARNING, "an owner has no room for SMS, which are kept"
+                        )
+                    left = _Left(received.received_ms, key, is_first=False)
+                    self._kept.append((received.sender, left))
+                    self._show_kept()
+                    return
                 # What it is refused for may pass; how long it lasts is what decides.
                 log_event(
                     _log, logging.WARNING, "the node refuses an SMS", code=error.code, key=key
@@ -292,27 +334,23 @@ class Inbox:
     async def _carry_out(
         self, key: str, received: Received, *, timeout_s: float | None, is_first: bool
     ) -> str | None:
-        request: SmsOptOutRequest | SmsReceivedRequest
-        if received.opts_out is not None:
-            request = SmsOptOutRequest(received.sender, received.opts_out)
-        else:
-            request = SmsReceivedRequest(
-                bridge=received.bridge,
-                sender=received.sender,
-                recipient=received.recipient,
-                body=received.body,
-                message_id=key,
-                received_ms=received.received_ms,
-            )
+        request = SmsReceivedRequest(
+            bridge=received.bridge,
+            sender=received.sender,
+            recipient=received.recipient,
+            body=received.body,
+            message_id=key,
+            received_ms=received.received_ms,
+            keyword=received.keyword,
+        )
         if timeout_s is not None or is_first:
             # Asked once: of what was asked twice, nobody would know whether it came twice.
             wait_s = NODE_TIMEOUT_S if timeout_s is None else timeout_s
             reply = await self._node.try_request(request, timeout_s=wait_s)
         else:
             reply = await self._node.request(request)
-        if not isinstance(reply, SmsReceivedReply) or (is_first and reply.duplicate):
-            return None
-        return reply.reply
+        assert isinstance(reply, SmsReceivedReply)
+        return None if is_first and reply.duplicate else reply.reply
 
     async def _answer(self, received: Received, text: str) -> None:
         if not is_e164(received.sender):
@@ -322,7 +360,10 @@ class Inbox:
         for part in parts(text):
             back_off = BackOff()
             while True:
-                outcome = await carrier.send(received.sender, part, None, received.sim_number)
+                left_s = ANSWER_LIFETIME_S - self._age_s(received)
+                outcome = await carrier.send(
+                    received.sender, part, None, lifetime_s=left_s, sim_number=received.sim_number
+                )
                 if not isinstance(outcome, Again):
                     break
                 self._figures.advise(outcome.advice)

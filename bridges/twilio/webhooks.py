@@ -28,12 +28,10 @@ from bridges.twilio.carrier import parts
 from bridges.twilio.figures import Figures
 from bridges.twilio.form import (
     BODY_MAXIMUM_BYTES,
-    OPTS_OUT,
     Form,
     Message,
     Signatures,
     error_code_untrusted,
-    keyword_of,
     parse_form_untrusted,
     read_message_untrusted,
     read_status_untrusted,
@@ -100,7 +98,7 @@ class Webhooks:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        await serve(self.application(), self._config.listen, self._figures.advise)
+        await serve(self.application(), self._config.listen, self._figures.advise_listening)
 
     def application(self) -> Router:
         """The application: the router alone, for what goes wrong is told here and by the server."""
@@ -143,9 +141,6 @@ class Webhooks:
 
     async def _sms(self, request: Request) -> Response:
         message = read_message_untrusted(await self._signed(request), self._config.account_sid)
-        if message.keyword == "HELP":
-            # Twilio has answered it.
-            return _twiml(None)
         received = self._received(message)
         if not await self._inbox.put(message.sid, received):
             return _twiml(None)
@@ -163,8 +158,6 @@ class Webhooks:
             advice=advice_on(code).english,
         )
         self._figures.count("fallbacks")
-        if message.keyword == "HELP":
-            return _twiml(None)
         received = self._received(message)
         if not await self._inbox.put(message.sid, received):
             return _twiml(None)
@@ -245,8 +238,7 @@ class Webhooks:
                 told.sender,
                 told.recipient,
                 told.body,
-                # Nobody else hears it there; its HELP is the node's.
-                OPTS_OUT.get(keyword_of(told.body) or ""),
+                None,
                 round(now_s * 1000),
                 told.sim_number,
             )
@@ -281,7 +273,7 @@ class Webhooks:
             message.sender,
             message.recipient,
             message.body,
-            OPTS_OUT.get(message.keyword or ""),
+            message.keyword,
             round(self._context.clock.unix_s() * 1000),
         )
 

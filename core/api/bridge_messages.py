@@ -28,6 +28,7 @@ WINDOW_MAXIMUM = 256
 FIGURES_MAXIMUM = 512
 ARGUMENTS_MAXIMUM = 16
 
+CarrierKeyword = Literal["stop", "start", "help"]
 Outcome = Literal["done", "failed", "unknown"]
 """Of an event: it has reached whom it was for, it never will, or nobody has told."""
 FigureName = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[a-z0-9_.]+\Z")]
@@ -91,6 +92,7 @@ class SmsReceivedRequest(msgspec.Struct, frozen=True, tag="sms_received", tag_fi
         sender: a telephone number, or a name that a carrier has let somebody write.
         recipient: the number or the modem that it came to.
         message_id: unique in the bridge, for ever.
+        keyword: what the carrier has taken it for, and has answered itself; None for nothing.
     """
 
     bridge: BridgeName
@@ -99,6 +101,7 @@ class SmsReceivedRequest(msgspec.Struct, frozen=True, tag="sms_received", tag_fi
     body: LongText
     message_id: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     received_ms: Milliseconds
+    keyword: CarrierKeyword | None = None
 
 
 class SmsStatusRequest(msgspec.Struct, frozen=True, tag="sms_status", tag_field="type"):
@@ -110,7 +113,8 @@ class SmsStatusRequest(msgspec.Struct, frozen=True, tag="sms_status", tag_field=
 
 
 class SmsOptOutRequest(msgspec.Struct, frozen=True, tag="sms_opt_out", tag_field="type"):
-    """Somebody wants no SMS any more, or wants them again."""
+    """Somebody wants no SMS any more, or wants them again, as a carrier has told that was to send
+    one; an SMS that says so is a `SmsReceivedRequest`."""
 
     number: ShortText
     opted_out: bool

@@ -14,11 +14,18 @@ import trio
 from billing import sms_answers
 from billing.ledger import FEES, NODE
 from billing.money import J
+from billing.outbox import RECIPIENT_MAXIMUM
 from billing.pins import Pins
 from billing.sms_answers import Answered
 from billing.sms_codes import CODE_LIFETIME_S, TRIES_OF_CODE, TRIES_OF_DAY
 from billing.sms_records import KEEP_S, SmsRecord
-from core.api.bridge_messages import ForwardBody, SmsBody
+from core.api.bridge_messages import (
+    CarrierKeyword,
+    ForwardBody,
+    SmsBody,
+    SmsReceivedReply,
+    SmsReceivedRequest,
+)
 from core.api.messages import VoucherCreateRequest, VouchersReply
 from core.errors import OperationError
 from core.tables import Writing
@@ -566,6 +573,58 @@ async def test_who_wants_no_sms_gets_none_until_start(world: World) -> None:
     assert world.events() == []
     assert await world.told("START") == "SMS are on again. HELP tells the commands"
     assert await world.told("BAL") == "Balance: 104 J"
+
+
+async def test_what_a_carrier_has_answered_itself_is_recorded_and_not_answered(
+    world: World,
+) -> None:
+    async def hear(message: str, body: str, keyword: CarrierKeyword | None = None) -> str | None:
+        request = SmsReceivedRequest("twilio", ALICE, CAROL, body, message, 1, keyword)
+        reply = await world.sms.answer(request)
+        assert isinstance(reply, SmsReceivedReply)
+        return reply.reply
+
+    await world.give(ALICE, "100")
+    # Who has never said STOP says `Yes` to somebody else.
+    assert await hear("1", "Yes", "start") == await hear("1", "Yes", "start")
+    assert world.records()[-1].action == "text"
+    assert await hear("2", "Fin", "stop") is None
+    assert await hear("3", "BAL") is None
+    assert await hear("4", "Yes", "start") is None
+    assert await hear("5", "INFO", "help") is None
+    # Again, and late: START was said since.
+    assert await hear("2", "Fin", "stop") is None
+    assert await hear("6", "BAL") == "Balance: 99 J"
+    assert [(record.action, record.result, record.cost) for record in world.records()[1:]] == [
+        ("stop", "stopped", 0),
+        ("balance", "sms_opted_out", 0),
+        ("start", "started", 0),
+        ("help", "by_carrier", 0),
+        ("balance", "balance", U),
+    ]
+    reply = await world.sms.answer(
+        SmsReceivedRequest("twilio", "Bank", CAROL, "STOP", "7", 1, "stop")
+    )
+    assert reply == SmsReceivedReply(None, False)
+    assert world.records()[-1].result == "no_number"
+
+
+async def test_a_text_for_which_its_owner_has_no_room_has_no_effect(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms(owners={"sim1": "tg:5"})) as world:
+        for number in range(RECIPIENT_MAXIMUM):
+            assert await world.say(f"hello {number}") is None
+        for _ in range(2):
+            with pytest.raises(OperationError) as refused:
+                await world.say("one more", message="again")
+            assert refused.value.code == "sms_full"
+        # Commands have an answer all the same.
+        assert await world.told("BAL")
+        (first, *_) = world.events()
+        await world.outbox.acknowledge(bytes.fromhex(first.id), "done")
+        assert await world.say("one more", message="again") is None
+        texts = [event.body.text for event in world.events() if isinstance(event.body, ForwardBody)]
+        assert len(texts) == RECIPIENT_MAXIMUM
+        assert texts[-1] == "one more"
 
 
 async def test_records_and_codes_are_forgotten_in_time(world: World) -> None:

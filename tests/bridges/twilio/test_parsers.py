@@ -211,7 +211,7 @@ def test_advice_fits_into_a_status_line_in_both_languages() -> None:
 
 @given(st.sampled_from(sorted(STOP_WORDS)), st.text(" \t\n", max_size=3), st.booleans())
 def test_words_that_end_sending(word: str, blank: str, is_lower: bool) -> None:
-    assert keyword_of(blank + (word.lower() if is_lower else word) + blank) == "STOP"
+    assert keyword_of(blank + (word.lower() if is_lower else word) + blank) == "stop"
     assert keyword_of(f"{word} 5") is None
 
 

@@ -16,7 +16,14 @@ from bridges.node_link import NodeLink
 from bridges.process import BridgeContext
 from bridges.spool import Change, Spool, open_spool
 from bridges.twilio.figures import Figures
-from bridges.twilio.inbox import KIND, OVER_RATE, REFUSED_LIFETIME_S, Inbox, Received
+from bridges.twilio.inbox import (
+    KIND,
+    OVER_RATE,
+    OWNER_FULL,
+    REFUSED_LIFETIME_S,
+    Inbox,
+    Received,
+)
 from bridges.twilio.statuses import TRACKED_S, Statuses, Told
 from core.api.bridge_messages import (
     BridgeStatusRequest,
@@ -196,18 +203,23 @@ async def test_an_sms_of_which_nothing_was_heard_is_unknown_in_the_end(tmp_path:
 
 
 class WaitingNode:
-    """A node that refuses the first messages, and notes the others."""
+    """A node that refuses the first messages, and notes the others.
 
-    def __init__(self, refusals: int, code: str = "sms_full") -> None:
+    Attributes:
+        refuses: which of the others it refuses as well.
+    """
+
+    def __init__(self, refusals: int, code: str = "busy") -> None:
         self.refusals = refusals
         self._code = code
         self.carried_out: list[str] = []
         self.refused = 0
         self.may_go_on = trio.Event()
+        self.refuses: set[str] = set()
 
     async def answer(self, body: RequestBody) -> ReplyBody:
         if isinstance(body, SmsReceivedRequest):
-            if self.refused < self.refusals:
+            if self.refused < self.refusals or body.body in self.refuses:
                 self.refused += 1
                 raise OperationError("not now", self._code)
             await self.may_go_on.wait()
@@ -335,3 +347,40 @@ async def test_an_old_message_is_given_up_an_hour_after_its_first_refusal(tmp_pa
         while spool.items(KIND):
             await trio.sleep(0.005)
         assert node.carried_out == ["BAL"]
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_a_text_for_which_its_owner_has_no_room_is_kept_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.twilio.inbox.KEPT_INTERVAL_S", 0.02)
+    clock = VirtualClock()
+    node = WaitingNode(0, OWNER_FULL)
+    node.may_go_on.set()
+    texts = [f"hello {number}" for number in range(3)]
+    node.refuses.update(texts)
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        for number, body in enumerate(texts):
+            text = saying(body, received_ms=number)
+            assert await inbox.put(f"SM{number}", text)
+            inbox.later(f"SM{number}", text)
+        while node.refused < 3:
+            await trio.sleep(0.005)
+        # Its sender's commands are carried out meanwhile, though it came before them.
+        for number in range(3, 6):
+            command = saying(f"BAL {number}", received_ms=number)
+            assert await inbox.put(f"SM{number}", command)
+            inbox.later(f"SM{number}", command)
+        while len(node.carried_out) < 3:
+            await trio.sleep(0.005)
+        assert node.carried_out == ["BAL 3", "BAL 4", "BAL 5"]
+        # However long that takes.
+        clock.advance_s(REFUSED_LIFETIME_S + 1)
+        refused = node.refused
+        while node.refused < refused + 6:
+            await trio.sleep(0.005)
+        node.refuses.clear()
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert sorted(node.carried_out[3:]) == texts
