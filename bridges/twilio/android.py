@@ -33,6 +33,8 @@ NAME: Final = "android"
 AGE_MAXIMUM_S: Final = 300
 SIMS_MAXIMUM: Final = 3
 """That the telephone's interface can name."""
+LIFETIME_MINIMUM_S: Final = 5
+"""That the telephone's interface takes."""
 _STATUSES: Final = {"sms:sent": "sent", "sms:delivered": "delivered", "sms:failed": "failed"}
 
 
@@ -135,13 +137,20 @@ class AndroidPhone:
         self._client = client
 
     async def send(
-        self, number: str, text: str, event: str | None, sim_number: int | None = None, /
+        self,
+        number: str,
+        text: str,
+        event: str | None,
+        *,
+        lifetime_s: float,
+        sim_number: int | None = None,
     ) -> Outcome:
         """See `Carrier`."""
         message: dict[str, object] = {
             "textMessage": {"text": text},
             "phoneNumbers": [number],
             "withDeliveryReport": event is not None,
+            "ttl": max(round(lifetime_s), LIFETIME_MINIMUM_S),
         }
         if event is not None:
             # What its own webhooks call it by.

@@ -41,8 +41,10 @@ async def run(context: BridgeContext) -> None:
             nursery.start_soon(link.run)
         inbox = Inbox(context, carriers, figures)
         for name, link in links.items():
+            # One for a link, whose state they are: else the last would have said it.
+            sent = figures if link is context.node else Figures(link)
             sending = Sending(
-                name, link, context.spool, context.clock, carriers[name], statuses, Figures(link)
+                name, link, context.spool, context.clock, carriers[name], statuses, sent
             )
             nursery.start_soon(sending.run)
         nursery.start_soon(inbox.run)

@@ -56,7 +56,13 @@ class Carrier(Protocol):
     """A way out for SMS."""
 
     async def send(
-        self, number: str, text: str, event: str | None, sim_number: int | None = None, /
+        self,
+        number: str,
+        text: str,
+        event: str | None,
+        *,
+        lifetime_s: float,
+        sim_number: int | None = None,
     ) -> Outcome:
         """Have a text sent, once.
 
@@ -64,6 +70,8 @@ class Carrier(Protocol):
             number: E.164.
             text: `TEXT_MAXIMUM` characters at most.
             event: what statuses are told for; None where nobody wants them.
+            lifetime_s: from when on it would be better not to arrive, as far as the carrier can
+                tell its network; nothing less than a few seconds.
             sim_number: the telephone's SIM that sends it, from 1 on; None for the one that it
                 chooses.
         """

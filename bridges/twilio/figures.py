@@ -15,6 +15,8 @@ class Figures:
 
     def __init__(self, node: NodeLink) -> None:
         self._node = node
+        self._trouble = ""
+        self._advice = ""
 
     def count(self, name: str) -> None:
         """One more of these."""
@@ -27,4 +29,14 @@ class Figures:
 
     def advise(self, advice: str) -> None:
         """What the operator has to do before SMS go out again; empty when they do."""
-        self._node.state = advice[:STATE_MAXIMUM] or _RUNNING
+        self._advice = advice
+        self._show_state()
+
+    def advise_listening(self, advice: str) -> None:
+        """What the operator has to do before SMS come in again, which is told first; empty when
+        they do."""
+        self._trouble = advice
+        self._show_state()
+
+    def _show_state(self) -> None:
+        self._node.state = (self._trouble or self._advice)[:STATE_MAXIMUM] or _RUNNING

@@ -25,6 +25,8 @@ from bridges.twilio.carrier import (
 )
 from core.bridge_config import TwilioConfig
 
+VALIDITY_MAXIMUM_S: Final = 4 * 3600
+"""It was this first (error 21624), and is 10 hours now (error 90007)."""
 _SERVICE_UNAVAILABLE: Final = 503
 _TOO_MANY: Final = 429
 _REQUEST_TIMEOUT: Final = 408
@@ -54,15 +56,22 @@ class TwilioRest:
         self._sender = {"MessagingServiceSid" if is_service else "From": config.sender}
 
     async def send(
-        self, number: str, text: str, event: str | None, _: int | None = None, /
+        self,
+        number: str,
+        text: str,
+        event: str | None,
+        *,
+        lifetime_s: float,
+        sim_number: int | None = None,  # noqa: ARG002
     ) -> Outcome:
-        """See `Carrier`; Twilio has no SIM to choose."""
+        """See `Carrier`; Twilio has no SIM to choose, and keeps none for longer than hours."""
         query = f"?event={event}" if event is not None else ""
         form = {
             "To": number,
             **self._sender,
             "Body": text,
             "StatusCallback": f"{self._status_url}{query}",
+            "ValidityPeriod": str(round(min(max(lifetime_s, 1), VALIDITY_MAXIMUM_S))),
         }
         answer = await post(self._client, self._url, data=form, auth=self._account)
         if isinstance(answer, Answer):

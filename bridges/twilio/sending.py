@@ -134,7 +134,8 @@ class Sending:
                 await self._spool.change(
                     Change(self._kind, event.id, _BEGUN), self._statuses.tracking(event.id)
                 )
-                outcome = await self._carrier.send(event.to, text, event.id)
+                left_s = event.expires_ms / 1000 - self._clock.unix_s()
+                outcome = await self._carrier.send(event.to, text, event.id, lifetime_s=left_s)
             if not isinstance(outcome, Again):
                 break
             self._figures.advise(outcome.advice)

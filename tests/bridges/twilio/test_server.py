@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from bridges.node_link import NodeLink
 from bridges.twilio import server
+from bridges.twilio.figures import Figures
 from bridges.twilio.server import is_caller_gone, serve
 from core.stun.address import Address
 from tests.support.fixed_ports import free_port
@@ -198,3 +201,16 @@ def test_a_server_that_was_told_anything_goes_on(pieces: list[bytes]) -> None:
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 204 \r\n")
 
     trio.run(main)
+
+
+def test_what_keeps_sms_from_coming_in_is_told_before_what_keeps_them_from_going_out() -> None:
+    link = NodeLink(Path("nobody"), "twilio")
+    figures = Figures(link)
+    figures.advise_listening("another process listens there")
+    figures.advise("")
+    assert link.state == "another process listens there"
+    figures.advise("check auth_token")
+    figures.advise_listening("")
+    assert link.state == "check auth_token"
+    figures.advise("")
+    assert link.state == "running"

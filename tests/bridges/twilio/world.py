@@ -169,7 +169,9 @@ class StandInNode:
             first = self.received.setdefault(body.message_id, body)
             assert msgspec.structs.replace(body, received_ms=first.received_ms) == first
             await trio.sleep(self.delay_s)
-            return SmsReceivedReply(answer_to(body.body), is_duplicate)
+            # What a carrier has answered itself the wallet notes, and says nothing to.
+            answer = None if body.keyword is not None else answer_to(body.body)
+            return SmsReceivedReply(answer, is_duplicate)
         if isinstance(body, AcknowledgeRequest):
             self.acknowledged[body.id] = body
             for events in self.events.values():
@@ -282,8 +284,10 @@ class StandInHttp:
             fields = json.loads(body)
             (to,), text = fields["phoneNumbers"], fields["textMessage"]["text"]
             sid = fields.get("id", sid)
-            known = {"id", "phoneNumbers", "textMessage", "withDeliveryReport", "simNumber"}
+            known = {"id", "phoneNumbers", "textMessage", "withDeliveryReport", "simNumber", "ttl"}
             assert set(fields) <= known
+            assert type(fields["ttl"]) is int
+            assert fields["ttl"] >= 5
             assert fields.get("simNumber", 1) in (1, 2, 3)
         else:
             assert path == f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json", path
@@ -291,7 +295,10 @@ class StandInHttp:
             pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True)
             fields = dict(pairs)
             assert len(fields) == len(pairs), pairs
-            assert set(fields) == {"To", "From", "Body", "StatusCallback"}, fields
+            known = {"To", "From", "Body", "StatusCallback", "ValidityPeriod"}
+            assert set(fields) == known, fields
+            assert fields["ValidityPeriod"].isdigit()
+            assert 1 <= int(fields["ValidityPeriod"]) <= 14_400
             assert fields["From"] == SENDER
             assert fields["StatusCallback"].startswith(f"{PUBLIC_URL}/status")
             to, text = fields["To"], fields["Body"]
