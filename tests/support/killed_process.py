@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -46,13 +46,22 @@ class KilledProcess:
 
     Args:
         started: what its log says as soon as it ends cleanly by SIGTERM.
+        on_killed: called after each kill, before it is started again.
     """
 
-    def __init__(self, name: str, command: Sequence[str], folder: Path, started: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        started: str,
+        on_killed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.kills: list[float] = []
         self._command = command
         self._started = started
+        self._on_killed = on_killed
         self._log = folder / f"{name}.log"
         self._log_start = 0
         self._start()
@@ -69,6 +78,7 @@ class KilledProcess:
             self.kills.append(time.monotonic())
             self._process.kill()
             await trio.to_thread.run_sync(self._process.wait)
+            self._on_killed()
             self._start()
 
     async def stop(self) -> None:

@@ -14,13 +14,13 @@ from twilio.request_validator import RequestValidator
 
 from core.api.messages import AccountReply, AccountShowRequest
 from tests.bridges.twilio.world import (
-    ACCOUNT,
     PUBLIC_URL,
-    SENDER,
     TOKEN,
     StandInHttp,
+    is_ready,
     sms_fields,
     texts,
+    twilio_table,
 )
 from tests.support import telegram_bridge
 from tests.support.bot_api import BotApi, FakePerson, wait_until
@@ -48,22 +48,10 @@ class Telephones:
     def tables(self) -> str:
         """Of the node's configuration."""
         return f"""
-[bridges.twilio]
-listen = "127.0.0.1:{self.port}"
-public_url = "{PUBLIC_URL}"
-account_sid = "{ACCOUNT}"
-auth_token = "{TOKEN}"
-sender = "{SENDER}"
-api_url = "{self.carrier.url}"
+{twilio_table(self.port, self.carrier.url)}
 [sms]
 countries = ["DE"]
 """
-
-    def is_ready(self) -> bool:
-        try:
-            return bool(httpx.get(f"http://127.0.0.1:{self.port}/healthz").json()["node"])
-        except httpx.TransportError:
-            return False
 
     def send(self, phone: str, body: str) -> str:
         """Send an SMS; returns its answer."""
@@ -96,7 +84,7 @@ def node(api: BotApi, telephones: Telephones) -> Iterator[RunningNode]:
     listen = free_address()
     with telegram_node(api, tables=telephones.tables, listen=listen) as running:
         running.http = f"http://{listen}"
-        wait_until(telephones.is_ready, running.log)
+        wait_until(lambda: is_ready(telephones.port), running.log)
         yield running
         log = running.log()
         for phone in (ALICES, BOBS, MALLORYS, CAROLS):

@@ -18,16 +18,17 @@ from twilio.request_validator import RequestValidator
 
 from billing.sms_texts import Answer
 from core.api.client import connect
-from core.api.sms_messages import SmsItem, SmsListReply, SmsListRequest
+from core.api.sms_messages import SmsItem
 from tests.bridges.twilio.world import (
-    ACCOUNT,
     PUBLIC_URL,
-    SENDER,
     TOKEN,
     WAIT_S,
     StandInHttp,
+    is_ready,
     sms_fields,
+    sms_records,
     texts,
+    twilio_table,
     wait_until,
 )
 from tests.support.fixed_ports import free_port
@@ -91,16 +92,8 @@ class Flood:
         """Of all SMS."""
 
         async def fetch() -> list[SmsItem]:
-            found: list[SmsItem] = []
-            before = None
             async with connect(self.node.socket, software="test") as client:
-                while True:
-                    page = await client.request(SmsListRequest(before, 1_000))
-                    assert isinstance(page, SmsListReply)
-                    found += page.messages
-                    before = page.next
-                    if before is None:
-                        return found
+                return await sms_records(client.request)
 
         return trio.run(fetch)
 
@@ -110,27 +103,14 @@ def flood() -> Iterator[Flood]:
     port = free_port()
     with StandInHttp().running() as carrier:
         more = f"""
-[bridges.twilio]
-listen = "127.0.0.1:{port}"
-public_url = "{PUBLIC_URL}"
-account_sid = "{ACCOUNT}"
-auth_token = "{TOKEN}"
-sender = "{SENDER}"
-api_url = "{carrier.url}"
+{twilio_table(port, carrier.url)}
 [sms]
 countries = ["DE"]
 messages_per_day = {BUDGET}
 commands_in_total = {2 * PEOPLE}
 """
-
-        def is_ready() -> bool:
-            try:
-                return bool(httpx.get(f"http://127.0.0.1:{port}/healthz").json()["node"])
-            except httpx.TransportError:
-                return False
-
         with running_node(more=more) as node:
-            wait_until(is_ready)
+            wait_until(lambda: is_ready(port))
             yield Flood(node, port, carrier)
 
 

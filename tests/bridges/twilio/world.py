@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +45,7 @@ from core.api.bridge_messages import (
 )
 from core.api.messages import ReplyBody, RequestBody
 from core.api.server import ApiServer
+from core.api.sms_messages import SmsItem, SmsListReply, SmsListRequest
 from core.errors import OperationError
 from tests.support.fixed_ports import free_port
 from tests.support.node import montana_environment, write_config
@@ -406,6 +407,40 @@ class World:
         return httpx.post(f"{self.url}/android", content=body, headers=headers, timeout=WAIT_S)
 
 
+def twilio_table(port: int, api_url: str, public_url: str = PUBLIC_URL) -> str:
+    """The bridge's, of a configuration."""
+    return f"""
+[bridges.twilio]
+listen = "127.0.0.1:{port}"
+public_url = "{public_url}"
+account_sid = "{ACCOUNT}"
+auth_token = "{TOKEN}"
+sender = "{SENDER}"
+api_url = "{api_url}"
+"""
+
+
+def is_ready(port: int) -> bool:
+    """Whether a bridge listens there, and has found its node."""
+    try:
+        return bool(httpx.get(f"http://127.0.0.1:{port}/healthz").json()["node"])
+    except httpx.TransportError:
+        return False
+
+
+async def sms_records(ask: Callable[[SmsListRequest], Awaitable[ReplyBody]]) -> list[SmsItem]:
+    """Of all SMS, the first first; `ask` asks the node."""
+    found: list[SmsItem] = []
+    before = None
+    while True:
+        page = await ask(SmsListRequest(before, 1_000))
+        assert isinstance(page, SmsListReply)
+        found += page.messages
+        before = page.next
+        if before is None:
+            return found[::-1]
+
+
 def sms_fields(number: int, body: str, *, sender: str = PERSON, **more: str) -> dict[str, str]:
     """What Twilio sends of an SMS, blank fields and unknown ones as well."""
     return {
@@ -444,13 +479,7 @@ def a_world(folder: Path, *, url: str = "", public_url: str = PUBLIC_URL) -> Ite
             more=f"""
 [bridges]
 start = false
-[bridges.twilio]
-listen = "127.0.0.1:{port}"
-public_url = "{public_url}"
-account_sid = "{ACCOUNT}"
-auth_token = "{TOKEN}"
-sender = "{SENDER}"
-api_url = "{rest.url}"
+{twilio_table(port, rest.url, public_url)}
 [bridges.twilio.android]
 secret = "{PHONE_SECRET}"
 url = "{phone.url}"
