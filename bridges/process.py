@@ -25,7 +25,7 @@ from core.clock import Clock, SystemClock
 from core.config import NodeConfig
 from core.config_file import load
 from core.environment import with_environment
-from core.errors import ConfigError, MontanaError, OperationError
+from core.errors import ConfigError, MontanaError, OperationError, own_error
 from core.lock_file import LockFile
 from core.log import log_event, set_up_logging
 from core.node_files import bridge_folder, socket_path
@@ -59,17 +59,13 @@ def main(name: str, config_path: Path, parent: int | None = None) -> int:
     """
     try:
         return run_bridge(name, config_path, parent)
-    except ConfigError as error:
-        code, sentence = EXIT_USAGE, str(error)
-    except MontanaError as error:
-        code, sentence = EXIT_FAILED, str(error)
-    except ExceptionGroup as group:
-        # Of the bridge's tasks. The first of what they raised tells the cause.
-        if group.split(MontanaError)[1] is not None:
+    except (MontanaError, ExceptionGroup) as error:
+        # A group is what the bridge's tasks have raised.
+        cause = own_error(error)
+        if cause is None:
             raise
-        code, sentence = EXIT_FAILED, str(first_error(group))
-    sys.stderr.write(f"montana bridge {name}: {sentence}\n")
-    return code
+    sys.stderr.write(f"montana bridge {name}: {cause}\n")
+    return EXIT_USAGE if isinstance(cause, ConfigError) else EXIT_FAILED
 
 
 def first_error(error: BaseException) -> BaseException:

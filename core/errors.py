@@ -81,3 +81,14 @@ class OperationError(MontanaError):
         super().__init__(message)
         self.code = code
         self.values = {name: str(value) for name, value in values.items()}
+
+
+def own_error(error: BaseException) -> MontanaError | None:
+    """What an error of ours, or a group of them that tasks have raised, comes down to: the first.
+    None where any of it is nobody's on purpose, and its trace tells more."""
+    if isinstance(error, MontanaError):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    found = [own_error(one) for one in error.exceptions]
+    return None if None in found else found[0]

@@ -35,7 +35,7 @@ from core.config import DISCOVERY_PORT, NodeConfig
 from core.config_file import load
 from core.development import development_config, lan_addresses
 from core.environment import with_environment
-from core.errors import ConfigError, MontanaError, OperationError
+from core.errors import ConfigError, MontanaError, OperationError, own_error
 from core.limits import PORT_MAXIMUM
 from core.node_files import DEFAULT_DATA_DIR
 from core.version import VERSION
@@ -361,10 +361,13 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(describe_usage_error(error), EXIT_USAGE)
     except click.ClickException as error:
         _fail(error.format_message(), EXIT_USAGE)
-    except ConfigError as error:
-        _fail(str(error), EXIT_USAGE)
-    except MontanaError as error:
-        _fail(sentence_of(error), EXIT_FAILED)
+    except (MontanaError, ExceptionGroup) as error:
+        # A group is what the node's tasks have raised.
+        cause = own_error(error)
+        if cause is None:
+            raise
+        code = EXIT_USAGE if isinstance(cause, ConfigError) else EXIT_FAILED
+        _fail(sentence_of(cause), code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(128 + 2)
     except BrokenPipeError:

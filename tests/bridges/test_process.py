@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from bridges import process as bridge_process
 from bridges.process import BridgeContext, main
 from bridges.spool import SpoolFull
 from bridges.webhook import bridge as webhook
+from core.errors import ConfigError
+from tests.support.fixed_ports import fixed_ports
 from tests.support.node import (
     RunningNode,
     montana_command,
@@ -142,8 +145,15 @@ def test_an_error_of_a_task_is_one_sentence(
     async def err(_context: BridgeContext) -> None:
         raise ZeroDivisionError
 
+    async def misread(_context: BridgeContext) -> None:
+        raise ConfigError("bridges.webhook: its file can't be read")
+
     # The rest of the tests have their own.
     monkeypatch.setattr(bridge_process, "set_up_logging", lambda *_args, **_options: None)
+    monkeypatch.setattr(webhook, "run", misread)
+    assert main("webhook", config) == 2
+    sentence = "montana bridge webhook: bridges.webhook: its file can't be read"
+    assert capsys.readouterr().err.splitlines()[-1] == sentence
     monkeypatch.setattr(webhook, "run", fail)
     assert main("webhook", config) == 1
     sentence = "montana bridge webhook: the disk is full; make room in its data_dir"
@@ -154,25 +164,37 @@ def test_an_error_of_a_task_is_one_sentence(
         main("webhook", config)
 
 
-def test_a_node_without_bridges_says_how_to_add_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [("--config", "node.toml"), ("--dev",)])
+def test_a_node_without_bridges_says_how_to_add_one(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     config = write_config(tmp_path)
-    process = subprocess.Popen(
-        montana_command("up", "--config", str(config)),
-        env=montana_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        said = [process.stdout.readline()]
-        while "Ctrl" not in said[-1] and said[-1]:
-            said.append(process.stdout.readline())
-        process.terminate()
-        process.wait(WAIT_S)
-    finally:
-        process.kill()
-    assert any("Bridges: none" in line and "[bridges]" in line for line in said)
+    with fixed_ports() if "--dev" in arguments else nullcontext():
+        process = subprocess.Popen(
+            montana_command("up", *arguments),
+            cwd=config.parent,
+            env=montana_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None
+        try:
+            said = [process.stdout.readline()]
+            while "Ctrl" not in said[-1] and said[-1]:
+                said.append(process.stdout.readline())
+            process.terminate()
+            process.wait(WAIT_S)
+        finally:
+            process.kill()
+    # By `--dev` there is no file yet: it is told which one shows what belongs there.
+    (sentence,) = [line for line in said if "Bridges" in line]
+    assert sentence.startswith("Bridges: none. ")
+    for word in ("Telegram", "SMS", "deploy/node.toml", "[bridges]"):
+        assert word in sentence
+
+
+def test_a_node_that_was_given_none_has_none() -> None:
     with running_node() as node:
         assert node.events[0]["bridges"] == []
         assert json.loads(node.command("status", "--json"))["bridges"] == []

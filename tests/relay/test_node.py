@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -192,6 +193,33 @@ def test_a_taken_port_of_pages_is_told(node: RunningNode, tmp_path: Path, key: s
     assert result.returncode != 0
     assert port in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_its_tasks_can_not_begin_with_is_one_sentence(tmp_path: Path) -> None:
+    config = write_config(tmp_path, more="[signaling]\ndiscovery = true\ndiscovery_port = 0\n")
+    plain = config.read_text()
+    assert "[http]\n" in plain
+    # What is wrong in the file is told as it is before anything has begun.
+    long = f'[http]\npublic_url = "https://{"a" * 420}"\n'
+    config.write_text(plain.replace("[http]\n", long))
+    result = run_montana("up", "--config", str(config), check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Traceback" not in result.stderr
+    assert "Error: discovery can't tell this URL" in result.stderr.splitlines()[-1]
+    with contextlib.ExitStack() as taken:
+        port = 0
+        for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            with contextlib.suppress(OSError):
+                one = taken.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+                if family == socket.AF_INET6:
+                    one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                one.bind((host, port))
+                port = one.getsockname()[1]
+        config.write_text(plain.replace("discovery_port = 0", f"discovery_port = {port}"))
+        result = run_montana("up", "--config", str(config), check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Traceback" not in result.stderr
+    assert f"Error: discovery can't listen on UDP port {port}" in result.stderr.splitlines()[-1]
 
 
 def test_a_port_shared_by_somebody_who_would_share_it_is_found(tmp_path: Path) -> None:
