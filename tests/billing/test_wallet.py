@@ -323,6 +323,22 @@ async def test_a_duplicate_is_answered_the_same_and_does_nothing(world: World) -
     assert not again.duplicate
 
 
+async def test_two_messages_that_nobody_has_named_are_two(world: World) -> None:
+    await world.befriend(ALICE, BOB)
+    await world.give(ALICE, "100")
+    before, had = len(world.records()), world.balance(BOB)
+    # As a caller may who has no ids: it can't ask again, and what it gives is new.
+    for body, left in (("BAL", 99), ("BAL", 98), (f"SEND {BOB} 5", 91), (f"SEND {BOB} 5", 84)):
+        reply = await world.wallet.process_incoming(ALICE, body)
+        assert reply is not None
+        assert reply.endswith(f"Balance: {left} J")
+        assert world.balance(ALICE) == left * U
+    assert world.balance(BOB) == had + 10 * U
+    records = [one for one in world.records()[before:] if one.incoming]
+    assert [one.action for one in records] == ["balance", "balance", "send", "send"]
+    assert len({one.id for one in records}) == 4
+
+
 async def test_a_duplicate_after_a_restart_is_one(tmp_path: Path) -> None:
     with open_world(tmp_path) as world:
         await world.befriend(ALICE, BOB)
