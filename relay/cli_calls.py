@@ -22,6 +22,8 @@ from relay.cli_ledger import show_money
 from relay.cli_shared import (
     ask,
     checked,
+    effect_id,
+    effect_options,
     json_option,
     limit_option,
     locate,
@@ -76,12 +78,12 @@ def room_group() -> None:
 @click.option("--from", "caller", callback=require, metavar="ACCOUNT", help=text("help_caller"))
 @click.option("--to", "callee", metavar="ACCOUNT", help=text("help_callee"))
 @click.option("--kind", default="voice", metavar="voice|video|screen", help=text("help_kind"))
-@json_option
-@socket_options
+@effect_options
 def call_link(
     caller: str,
     callee: str | None,
     kind: str,
+    identity: str | None,
     as_json: bool,
     config: Path | None,
     socket: Path | None,
@@ -91,6 +93,7 @@ def call_link(
         checked("--from", caller, AccountName, text("bad_account")),
         checked("--to", callee, AccountName | None, text("bad_account")),
         checked("--kind", kind, CallKind, text("bad_kind")),
+        effect_id(identity),
     )
     reply = ask(locate(config, socket), request, CallLinkReply)
     if as_json:
@@ -190,11 +193,12 @@ def end_call(call: str, as_json: bool, config: Path | None, socket: Path | None)
     help=text("help_room_link"),
     examples=("montana room link", "montana room link --json"),
 )
-@json_option
-@socket_options
-def room_link(as_json: bool, config: Path | None, socket: Path | None) -> None:
+@effect_options
+def room_link(
+    identity: str | None, as_json: bool, config: Path | None, socket: Path | None
+) -> None:
     """Make a room."""
-    reply = ask(locate(config, socket), RoomLinkRequest(), RoomLinkReply)
+    reply = ask(locate(config, socket), RoomLinkRequest(effect_id(identity)), RoomLinkReply)
     if as_json:
         print_json(reply)
         return

@@ -6,15 +6,12 @@ same requests go to the same desk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
 from billing.money import find_currency
-from billing.transfers import new_id
-from core.api.connection import Refused
 from core.api.fields import EffectId, PageLimit
 from core.api.messages import (
     AccountCloseRequest,
@@ -42,12 +39,12 @@ from core.api.messages import (
 from core.clock import SystemClock
 from core.config import BillingConfig
 from core.config_file import load
-from core.errors import ApiError, OperationError
 from relay.cli_shared import (
-    NoAnswer,
     ask,
     ask_or_open,
     checked,
+    effect_id,
+    effect_options,
     expect,
     json_option,
     limit_option,
@@ -66,17 +63,10 @@ from relay.command_line import LocalisedCommand, LocalisedGroup
 from relay.language import text
 
 _Reply = TypeVar("_Reply", bound=LedgerReply)
-_Command = TypeVar("_Command", bound=Callable[..., object])
 
 _currency_option = click.option(
     "--currency", default="J", metavar="J|EMC", help=text("help_currency")
 )
-
-
-def _effect_options(command: _Command) -> _Command:
-    """The options of every command that changes something and can be repeated."""
-    identity = click.option("--id", "identity", metavar="HEX", help=text("help_id"))
-    return identity(json_option(socket_options(command)))
 
 
 @click.group(
@@ -115,7 +105,7 @@ def voucher_group() -> None:
     ),
 )
 @click.argument("addresses", metavar="[ADDRESS]...", nargs=-1)
-@_effect_options
+@effect_options
 def create(
     addresses: tuple[str, ...],
     identity: str | None,
@@ -124,7 +114,7 @@ def create(
     socket: Path | None,
 ) -> None:
     """Open an account."""
-    request = AccountCreateRequest(addresses, _effect_id(identity))
+    request = AccountCreateRequest(addresses, effect_id(identity))
     _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
@@ -188,7 +178,7 @@ def list_accounts(
 @click.argument("account")
 @click.argument("amount")
 @_currency_option
-@_effect_options
+@effect_options
 def credit(
     account: str,
     amount: str,
@@ -199,7 +189,7 @@ def credit(
     socket: Path | None,
 ) -> None:
     """Make money."""
-    request = AccountCreditRequest(account, amount, currency, _effect_id(identity))
+    request = AccountCreditRequest(account, amount, currency, effect_id(identity))
     _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
 
@@ -212,7 +202,7 @@ def credit(
 @click.argument("credit", metavar="TO")
 @click.argument("amount")
 @_currency_option
-@_effect_options
+@effect_options
 def transfer(
     debit: str,
     credit: str,
@@ -224,7 +214,7 @@ def transfer(
     socket: Path | None,
 ) -> None:
     """Move money."""
-    request = AccountTransferRequest(debit, credit, amount, currency, _effect_id(identity))
+    request = AccountTransferRequest(debit, credit, amount, currency, effect_id(identity))
     _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
 
@@ -238,7 +228,7 @@ def transfer(
 )
 @click.argument("transfer_id", metavar="TRANSFER")
 @click.argument("amount", required=False)
-@_effect_options
+@effect_options
 def refund(
     transfer_id: str,
     amount: str | None,
@@ -251,7 +241,7 @@ def refund(
     request = AccountRefundRequest(
         checked("TRANSFER", transfer_id.lower(), EffectId, text("bad_id")),
         amount,
-        _effect_id(identity),
+        effect_id(identity),
     )
     _print_transfer(answer(request, TransferReply, config, socket), as_json)
 
@@ -263,7 +253,7 @@ def refund(
 )
 @click.argument("account")
 @click.argument("address")
-@_effect_options
+@effect_options
 def link(
     account: str,
     address: str,
@@ -273,7 +263,7 @@ def link(
     socket: Path | None,
 ) -> None:
     """Add an address."""
-    request = AccountLinkRequest(account, address, _effect_id(identity))
+    request = AccountLinkRequest(account, address, effect_id(identity))
     _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
@@ -284,7 +274,7 @@ def link(
 )
 @click.argument("account")
 @click.argument("address")
-@_effect_options
+@effect_options
 def unlink(
     account: str,
     address: str,
@@ -294,7 +284,7 @@ def unlink(
     socket: Path | None,
 ) -> None:
     """Take an address away."""
-    request = AccountUnlinkRequest(account, address, _effect_id(identity))
+    request = AccountUnlinkRequest(account, address, effect_id(identity))
     _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
@@ -304,12 +294,12 @@ def unlink(
     examples=("montana account freeze user:alice",),
 )
 @click.argument("account")
-@_effect_options
+@effect_options
 def freeze(
     account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
 ) -> None:
     """Freeze an account."""
-    request = AccountFreezeRequest(account, True, _effect_id(identity))
+    request = AccountFreezeRequest(account, True, effect_id(identity))
     _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
@@ -319,12 +309,12 @@ def freeze(
     examples=("montana account unfreeze user:alice",),
 )
 @click.argument("account")
-@_effect_options
+@effect_options
 def unfreeze(
     account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
 ) -> None:
     """End a freeze."""
-    request = AccountFreezeRequest(account, False, _effect_id(identity))
+    request = AccountFreezeRequest(account, False, effect_id(identity))
     _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
@@ -334,12 +324,12 @@ def unfreeze(
     examples=("montana account close 17",),
 )
 @click.argument("account")
-@_effect_options
+@effect_options
 def close(
     account: str, identity: str | None, as_json: bool, config: Path | None, socket: Path | None
 ) -> None:
     """Close an account."""
-    request = AccountCloseRequest(account, _effect_id(identity))
+    request = AccountCloseRequest(account, effect_id(identity))
     _print_account(answer(request, AccountReply, config, socket), as_json)
 
 
@@ -395,7 +385,7 @@ def history(
 @click.argument("amount")
 @click.option("--count", default="1", metavar="N", help=text("help_count"))
 @_currency_option
-@_effect_options
+@effect_options
 def create_vouchers(
     amount: str,
     count: str,
@@ -410,7 +400,7 @@ def create_vouchers(
         amount,
         checked("--count", count, PageLimit, text("bad_limit")),
         currency,
-        _effect_id(identity),
+        effect_id(identity),
     )
     reply = answer(request, VouchersReply, config, socket)
     if as_json:
@@ -446,15 +436,7 @@ def answer(
     path = locate(config, socket)
 
     def ask_node() -> LedgerReply:
-        try:
-            return ask(path, request, expected)
-        except Refused:
-            raise
-        except (NoAnswer, ApiError) as error:
-            identity = getattr(request, "id", None)
-            if identity is None:
-                raise
-            raise OperationError(f"{error}. {text('ask_again', id=identity)}") from error
+        return ask(path, request, expected)
 
     async def open_files(folder: Path) -> LedgerReply:
         billing = load(config).billing if config is not None else BillingConfig()
@@ -477,14 +459,6 @@ async def _answer_from_files(
     with open_ledger(folder, clock) as ledger:
         await Charging(ledger).recover()
         return await Desk(ledger, clock, billing).answer(request)
-
-
-def _effect_id(written: str | None) -> str:
-    """The id under which something is done: the operator's own, or a new one."""
-    if written is None:
-        return new_id(SystemClock()).hex()
-    identity: str = checked("--id", written.lower(), EffectId, text("bad_id"))
-    return identity
 
 
 def _print_account(reply: AccountReply, as_json: bool) -> None:

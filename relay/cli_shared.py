@@ -20,8 +20,10 @@ import click
 import msgspec
 import trio
 
+from billing.transfers import new_id
 from core.api.client import NoNode, connect
-from core.api.fields import PageLimit
+from core.api.connection import Refused
+from core.api.fields import EffectId, PageLimit
 from core.api.messages import (
     JobResult,
     ReplyBody,
@@ -30,8 +32,9 @@ from core.api.messages import (
     decode_client_message_untrusted,
     encode_message,
 )
+from core.clock import SystemClock
 from core.config_file import load
-from core.errors import OperationError
+from core.errors import ApiError, OperationError
 from core.node_files import DEFAULT_DATA_DIR, ledger_folder, socket_path
 from core.version import VERSION
 from relay.language import CATALOGUE, text
@@ -60,6 +63,21 @@ def socket_options(command: _Command) -> _Command:
 def json_option(command: _Command) -> _Command:
     """The option of every command that also speaks to programs."""
     return click.option("--json", "as_json", is_flag=True, help=text("help_json"))(command)
+
+
+def effect_options(command: _Command) -> _Command:
+    """The options of every command that changes something and can be repeated; `effect_id` reads
+    the first."""
+    identity = click.option("--id", "identity", metavar="HEX", help=text("help_id"))
+    return identity(json_option(socket_options(command)))
+
+
+def effect_id(written: str | None) -> str:
+    """The id under which something is done: the operator's own, or a new one."""
+    if written is None:
+        return new_id(SystemClock()).hex()
+    identity: str = checked("--id", written.lower(), EffectId, text("bad_id"))
+    return identity
 
 
 def checked(name: str, value: object, kind: Any, sentence: str) -> Any:
@@ -130,7 +148,8 @@ def ask(
     to be of the type `expected`.
 
     Raises:
-        OperationError: no node is there, or it refuses; `NoAnswer` when it says nothing.
+        OperationError: no node is there, or it refuses; `NoAnswer` when it says nothing. Of what
+            may have been done under an id, the sentence names that.
         ApiError: no node would read the request, or the connection broke.
     """
     check_request(request)
@@ -145,7 +164,15 @@ def ask(
                 return await client.request(request)
         raise NoAnswer(text("no_answer", path=path, seconds=int(timeout_s)))
 
-    return expect(trio.run(exchange), expected)
+    try:
+        return expect(trio.run(exchange), expected)
+    except Refused:
+        raise
+    except (NoAnswer, ApiError) as error:
+        identity = getattr(request, "id", None)
+        if identity is None:
+            raise
+        raise OperationError(f"{error}. {text('ask_again', id=identity)}") from error
 
 
 def check_request(request: RequestBody) -> None:

@@ -277,12 +277,12 @@ class Room:
         self._add(peer)
         return [self._entrance(peer, message.seq, secret, invitation), Changed(self.id)]
 
-    def prepare(self, now_ns: int) -> tuple[str, str]:
-        """Wait for somebody to come; returns the invitations of the host and of the others."""
+    def prepare(self, host_invitation: str, invitation: str, now_ns: int) -> None:
+        """Wait for somebody to come by one of two invitations: the host's, and the others'."""
         kept_until_ns = now_ns + INVITATION_TTL_S * NS_PER_S
         self._index.kept[self.id] = kept_until_ns
-        host = self._new_invitation(None, kept_until_ns, is_host=True)
-        return host, self._new_invitation(None, kept_until_ns)
+        self._add_invitation(host_invitation, _Invitation(None, kept_until_ns, is_host=True))
+        self._add_invitation(invitation, _Invitation(None, kept_until_ns))
 
     def join(
         self, digest: bytes, message: JoinRoom, relay_only: bool, now_ns: int
@@ -622,10 +622,13 @@ class Room:
 
     def _new_invitation(self, uses: int | None, expires_ns: int, *, is_host: bool = False) -> str:
         token = new_secret(self._clock)
-        digest = digest_of(token)
-        self._invitations[digest] = _Invitation(uses, expires_ns, is_host)
-        self._index.invitations[digest] = self.id
+        self._add_invitation(token, _Invitation(uses, expires_ns, is_host))
         return token
+
+    def _add_invitation(self, token: str, invitation: _Invitation) -> None:
+        digest = digest_of(token)
+        self._invitations[digest] = invitation
+        self._index.invitations[digest] = self.id
 
     def _make_place_for_invitation(self, now_ns: int) -> None:
         """Those that nobody can use any more are kept until then, to say why."""

@@ -52,7 +52,7 @@ from relay.signaling.room import (
 )
 from relay.signaling.room_billing import FreeQuota, HostBilling, Payment, Verdict, Warn
 from relay.signaling.room_store import RoomStore
-from relay.signaling.rooms import Rooms
+from relay.signaling.rooms import Rooms, named_under
 from relay.signaling.sessions import Handler, Session
 
 TICK_S: Final = 1.0
@@ -77,6 +77,7 @@ class RoomDesk:
         billing: who charges hosts; None where rooms are free.
         sessions: what the allocations of rooms are counted by.
         is_own_relay: whether a packed IP address is one that clients see this node's relays at.
+        secret: 32 bytes that the links of rooms are made from; the same on every start.
     """
 
     def __init__(
@@ -88,12 +89,15 @@ class RoomDesk:
         issuer: CredentialIssuer,
         is_own_relay: IsOwn,
         billing: HostBilling | None,
+        *,
+        secret: bytes,
     ) -> None:
         self._ledger = ledger
         self._metered = sessions
         self._issuer = issuer
         self._is_own_relay = is_own_relay
         self._billing = billing
+        self._secret = secret
         self._store = RoomStore(ledger.store)
         now_ns = ledger.clock.now_ns()
         self._quota = FreeQuota(
@@ -108,6 +112,7 @@ class RoomDesk:
         self._sessions: dict[Seat, Session] = {}
         self._changed: dict[str, bytes | None] = {}
         self._closed: dict[str, str] = {}
+        self._preparing = trio.Lock()
         self.room_token = config.room_token
         self.hub: Hub
         self.handlers: Mapping[type[PageMessage], Handler] = {
@@ -190,15 +195,28 @@ class RoomDesk:
             self._carry_out(self._rooms.end(seat.room, "room-closed"))
             raise
 
-    async def prepare(self) -> tuple[str, str]:
-        """A room in which nobody is yet: the invitations of its host and of the others.
+    async def prepare(self, effect: str = "") -> tuple[str, str]:
+        """A room in which nobody is yet, stored when this returns: the invitations of its host and
+        of the others. Under an id (`core.api.fields.EffectId`) one room at a time is made.
 
         Raises:
             SignalingError: ``unavailable``.
+            OperationError: it can't be stored; there is none.
         """
-        prepared, effects = self._rooms.prepare(self._now_ns())
-        self._carry_out(effects)
-        await self._open_sessions(prepared.room)
+        prepared = named_under(self._secret, effect) if effect else None
+        # Who asks again at the same time is answered when it is stored, or makes it.
+        async with self._preparing:
+            if prepared is not None and prepared.room in self._closed:
+                raise SignalingError("unavailable", "the room of this id is being closed")
+            if prepared is None or prepared.room not in self._rooms:
+                prepared, effects = self._rooms.prepare(self._now_ns(), prepared)
+                self._carry_out(effects)
+                try:
+                    await self._open_sessions(prepared.room)
+                    await self._store.write({prepared.room: self._rooms.export(prepared.room)})
+                except BaseException:
+                    self._carry_out(self._rooms.end(prepared.room, "room-closed"))
+                    raise
         return prepared.host_invitation, prepared.invitation
 
     async def _open_sessions(self, room: str) -> None:

@@ -10,7 +10,8 @@ nanoseconds since 1970 that never go back, also over a restart (the ledger's clo
 
 from __future__ import annotations
 
-from base64 import b32encode
+import hmac
+from base64 import b32encode, urlsafe_b64encode
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -30,11 +31,13 @@ from relay.signaling.room import (
     Seat,
     decode_room,
     digest_of,
+    new_secret,
 )
 from relay.signaling.room_billing import Payment
 from relay.signaling.sessions import assert_newer_untrusted
 
 ROOMS_MAXIMUM: Final = 10_000
+_ID_BYTES: Final = 10
 
 _RESUME_NS = RESUME_S * NS_PER_S
 
@@ -45,6 +48,21 @@ class Prepared(NamedTuple):
     room: str
     host_invitation: str
     invitation: str
+
+
+def named_under(secret: bytes, effect: str) -> Prepared:
+    """The room of an id (`core.api.fields.EffectId`), be there one or not: who asks again is given
+    the same links, though of invitations the hashes alone are stored.
+
+    Args:
+        secret: 32 bytes, the same on every start.
+    """
+
+    def digest(of: str) -> bytes:
+        return hmac.digest(secret, f"{effect} {of}".encode(), "sha256")
+
+    host, others = (urlsafe_b64encode(digest(of)).decode().rstrip("=") for of in ("host", "others"))
+    return Prepared(_room_id(digest("room")), host, others)
 
 
 class Rooms:
@@ -94,19 +112,28 @@ class Rooms:
         Raises:
             SignalingError: ``unavailable``, or what the quota says.
         """
+        self._assert_place()
         room = self._new_room(self._new_id(), message.lobby, payment)
         effects = room.create(message, message.relay_only or self._relay_only, now_ns)
         self._rooms[room.id] = room
         return Seat(room.id, room.host), effects
 
-    def prepare(self, now_ns: int) -> tuple[Prepared, list[Effect]]:
+    def prepare(self, now_ns: int, named: Prepared | None = None) -> tuple[Prepared, list[Effect]]:
         """Make a room for an operator, in which nobody is yet, and for which no host pays.
+
+        Args:
+            named: what it is called and opened by; None for what nobody has had yet.
 
         Raises:
             SignalingError: ``unavailable``.
         """
-        room = self._new_room(self._new_id(), lobby=False, payment=None)
-        prepared = Prepared(room.id, *room.prepare(now_ns))
+        self._assert_place()
+        prepared = named or Prepared(
+            self._new_id(), new_secret(self._clock), new_secret(self._clock)
+        )
+        assert prepared.room not in self._rooms, "of one id there is one room"
+        room = self._new_room(prepared.room, lobby=False, payment=None)
+        room.prepare(prepared.host_invitation, prepared.invitation, now_ns)
         self._rooms[room.id] = room
         return prepared, [Changed(room.id)]
 
@@ -232,10 +259,12 @@ class Rooms:
         room.restore(stored, now_ns)
         self._rooms[room.id] = room
 
-    def _new_id(self) -> str:
+    def _assert_place(self) -> None:
         if len(self._rooms) >= ROOMS_MAXIMUM:
             raise SignalingError("unavailable", "the node has as many rooms as it can")
-        return b32encode(self._clock.random_bytes(10)).decode().lower()
+
+    def _new_id(self) -> str:
+        return _room_id(self._clock.random_bytes(_ID_BYTES))
 
     def _new_room(self, identity: str, lobby: bool, payment: Payment | None) -> Room:
         return Room(
@@ -254,3 +283,7 @@ class Rooms:
             if isinstance(effect, Closed):
                 self._rooms.pop(effect.room, None)
         return effects
+
+
+def _room_id(drawn: bytes) -> str:
+    return b32encode(drawn[:_ID_BYTES]).decode().lower()

@@ -52,8 +52,10 @@ from relay.signaling.messages import CreateRoom, JoinRoom, OpenCall, SignIn
 from relay.signaling.room_billing import HostBilling
 from relay.signaling.room_desk import RoomDesk
 
-KEY_LABEL = "call-secrets"
+CALL_KEY_LABEL = "call-secrets"
 """What the node's identity derives the secrets of calls from."""
+ROOM_KEY_LABEL = "room-links"
+"""And those of rooms that operators make."""
 
 
 class Signaling:
@@ -95,7 +97,14 @@ class Signaling:
             ledger.paid_into.add(line.into)
         hosts = None if signaling.rooms == "free" else HostBilling(ledger, room_line, clock)
         self.rooms = RoomDesk(
-            signaling, ledger, clock, metering, issuer, own_relays.__contains__, hosts
+            signaling,
+            ledger,
+            clock,
+            metering,
+            issuer,
+            own_relays.__contains__,
+            hosts,
+            secret=node_key.derive_secret(ROOM_KEY_LABEL),
         )
         call_notices = CallNotices(outbox, ledger, notices, lambda info: self._links(info.id)[1])
         telegram = TelegramProof(config.bridges.telegram, clock, ask)
@@ -107,7 +116,7 @@ class Signaling:
             line_of=lines.__getitem__,
             is_own=own_relays.__contains__,
             tell=call_desk.tell,
-            secret=node_key.derive_secret(KEY_LABEL),
+            secret=node_key.derive_secret(CALL_KEY_LABEL),
             region=billing.default_region,
             direct_calls=signaling.direct_calls,
             calls_per_minute=signaling.calls_per_minute,
@@ -170,13 +179,14 @@ class Signaling:
         self.rooms.room_token = config.room_token
         self.calls.admission.calls_per_minute = config.calls_per_minute
 
-    async def prepare_room(self) -> RoomLinkReply:
-        """A room that waits for its first visitor, and the links to it.
+    async def prepare_room(self, effect: str = "") -> RoomLinkReply:
+        """A room that waits for its first visitor, and the links to it; see `RoomDesk.prepare`.
 
         Raises:
             SignalingError: too many of them wait.
+            OperationError: it can't be stored.
         """
-        first, second = await self.rooms.prepare()
+        first, second = await self.rooms.prepare(effect)
         url = self._url()
         return RoomLinkReply(room_url=f"{url}/#{first}", invitation_url=f"{url}/#{second}")
 
@@ -197,7 +207,7 @@ class Signaling:
                 _, info = await self.calls.end_call(request.call)
                 return CallEndReply(_item(info))
             case _:
-                return await self.prepare_room()
+                return await self.prepare_room(request.id or "")
 
     async def answer_bridge(
         self,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import trio
 
 from core.api.messages import (
     CallEndReply,
@@ -21,10 +22,12 @@ from core.api.messages import (
     RoomLinkRequest,
 )
 from core.errors import SignalingError
+from relay import cli_shared
 from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.trio
 
+ID = "0123456789abcdef" * 2
 CALLER_URL = "https://node.example/call?id=CALL-ABCDEFGH#caller-secret"
 CALLEE_URL = "https://node.example/call?id=CALL-ABCDEFGH#callee-secret"
 ENDED = CallItem(
@@ -84,14 +87,14 @@ async def test_a_calls_links_for_programs(
     node = Node()
     words = ("call", "link", "--from", "user:alice", "--to", "user:bob", "--kind", "screen")
     async with terminal(capsys, tmp_path, node.answer) as shell:
-        code, printed, remark = await shell.run(*words, "--json")
+        code, printed, remark = await shell.run(*words, "--json", "--id", ID.upper())
     assert (code, remark) == (0, "")
     assert json.loads(printed) == {
         "call_id": "CALL-ABCDEFGH",
         "caller_url": CALLER_URL,
         "callee_url": CALLEE_URL,
     }
-    assert node.asked == [CallLinkRequest("user:alice", "user:bob", "screen")]
+    assert node.asked == [CallLinkRequest("user:alice", "user:bob", "screen", ID)]
 
 
 async def test_a_calls_links_for_people(
@@ -115,7 +118,13 @@ async def test_a_calls_links_for_people(
             f"Чтобы позвонить от имени user:alice, откройте {CALLER_URL}",
             f"и отправьте tg:123 {CALLEE_URL}",
         ]
-    assert node.asked[1] == CallLinkRequest("user:alice", None, "voice")
+    asked = node.asked[1]
+    assert isinstance(asked, CallLinkRequest)
+    assert asked == CallLinkRequest("user:alice", None, "voice", asked.id)
+    # Each time another call is meant.
+    ids = {getattr(one, "id", None) for one in node.asked}
+    assert len(ids) == 3
+    assert None not in ids
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,8 @@ async def test_a_calls_links_for_people(
         (("call", "link", "--from", "a b"), "--from: an account has from 1 to 128 characters"),
         (("call", "link", "--from", "a", "--to", ""), "--to: an account has from 1 to 128"),
         (("call", "link", "--from", "a", "--kind", "fax"), "--kind: voice, video or screen."),
+        (("call", "link", "--from", "a", "--id", "12"), "--id: 32 hexadecimal digits."),
+        (("room", "link", "--id", "12"), "--id: 32 hexadecimal digits."),
         (("call", "list", "--limit", "0"), "--limit: a whole number from 1 to 1000."),
         (("call", "end", "CALL-abc"), "CALL: a call's id is CALL- and 8 letters and digits"),
         (("call", "end"), "CALL is missing."),
@@ -241,8 +252,9 @@ async def test_a_room_has_two_links(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
-    async with terminal(capsys, tmp_path, Node().answer) as shell:
-        _, printed, _ = await shell.run("room", "link", "--json")
+    node = Node()
+    async with terminal(capsys, tmp_path, node.answer) as shell:
+        _, printed, _ = await shell.run("room", "link", "--json", "--id", ID)
         assert json.loads(printed) == {
             "room_url": "https://node.example/#host",
             "invitation_url": "https://node.example/#other",
@@ -252,3 +264,23 @@ async def test_a_room_has_two_links(
         "To talk, open https://node.example/#host",
         "and send somebody https://node.example/#other",
     ]
+    first, second = node.asked
+    assert first == RoomLinkRequest(ID)
+    assert isinstance(second, RoomLinkRequest)
+    assert second.id not in (None, ID)
+
+
+async def test_who_hears_nothing_is_told_how_to_ask_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def be_silent(_body: RequestBody) -> ReplyBody:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(cli_shared, "ANSWER_TIMEOUT_S", 0.05)
+    monkeypatch.setenv("LC_ALL", "C")
+    async with terminal(capsys, tmp_path, be_silent) as shell:
+        for words in (("room", "link"), ("call", "link", "--from", "user:alice")):
+            code, printed, said = await shell.run(*words, "--id", ID)
+            assert (code, printed) == (1, "")
+            assert f"the same command with --id {ID} does it once at most" in said

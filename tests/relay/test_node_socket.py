@@ -6,9 +6,11 @@ import grp
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
+import trio
 
 from core.api.bridge_messages import (
     DoneReply,
@@ -26,12 +28,14 @@ from core.api.messages import (
     CallLinkRequest,
     CallListReply,
     CallListRequest,
+    RoomLinkReply,
+    RoomLinkRequest,
     StatusReply,
     StatusRequest,
     TransferReply,
 )
 from core.errors import OperationError
-from tests.support.node import RunningNode, running_node
+from tests.support.node import RunningNode, running_node, write_config
 
 GROUP = grp.getgrgid(os.getegid()).gr_name
 
@@ -63,6 +67,35 @@ async def test_a_call_link_that_is_asked_for_again_is_the_same(node: RunningNode
         calls = await client.request(CallListRequest())
     assert isinstance(calls, CallListReply)
     assert [call.id for call in calls.calls] == [made[0].call_id]
+
+
+def test_a_room_link_that_is_asked_for_again_is_the_same_also_after_a_kill(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    request = RoomLinkRequest(effect_id("test", "room"))
+    made = []
+
+    async def ask(node: RunningNode) -> None:
+        async with connect(node.socket, software="test") as client:
+            made.extend([await client.request(request) for _ in range(2)])
+
+    socket = tmp_path / "data" / "node.sock"
+    with running_node(config=config) as node:
+        node.socket = socket
+        trio.run(ask, node)
+        node.kill()
+    with running_node(config=config) as node:
+        node.socket = socket
+        assert node.status()["signaling"]["rooms"] == 1
+        trio.run(ask, node)
+        assert node.status()["signaling"]["rooms"] == 1
+    # Its host and port are the node's, which has others after each start.
+    secrets = [
+        (one.room_url.partition("#")[2], one.invitation_url.partition("#")[2])
+        for one in made
+        if isinstance(one, RoomLinkReply)
+    ]
+    assert secrets == secrets[:1] * 4
+    assert len(set(secrets[0])) == 2
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

@@ -18,11 +18,13 @@ import trio.testing
 
 from billing.ledger import open_ledger
 from billing.tables import ROOMS
+from core.api.bridge_messages import effect_id
 from core.clock import VirtualClock
 from core.config import SignalingConfig
 from core.errors import OperationError, SignalingError
 from core.stun.address import Address
 from core.tables import Writing
+from core.units import DAY_S
 from relay.credential_issuer import CredentialIssuer
 from relay.signaling.hub import ENTER_S, ERRORS_MAXIMUM, KEEP_S, Guest, Hub
 from relay.signaling.messages import (
@@ -35,6 +37,7 @@ from relay.signaling.messages import (
     Resume,
 )
 from relay.signaling.room_desk import RoomDesk
+from relay.signaling.room_store import RoomStore
 from relay.signaling.sessions import Handler, Session
 from tests.support.signaling_channel import FakeChannel
 
@@ -110,7 +113,16 @@ async def running(
     issuer = CredentialIssuer(["a secret of the tests"], [Address(RELAY, 3478)], clock)
     metered = Metered()
     with open_ledger(folder, clock, map_bytes=1 << 26) as ledger:
-        desk = RoomDesk(config, ledger, clock, metered, issuer, lambda ip: ip == RELAY, None)
+        desk = RoomDesk(
+            config,
+            ledger,
+            clock,
+            metered,
+            issuer,
+            lambda ip: ip == RELAY,
+            None,
+            secret=bytes(32),
+        )
         hub = Hub(config, clock, {CreateRoom: desk.create, JoinRoom: desk.join}, desk.restored)
         desk.hub = hub
         await desk.recover()
@@ -600,6 +612,100 @@ def test_a_prepared_room_waits_for_its_host(tmp_path: Path) -> None:
             page.say("hang_up")
         again = node.connect()
         assert (await again.ask("join", invitation=second))["type"] == "entered"
+
+    in_hub(test, tmp_path)
+
+
+def test_of_one_id_there_is_one_room(tmp_path: Path) -> None:
+    clock, one, other = VirtualClock(), effect_id("test", "one"), effect_id("test", "other")
+    made: list[tuple[str, str]] = []
+
+    async def before() -> None:
+        async with running(tmp_path, clock=clock) as node:
+
+            async def ask(effect: str) -> None:
+                made.append(await node.desk.prepare(effect))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(ask, one)
+            assert len(set(made)) == 1
+            assert len({*made, await node.desk.prepare(other)}) == 2
+            assert len({*made, await node.desk.prepare(), await node.desk.prepare()}) == 3
+            assert (len(node.desk), len(node.metered.open)) == (4, 4)
+
+    async def after() -> None:
+        # Nothing has happened since it was answered, not even a second's end.
+        async with running(tmp_path, clock=clock) as node:
+            assert len(node.desk) == 4
+            guest = node.connect()
+            entered = await guest.ask("join", invitation=made[0][1])
+            assert await node.desk.prepare(one) == made[0]
+            assert len(node.desk) == 4
+            host = node.connect()
+            assert (await host.ask("join", invitation=made[0][0]))["room"]["host"] == "0001"
+            # When its day is over, and all have left, the same links are another room's.
+            clock.advance_s(DAY_S)
+            await node.desk.tick()
+            for page in (guest, host):
+                page.say("hang_up")
+            with pytest.raises(SignalingError, match="is being closed"):
+                await node.desk.prepare(one)
+            await node.desk.tick()
+            assert len(node.desk) == 0
+            assert await node.desk.prepare(one) == made[0]
+            again = await node.connect().ask("join", invitation=made[0][1])
+            assert (again["room"]["id"], again["you"]) == (entered["room"]["id"], "0000")
+            await node.desk.tick()
+            assert len(node.metered.open) == 1
+
+    trio.run(before)
+    trio.run(after)
+
+
+def test_who_asks_for_a_room_again_is_answered_when_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(node: Node) -> None:
+        may_write, write = trio.Event(), RoomStore.write
+        made: list[tuple[str, str]] = []
+
+        async def hold(store: RoomStore, records: Mapping[str, bytes | None]) -> None:
+            await may_write.wait()
+            await write(store, records)
+
+        async def ask() -> None:
+            made.append(await node.desk.prepare(effect_id("test", "room")))
+
+        monkeypatch.setattr(RoomStore, "write", hold)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not made
+            may_write.set()
+        assert made == made[:1] * 2
+
+    in_hub(test, tmp_path)
+
+
+def test_a_room_that_can_not_be_stored_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_store: RoomStore, _records: object) -> None:
+        raise OperationError("the disk is full")
+
+    async def test(node: Node) -> None:
+        effect = effect_id("test", "room")
+        with monkeypatch.context() as broken:
+            broken.setattr(RoomStore, "write", full)
+            with pytest.raises(OperationError):
+                await node.desk.prepare(effect)
+        assert len(node.desk) == 0
+        await node.desk.tick()
+        assert not node.metered.open
+        await node.desk.prepare(effect)
+        assert (len(node.desk), len(node.metered.open)) == (1, 1)
 
     in_hub(test, tmp_path)
 
