@@ -10,13 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any, TextIO
+import traceback
+from typing import Any, Final, TextIO
+
+from core.clock import Clock
+from core.units import MINUTE_S, NS_PER_S
 
 WITHHELD_FIELDS = frozenset(
     {"authorization", "credential", "key", "nonce", "password", "secret", "token", "username"}
 )
 WITHHELD = "(withheld)"
 MESSAGE_CHARACTERS_MAX = 2000
+REPEATED_INTERVAL_S: Final = MINUTE_S
+REASONS_MAXIMUM: Final = 64
+STACK_FRAMES_MAXIMUM: Final = 20
+STACK_ERRORS_MAXIMUM: Final = 5
 _FIELDS = "montana_fields"
 
 
@@ -24,6 +32,53 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: object) 
     """Log `event` (a few lower-case words, no values in them) with its `fields`."""
     if logger.isEnabledFor(level):
         logger.log(level, "%s", event, extra={_FIELDS: fields})
+
+
+class RepeatedEvent:
+    """An event that strangers can bring about as often as they like, so that each reason for it is
+    a line in `REPEATED_INTERVAL_S` at most.
+
+    Attributes:
+        count: how often it has come to pass.
+    """
+
+    def __init__(self, logger: logging.Logger, event: str, clock: Clock) -> None:
+        self._logger = logger
+        self._event = event
+        self._clock = clock
+        self._logged_ns: dict[str, int] = {}
+        self._unsaid: dict[str, int] = {}
+        self.count = 0
+
+    def happened(self, reason: str, **fields: object) -> None:
+        """It has come to pass once more. `times` in its line says how often since the last one.
+
+        Args:
+            reason: one of the few sentences that stand in our own code for it.
+        """
+        self.count += 1
+        self._unsaid[reason] = self._unsaid.get(reason, 0) + 1
+        assert len(self._unsaid) <= REASONS_MAXIMUM, "a reason quotes nothing"
+        now_ns = self._clock.monotonic_ns()
+        logged_ns = self._logged_ns.get(reason)
+        if logged_ns is not None and now_ns - logged_ns < REPEATED_INTERVAL_S * NS_PER_S:
+            return
+        self._logged_ns[reason] = now_ns
+        times, self._unsaid[reason] = self._unsaid[reason], 0
+        log_event(self._logger, logging.WARNING, self._event, reason=reason, times=times, **fields)
+
+
+def stack_of(error: BaseException) -> str:
+    """Where an error and those behind it were raised, the first one first, and of which kind they
+    are; not what they say, since that may quote what somebody has written."""
+    parts: list[str] = []
+    one: BaseException | None = error
+    while one is not None and len(parts) < STACK_ERRORS_MAXIMUM:
+        frames = traceback.format_tb(one.__traceback__, -STACK_FRAMES_MAXIMUM)
+        parts.append(f"{''.join(frames)}{type(one).__name__}")
+        hidden = one.__suppress_context__
+        one = one.__cause__ or (None if hidden else one.__context__)
+    return "\nand then\n".join(reversed(parts))
 
 
 class _Formatter(logging.Formatter):

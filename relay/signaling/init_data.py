@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple
@@ -23,6 +24,7 @@ from core.api.bridge_messages import BridgeAnswerRequest, InitDataBody
 from core.bridge_config import TelegramConfig
 from core.clock import Clock
 from core.errors import OperationError, SignalingError
+from core.log import RepeatedEvent
 from core.units import HOUR_S
 from relay.web.client_address import client_network
 from relay.web.rate_limit import RateLimiter
@@ -37,12 +39,25 @@ QUESTIONS_A_MINUTE: Final = 30
 """By one network, to the bridge."""
 ANSWER_S: Final = 10.0
 
+_log = logging.getLogger("montana.signaling")
 _SIGNATURES: Final = ("hash", "signature")
 _NAME = re.compile(r"[a-z_]{1,32}")
 _DIGITS = re.compile(r"[1-9][0-9]{0,15}")
 
 Ask = Callable[[InitDataBody, float], Awaitable[BridgeAnswerRequest]]
 """Asks the Telegram bridge, and waits for the answer for so many seconds; raises OperationError."""
+
+
+class InitDataError(SignalingError):
+    """Telegram has not made this for the bot; the page is told no more than that.
+
+    Attributes:
+        reason: what is wrong with it, without quoting it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("bad-proof", "Telegram has not signed this")
+        self.reason = reason
 
 
 class InitData(NamedTuple):
@@ -70,11 +85,11 @@ def parse_untrusted(text: str) -> InitData:
     """Take initData apart.
 
     Raises:
-        SignalingError: ``bad-proof``: it is none; a name that comes twice is among what it can't
-            have, since one reader would take the first and another the last.
+        InitDataError: it is none; a name that comes twice is among what it can't have, since one
+            reader would take the first and another the last.
     """
     if len(text) > INIT_DATA_MAXIMUM:
-        raise _bad_proof()
+        raise InitDataError("it is too long")
     try:
         pairs = parse_qsl(
             text,
@@ -84,20 +99,20 @@ def parse_untrusted(text: str) -> InitData:
             max_num_fields=FIELDS_MAXIMUM,
         )
     except ValueError as error:
-        raise _bad_proof() from error
+        raise InitDataError("no fields that can be read") from error
     fields = dict(pairs)
     if len(fields) < len(pairs) or not all(map(_NAME.fullmatch, fields)):
-        raise _bad_proof()
+        raise InitDataError("a field is there twice, or has no name of Telegram's")
     # A line's end would let one field pass for two in what is signed.
     if any("\n" in value for value in fields.values()):
-        raise _bad_proof()
+        raise InitDataError("a field has more than one line")
     made = fields.get("auth_date", "")
     try:
         user = _user_decoder.decode(fields.get("user", "")).id
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
-        raise _bad_proof() from error
+        raise InitDataError("it names no user") from error
     if _DIGITS.fullmatch(made) is None or _DIGITS.fullmatch(str(user)) is None:
-        raise _bad_proof()
+        raise InitDataError("it has no date, or names no user")
     return InitData(fields, user, int(made))
 
 
@@ -130,6 +145,7 @@ class TelegramProof:
         self._clock = clock
         self._ask = ask
         self._questions = RateLimiter(QUESTIONS_A_MINUTE, 60, clock)
+        self._forgeries = RepeatedEvent(_log, "initData was refused", clock)
 
     async def address_of_untrusted(self, text: str, client: str) -> str:
         """The address of the user for whom Telegram has made it, ``tg:...``.
@@ -141,22 +157,28 @@ class TelegramProof:
             SignalingError: ``bad-proof``; ``stale-proof``; ``too-many``; ``unavailable``:
                 nobody can tell now.
         """
+        try:
+            return await self._address_of_untrusted(text, client)
+        except InitDataError as error:
+            self._forgeries.happened(error.reason, error=type(error).__name__)
+            raise
+
+    async def _address_of_untrusted(self, text: str, client: str) -> str:
         if self._config is None:
-            raise _bad_proof()
+            raise InitDataError("there is no [bridges.telegram]")
         data = parse_untrusted(text)
         age_s = int(self._clock.unix_s()) - data.made_s
         if age_s < -CLOCKS_DIFFER_S:
-            raise _bad_proof()
+            raise InitDataError("it is of the future")
         if age_s > AGE_MAXIMUM_S:
             raise SignalingError("stale-proof", "this was opened too long ago; open it again")
         bot_id = self._config.bot_id
         if "signature" in data.fields and self._config.public_key and bot_id is not None:
             key = bytes.fromhex(self._config.public_key)
-            is_genuine = is_signed_untrusted(data.fields, bot_id, key)
-        else:
-            is_genuine = await self._asked(text, data.user, client)
-        if not is_genuine:
-            raise _bad_proof()
+            if not is_signed_untrusted(data.fields, bot_id, key):
+                raise InitDataError("its signature is not Telegram's for this bot")
+        elif not await self._asked(text, data.user, client):
+            raise InitDataError("the bridge telegram has refused it")
         return f"tg:{data.user}"
 
     async def _asked(self, text: str, user: int, client: str) -> bool:
@@ -169,7 +191,3 @@ class TelegramProof:
                 "unavailable", "Telegram's bridge is not there to check who this is"
             ) from error
         return answer.ok and answer.text == str(user)
-
-
-def _bad_proof() -> SignalingError:
-    return SignalingError("bad-proof", "Telegram has not signed this")

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.log import TextFormatter, log_event, set_up_logging
+from core.clock import VirtualClock
+from core.log import (
+    REPEATED_INTERVAL_S,
+    STACK_FRAMES_MAXIMUM,
+    RepeatedEvent,
+    TextFormatter,
+    log_event,
+    set_up_logging,
+    stack_of,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +84,53 @@ def test_an_exception_is_shown_whole() -> None:
     except RuntimeError:
         logger.exception("a task ended")
     assert "RuntimeError: broken" in json.loads(stream.getvalue())["exception"]
+
+
+def test_what_comes_again_and_again_is_a_line_a_minute_for_each_reason() -> None:
+    logger, stream = logged(as_json=True)
+    clock = VirtualClock()
+    refused = RepeatedEvent(logger, "refused", clock)
+
+    def lines() -> list[tuple[str, int]]:
+        found = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert all(line["message"] == "refused" and line["status"] == 403 for line in found)
+        return [(line["reason"], line["times"]) for line in found]
+
+    for _ in range(10_000):
+        refused.happened("a wrong token", status=403)
+    refused.happened("too large", status=403)
+    assert lines() == [("a wrong token", 1), ("too large", 1)]
+    clock.advance_s(REPEATED_INTERVAL_S - 1)
+    refused.happened("a wrong token", status=403)
+    assert len(lines()) == 2
+    clock.advance_s(1)
+    refused.happened("a wrong token", status=403)
+    refused.happened("a wrong token", status=403)
+    assert lines()[2:] == [("a wrong token", 10_001)]
+    assert refused.count == 10_004
+
+
+def test_a_stack_tells_where_and_of_which_kind_and_not_what_was_said() -> None:
+    def read(text: str) -> int:
+        try:
+            return int(text)
+        except ValueError as error:
+            raise LookupError(f"no {text}") from error
+
+    def sink(depth: int) -> int:
+        return sink(depth - 1) if depth else read("hunter2")
+
+    with pytest.raises(LookupError) as caught:
+        sink(10 * STACK_FRAMES_MAXIMUM)
+    stack = stack_of(caught.value)
+    first, second = stack.split("\nand then\n")
+    assert (first.splitlines()[-1], second.splitlines()[-1]) == ("ValueError", "LookupError")
+    assert "in read" in first
+    assert "in sink" in second
+    assert stack.count("  File ") <= STACK_FRAMES_MAXIMUM + 1
+    assert "hunter2" in str(caught.value)
+    # It stands in a line of this test's, which is code; what came of it does not.
+    assert "no hunter2" not in stack
+    logger, stream = logged(as_json=False)
+    log_event(logger, logging.ERROR, "failed", exception=stack)
+    assert stream.getvalue().endswith(f"ERROR   failed\n{stack}\n")

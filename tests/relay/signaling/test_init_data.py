@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
@@ -14,6 +15,7 @@ from nacl.signing import SigningKey
 from core.api.bridge_messages import BridgeAnswerRequest, InitDataBody
 from core.clock import VirtualClock
 from core.errors import OperationError, SignalingError
+from core.log import REPEATED_INTERVAL_S, TextFormatter
 from relay.signaling.init_data import (
     AGE_MAXIMUM_S,
     CLOCKS_DIFFER_S,
@@ -70,6 +72,10 @@ class Prover:
 
     async def address(self, text: str) -> str:
         return await self.proof.address_of_untrusted(text, CLIENT)
+
+    async def flood(self, text: str) -> None:
+        for _ in range(100):
+            await self.refusal(text)
 
     async def refusal(self, text: str) -> str:
         with pytest.raises(SignalingError) as refused:
@@ -192,6 +198,41 @@ async def test_names_that_come_twice_and_what_is_too_long_are_refused() -> None:
     assert await prover.refusal(signed(fields | many)) == "bad-proof"
     # What is joined by lines' ends can be taken apart in another way.
     assert await prover.refusal(signed(fields | {"chat_type": "a\nuser=6"})) == "bad-proof"
+
+
+async def test_forgeries_are_logged_once_a_minute_and_not_quoted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    prover = Prover()
+    good = init_data(USER, prover.now_s)
+    await prover.address(good)
+    old = init_data(USER, prover.now_s - AGE_MAXIMUM_S - 1)
+    assert await prover.refusal(old) == "stale-proof"
+    assert not caplog.records, "a page that was open for long is no forgery"
+    stranger = signed(fields_of(USER, prover.now_s), key=SigningKey(bytes(range(32))))
+    hashed = signed(fields_of(USER, prover.now_s), key=None, token=f"{BOT}:guessed")
+    await prover.flood(stranger)
+    assert await prover.refusal(hashed) == "bad-proof"
+    await prover.flood("no fields")
+    await prover.flood(init_data(USER, prover.now_s + CLOCKS_DIFFER_S + 1))
+    lines = [TextFormatter().format(record) for record in caplog.records]
+    assert [line.partition("reason=")[2] for line in lines] == [
+        f'"{reason}" times=1 error=InitDataError'
+        for reason in (
+            "its signature is not Telegram's for this bot",
+            "the bridge telegram has refused it",
+            "no fields that can be read",
+            "it is of the future",
+        )
+    ]
+    assert all("initData was refused" in line for line in lines)
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    for part in (str(USER), "Ann", "AAHdF6IQAAAAAN0XohDhrOrc", "auth_date", "guessed"):
+        assert part not in "".join(lines)
+    caplog.clear()
+    prover.clock.advance_s(REPEATED_INTERVAL_S)
+    assert await prover.refusal("no fields") == "bad-proof"
+    assert "times=100" in TextFormatter().format(caplog.records[0])
 
 
 async def test_whatever_is_shown_is_taken_apart_or_refused() -> None:
