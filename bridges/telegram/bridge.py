@@ -29,7 +29,7 @@ from bridges.telegram.reachability import Reachability
 from bridges.telegram.rings import Rings
 from bridges.telegram.texts import COMMANDS
 from bridges.telegram.webhook import serve_webhook
-from core.log import log_event
+from core.log import RepeatedEvent, log_event
 
 CONNECTIONS: Final = 32
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -80,17 +80,19 @@ async def run(context: BridgeContext) -> None:
         region=context.config.billing.default_region,
     )
     commands = Commands(desk)
-    intake = Intake(context.spool, commands.carry_out, commands.tell_too_many)
-    notices = Notices(desk, context.node, context.clock, secret_of(config.token))
+    intake = Intake(context.spool, commands.carry_out, commands.tell_too_many, commands.tell_failed)
+    refusals = RepeatedEvent(_log, "a webhook's call was refused", context.clock)
+    forgeries = RepeatedEvent(_log, "initData was refused", context.clock)
+    notices = Notices(desk, context.node, context.clock, secret_of(config.token), forgeries)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(intake.run)
         tasks.start_soon(notices.run)
-        tasks.start_soon(_tell_figures, context, intake, outgoing, desk)
+        tasks.start_soon(_tell_figures, context, intake, outgoing, desk.people, refusals, forgeries)
         await _name_commands(bot, outgoing)
         reachability.state = f"@{me.username}"
         reachability.answered()
         if config.webhook_url:
-            tasks.start_soon(serve_webhook, config, bot, outgoing, intake, reachability)
+            tasks.start_soon(serve_webhook, config, bot, outgoing, intake, reachability, refusals)
         else:
             # While there is one, Telegram refuses to be asked.
             await outgoing.call(bot.delete_webhook)
@@ -116,7 +118,12 @@ async def _name_commands(bot: Bot, outgoing: Outgoing) -> None:
 
 
 async def _tell_figures(
-    context: BridgeContext, intake: Intake, outgoing: Outgoing, desk: Desk
+    context: BridgeContext,
+    intake: Intake,
+    outgoing: Outgoing,
+    people: People,
+    refusals: RepeatedEvent,
+    forgeries: RepeatedEvent,
 ) -> None:
     while True:
         context.node.figures = {
@@ -126,6 +133,8 @@ async def _tell_figures(
             "updates_failed": str(intake.failed),
             "messages": str(outgoing.sent),
             "attempts_failed": str(outgoing.retried),
-            "people": str(len(desk.people)),
+            "people": str(len(people)),
+            "webhook_calls_refused": str(refusals.count),
+            "init_data_refused": str(forgeries.count),
         }
         await anyio.sleep(FIGURES_INTERVAL_S)

@@ -50,7 +50,7 @@ class Commands:
         """Carry out one update, and answer it, however long the node or Telegram are away.
 
         Raises:
-            OperationError: the disk is full.
+            SpoolFull: it is to be carried out again.
         """
         await self._see(incoming)
         try:
@@ -64,6 +64,22 @@ class Commands:
         except NotSent as error:
             if error.reason == "blocked" and incoming.is_private:
                 await self._desk.people.know(incoming.sender.user, blocked=True)
+            log_event(_log, logging.WARNING, "an answer was not taken", reason=error.reason)
+        self._desk.begun.discard(incoming.update)
+
+    async def tell_failed(self, incoming: Incoming, is_again: bool) -> None:
+        """Say that an update was not carried out, or may not have been, by a mistake of ours.
+
+        Args:
+            is_again: an earlier process may have begun it.
+        """
+        is_begun = is_again or incoming.update in self._desk.begun
+        self._desk.begun.discard(incoming.update)
+        if not self._is_to_bot(incoming):
+            return
+        try:
+            await self._desk.tell(incoming, "unsure" if is_begun else "failed")
+        except NotSent as error:
             log_event(_log, logging.WARNING, "an answer was not taken", reason=error.reason)
 
     async def tell_too_many(self, incoming: Incoming, count: int) -> None:
@@ -91,7 +107,7 @@ class Commands:
             # Whatever comes of it, the button has to stop turning.
             try:
                 told = await self._press(incoming)
-            except (OperationError, NotSent):
+            except Exception:
                 await self._desk.out.answer_press(incoming.press)
                 raise
             await self._desk.out.answer_press(incoming.press, told)
@@ -127,7 +143,7 @@ class Commands:
                 await self._desk.tell(incoming, "what")
             return
         name, bot, arguments = match[1].lower(), match[2], (match[3] or "").strip()
-        if bot is not None and bot.lower() != self._desk.bot.lower():
+        if not self._is_mine(bot):
             return
         if name not in COMMANDS:
             # In a group it may be another bot's.
@@ -137,6 +153,19 @@ class Commands:
             await self._desk.tell(incoming, "private", bot=self._desk.bot)
         else:
             await self._command(incoming, name, arguments)
+
+    def _is_mine(self, bot: str | None) -> bool:
+        """Whether a command that names this bot, or none, is for this one."""
+        return bot is None or bot.lower() == self._desk.bot.lower()
+
+    def _is_to_bot(self, incoming: Incoming) -> bool:
+        """Whether somebody waits for an answer of the bot's."""
+        if incoming.kind == "press":
+            return True
+        if incoming.is_private:
+            return incoming.kind not in ("blocked", "allowed")
+        match = _COMMAND.fullmatch(incoming.text.strip())
+        return match is not None and match[1].lower() in COMMANDS and self._is_mine(match[2])
 
     async def _command(self, incoming: Incoming, name: str, arguments: str) -> None:
         match name:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from telegram import InlineKeyboardMarkup
@@ -15,14 +15,36 @@ from bridges.telegram.people import People
 from bridges.telegram.rings import Rings
 from bridges.telegram.texts import Language, say
 from bridges.telegram.updates import Incoming
-from core.api.bridge_messages import UserOpenRequest, effect_id
-from core.api.messages import ReplyBody, RequestBody
+from core.api.bridge_messages import (
+    CallHangUpRequest,
+    CallRejectRequest,
+    CallStartRequest,
+    LinkConfirmRequest,
+    LinkStartRequest,
+    UserOpenRequest,
+    UserTransferRequest,
+    effect_id,
+)
+from core.api.messages import AccountReply, ReplyBody, RequestBody, VoucherRedeemRequest
 from core.clock import Clock
+from core.errors import ApiError, OperationError
+from core.written import narrow, phone_number_untrusted
 
 PATIENCE_S: Final = 10.0
 """So long the node may take before somebody is told that it is away."""
 _USERNAME = re.compile(r"@?[A-Za-z][A-Za-z0-9_]{3,31}")
-_PHONE = re.compile(r"\+?[0-9][0-9 ().-]{4,30}")
+_NUMBER = re.compile(r"[+(0-9][0-9 ()./+-]*")
+"""What is meant as a telephone number, and may be none."""
+_EFFECTS: Final = (
+    CallHangUpRequest,
+    CallRejectRequest,
+    CallStartRequest,
+    LinkConfirmRequest,
+    LinkStartRequest,
+    UserTransferRequest,
+    VoucherRedeemRequest,
+)
+"""What is more than a question, or than an account that is opened."""
 
 R = TypeVar("R", bound=ReplyBody)
 
@@ -32,7 +54,7 @@ class Contact:
     """Somebody to whom money is sent, or who is called.
 
     Attributes:
-        address: ``tg:...``, or a telephone number as it was written.
+        address: ``tg:...``, or a telephone number, `+79991234567`.
         user: their number with Telegram; None for a telephone number.
     """
 
@@ -49,6 +71,7 @@ class Desk:
         bot, bot_id: the bot's user name, and its number.
         app: the short name of its Mini App; None where it has none.
         region: the country, in two letters, of telephone numbers that are written without theirs.
+        begun: updates for which the node was asked for an effect, and has not refused it.
     """
 
     node: NodeLink
@@ -61,6 +84,7 @@ class Desk:
     bot_id: int
     app: str | None
     region: str | None
+    begun: set[int] = field(default_factory=set)
 
     def language(self, incoming: Incoming) -> Language:
         """In which language somebody is answered."""
@@ -78,13 +102,22 @@ class Desk:
             ApiError: no node would read it.
             NotSent: they can't be told.
         """
+        if isinstance(request, _EFFECTS):
+            self.begun.add(incoming.update)
         try:
-            answer = await self.node.try_request(request, timeout_s=PATIENCE_S)
-        except NodeAway:
-            await self.tell(incoming, "node_away")
-            answer = await self.node.request(request)
+            answer = await self._answer(incoming, request)
+        except (OperationError, ApiError):
+            self.begun.discard(incoming.update)
+            raise
         assert isinstance(answer, reply)
         return answer
+
+    async def _answer(self, incoming: Incoming, request: RequestBody) -> ReplyBody:
+        try:
+            return await self.node.try_request(request, timeout_s=PATIENCE_S)
+        except NodeAway:
+            await self.tell(incoming, "node_away")
+            return await self.node.request(request)
 
     async def open_account(self, incoming: Incoming) -> None:
         """Have an account opened for who writes, where they have none.
@@ -96,6 +129,17 @@ class Desk:
         if not self.people.of(user).has_account:
             await self.node.request(UserOpenRequest(f"tg:{user}"))
             await self.people.know(user, has_account=True)
+
+    async def account(self, incoming: Incoming) -> AccountReply:
+        """The account of who writes, which is opened where they have none.
+
+        Raises:
+            as `ask`.
+        """
+        user = incoming.sender.user
+        account = await self.ask(incoming, UserOpenRequest(f"tg:{user}"), AccountReply)
+        await self.people.know(user, has_account=True)
+        return account
 
     async def tell(
         self, incoming: Incoming, key: str, keyboard: Keyboard | None = None, **values: object
@@ -130,8 +174,13 @@ class Desk:
         user: int | None = None
         if incoming.others:
             user = incoming.others[0].user
-        elif _PHONE.fullmatch(written):
-            return Contact(_digits(written), written, None)
+        elif _NUMBER.fullmatch(narrow(written)):
+            # What is shown is the number that is meant, however it was written.
+            number = phone_number_untrusted(narrow(written), self.region)
+            if number is None:
+                await self.tell(incoming, "bad_number")
+                return None
+            return Contact(number, number, None)
         elif _USERNAME.fullmatch(written):
             user = self.people.find(written)
         elif not written and incoming.answered is not None:
@@ -159,8 +208,3 @@ class Desk:
         if number != address and number.isascii() and number.isdigit():
             return self.people.called(int(number))
         return address or say(language, "somebody")
-
-
-def _digits(written: str) -> str:
-    digits = "".join(character for character in written if character.isdigit())
-    return f"+{digits}" if written.startswith("+") else digits

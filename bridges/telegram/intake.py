@@ -6,7 +6,6 @@ other.
 from __future__ import annotations
 
 import logging
-import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -19,7 +18,7 @@ from bridges.spool import FULL_RETRY_S, Change, Spool, SpoolFull
 from bridges.telegram.table import Table
 from bridges.telegram.updates import Incoming
 from core.errors import OperationError
-from core.log import log_event
+from core.log import log_event, stack_of
 
 PENDING_MAXIMUM: Final = 2_000
 """With so many nothing more is taken from Telegram, which keeps it."""
@@ -31,6 +30,8 @@ _KIND: Final = "update"
 
 CarryOut = Callable[[Incoming], Awaitable[None]]
 TellTooMany = Callable[[Incoming, int], Awaitable[None]]
+TellFailed = Callable[[Incoming, bool], Awaitable[None]]
+"""Given what nobody has foreseen, and whether an earlier process may have begun it."""
 _log = logging.getLogger("montana.bridge.telegram")
 
 
@@ -53,10 +54,17 @@ class Intake:
         taken, refused, failed: how many were received, were too many, and could not be carried out.
     """
 
-    def __init__(self, spool: Spool, carry_out: CarryOut, tell_too_many: TellTooMany) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        carry_out: CarryOut,
+        tell_too_many: TellTooMany,
+        tell_failed: TellFailed,
+    ) -> None:
         self._spool = spool
         self._carry_out = carry_out
         self._tell_too_many = tell_too_many
+        self._tell_failed = tell_failed
         self._done = Table(spool, "done", DONE_MAXIMUM)
         self._chats: dict[int, deque[Incoming]] = {}
         self._pending: set[int] = set()
@@ -69,6 +77,8 @@ class Intake:
         self.failed = 0
         for _, value in spool.items(_KIND, 2 * PENDING_MAXIMUM):
             self._queue(msgspec.json.decode(value, type=Incoming))
+        self._found = set(self._pending)
+        """Those that an earlier process had."""
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -175,6 +185,7 @@ class Intake:
             )
             waiting.popleft()
             self._pending.discard(incoming.update)
+            self._found.discard(incoming.update)
             self._room.set()
         del self._chats[chat]
 
@@ -195,17 +206,18 @@ class Intake:
         except SpoolFull:
             raise
         except Exception as error:
-            # It would fail after each start, and nobody would be answered any more. What it says
-            # may quote what somebody has written.
+            # It would fail after each start, and nobody would be answered any more.
             self.failed += 1
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            log_event(
-                _log,
-                logging.ERROR,
-                "an update could not be carried out",
-                error=type(error).__name__,
-                place=f"{place.filename}:{place.lineno}",
-            )
+            _log_mistake("an update could not be carried out", error)
+            try:
+                await self._tell_failed(incoming, incoming.update in self._found)
+            except Exception as again:
+                _log_mistake("nobody was told of it", again)
+
+
+def _log_mistake(event: str, error: Exception) -> None:
+    """Log what nobody has foreseen; what it says may quote what somebody has written."""
+    log_event(_log, logging.ERROR, event, error=type(error).__name__, exception=stack_of(error))
 
 
 def _key(incoming: Incoming) -> str:

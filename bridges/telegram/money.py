@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Final
 
 from bridges.telegram import keyboards
-from bridges.telegram.desk import Contact, Desk
+from bridges.telegram.desk import Desk
 from bridges.telegram.offers import Offer
 from bridges.telegram.texts import Language, purpose_text, say, short
 from bridges.telegram.updates import Incoming
@@ -17,7 +17,6 @@ from core.api.bridge_messages import (
     LinkLookRequest,
     LinkStartReply,
     LinkStartRequest,
-    UserOpenRequest,
     UserTransferRequest,
 )
 from core.api.messages import (
@@ -30,12 +29,7 @@ from core.api.messages import (
 )
 from core.purposes import OWN_ACCOUNTS
 from core.units import MINUTE_S
-from core.written import (
-    is_ambiguous_untrusted,
-    narrow,
-    phone_number_untrusted,
-    plain_amount_untrusted,
-)
+from core.written import is_ambiguous_untrusted, narrow, plain_amount_untrusted
 
 HISTORY_LINES: Final = 10
 FEE_SHARE: Final = Decimal("0.01")
@@ -56,14 +50,14 @@ class Money:
 
     async def start(self, incoming: Incoming) -> None:
         """Greet, with the menu."""
-        account = await self._account(incoming)
+        account = await self._desk.account(incoming)
         language = self._desk.language(incoming)
         balance = short(account.available)
         await self._desk.tell(incoming, "hello", keyboards.menu(language), balance=balance)
 
     async def balance(self, incoming: Incoming) -> None:
         """What somebody has."""
-        account = await self._account(incoming)
+        account = await self._desk.account(incoming)
         held = ""
         if Decimal(account.held):
             held = say(self._desk.language(incoming), "held", held=short(account.held))
@@ -76,8 +70,7 @@ class Money:
         if not written:
             await self._desk.tell(incoming, "how_to_send")
             return
-        region = self._desk.region
-        if is_ambiguous_untrusted(written, amount_written, region):
+        if is_ambiguous_untrusted(written, amount_written, self._desk.region):
             await self._desk.tell(incoming, "ambiguous_send")
             return
         amount = _amount(amount_written)
@@ -87,14 +80,10 @@ class Money:
         contact = await self._desk.find_contact(incoming, written)
         if contact is None:
             return
-        if contact.user is None:
-            # What is confirmed is the number that gets it, however it was written.
-            number = phone_number_untrusted(written, region)
-            if number is None:
-                await self._desk.tell(incoming, "bad_number")
-                return
-            contact = Contact(number, number, None)
-        account = await self._account(incoming)
+        account = await self._desk.account(incoming)
+        if contact.address in account.addresses:
+            await self._desk.tell(incoming, "yourself")
+            return
         fee = max(FEE_LEAST, (amount * FEE_SHARE).quantize(_SMALLEST, ROUND_CEILING))
         token = await self._desk.offers.make(
             incoming.update, incoming.sender.user, contact.address, contact.name, f"{amount:f}"
@@ -189,12 +178,6 @@ class Money:
         account = await self._desk.ask(incoming, request, AccountReply)
         text = say(self._desk.language(incoming), "linked", balance=short(account.available))
         await self._desk.change(incoming, text)
-
-    async def _account(self, incoming: Incoming) -> AccountReply:
-        request = UserOpenRequest(_address(incoming))
-        account = await self._desk.ask(incoming, request, AccountReply)
-        await self._desk.people.know(incoming.sender.user, has_account=True)
-        return account
 
     def _line(self, language: Language, item: HistoryItem) -> str:
         moment = f"{item.time[:16].replace('T', ' ')} UTC"

@@ -27,7 +27,7 @@ from core.api.bridge_messages import (
 )
 from core.clock import Clock
 from core.errors import OperationError
-from core.log import log_event
+from core.log import RepeatedEvent, log_event
 
 _MS_PER_S: Final = 1000
 
@@ -39,13 +39,17 @@ class Notices:
 
     Args:
         secret: what initData is signed with.
+        forgeries: is told of initData that is not Telegram's.
     """
 
-    def __init__(self, desk: Desk, node: NodeLink, clock: Clock, secret: bytes) -> None:
+    def __init__(
+        self, desk: Desk, node: NodeLink, clock: Clock, secret: bytes, forgeries: RepeatedEvent
+    ) -> None:
         self._desk = desk
         self._node = node
         self._clock = clock
         self._secret = secret
+        self._forgeries = forgeries
 
     async def run(self) -> None:
         """Deliver what the node tells, until cancelled."""
@@ -146,6 +150,7 @@ class Notices:
             user = check_untrusted(init_data, self._secret, self._clock.unix_s())
             answer = BridgeAnswerRequest(event, True, str(user))
         except InitDataError as error:
+            self._forgeries.happened(str(error), error=type(error).__name__)
             answer = BridgeAnswerRequest(event, False, str(error))
         try:
             await self._node.request(answer)

@@ -66,6 +66,14 @@ _TEXTS: Final[dict[str, tuple[str, str]]] = {
         "Не получилось, и не по вашей вине. Попробуйте позже; если не пройдёт, скажите тому, кто "
         "держит этого бота.",
     ),
+    "unsure": (
+        "Something went wrong here, by no fault of yours, and I can't tell whether it was done. "
+        "Look before you ask again: /balance, /history and /calls show it. If it stays so, tell "
+        "whoever runs this bot.",
+        "Что-то сломалось, и не по вашей вине; выполнено ли это, неизвестно. Прежде чем повторять, "
+        "проверьте: /balance, /history и /calls покажут. Если не пройдёт, скажите тому, кто держит "
+        "этого бота.",
+    ),
     "refused": ("Not done: {message}.", "Не выполнено: {message}."),
     "button_call": ("📞 Call", "📞 Позвонить"),
     "button_balance": ("💰 Balance", "💰 Баланс"),

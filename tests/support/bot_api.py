@@ -175,6 +175,13 @@ class FakePerson:
         wait_until(look, lambda: f"{text!r} {count}x in {self.texts()}; {self.api.problems}")
         return found[-1]
 
+    def ask(self, text: str, answer: str) -> Message:
+        """Write a message to the bot, and wait for one more with `answer` in it than there were.
+        All that was asked before in this chat has been carried out then."""
+        count = sum(answer in one for one in self.texts())
+        self.write(text)
+        return self.wait_for(answer, count + 1)
+
     def texts(self) -> list[str]:
         """What the bot has written to them, as text."""
         return [message.text for message in self.messages]
@@ -186,8 +193,9 @@ class BotApi:
     Attributes:
         problems: what was sent that Telegram does not take.
         calls: methods that were called, with their parameters, in order.
-        faults: for the next calls of a method: a status, ``nothing`` for no answer at all, or
-            ``lost`` for one that is carried out and then not answered.
+        faults: for the next calls of a method: a status, with its description behind a blank
+            where that matters, ``nothing`` for no answer at all, or ``lost`` for one that is
+            carried out and then not answered.
         shown: what was shown when a button was pressed, by its identity.
         slowed: how many calls were too fast.
         webhook_target: where the webhook's reverse proxy passes requests on to.
@@ -260,6 +268,11 @@ class BotApi:
         """Have an update for the bot once more, whatever it has said to have received."""
         with self._lock:
             self._again.append(self._given[number])
+
+    def given(self, number: int) -> dict[str, Any]:
+        """An update, whether or not the bot has asked for it."""
+        with self._lock:
+            return self._given[number]
 
     def next_message(self) -> int:
         """The number of a new message."""
@@ -341,7 +354,8 @@ class BotApi:
             return _failure(429, "Too Many Requests: retry after 1", retry_after=1)
         if fault == "502":
             return web.Response(status=502, text="<html>Bad Gateway</html>")
-        return _failure(int(fault), {403: "Forbidden: bot was blocked by the user"}[int(fault)])
+        status, _, description = fault.partition(" ")
+        return _failure(int(status), description or "Forbidden: bot was blocked by the user")
 
     async def _get_updates(self, form: dict[str, str]) -> web.StreamResponse:
         try:

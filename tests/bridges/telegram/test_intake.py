@@ -24,7 +24,7 @@ class World:
         self.spool = spool
         self.done: list[int] = []
         self.outcomes: dict[str, str] = {}
-        self.intake = Intake(spool, self._carry_out, self._tell_too_many)
+        self.intake = Intake(spool, self._carry_out, self._tell_too_many, self._tell_failed)
 
     async def take(self, name: str, *numbers: int) -> None:
         try:
@@ -44,6 +44,9 @@ class World:
 
     async def _tell_too_many(self, incoming: Incoming, count: int) -> None:
         raise AssertionError(f"{count} of chat {incoming.chat} were too many")
+
+    async def _tell_failed(self, incoming: Incoming, is_again: bool) -> None:
+        raise AssertionError(f"{incoming.update} has failed, {is_again=}")
 
 
 def update(number: int) -> Incoming:

@@ -45,7 +45,10 @@ async def take(api: BotApi, spool: Spool, count: int) -> list[int]:
     async def tell_too_many(incoming: Incoming, count: int) -> None:
         raise AssertionError(f"{count} of chat {incoming.chat} were too many")
 
-    intake = Intake(spool, carry_out, tell_too_many)
+    async def tell_failed(incoming: Incoming, is_again: bool) -> None:
+        raise AssertionError(f"{incoming.update} has failed")
+
+    intake = Intake(spool, carry_out, tell_too_many, tell_failed)
     bot = Bot(TOKEN, base_url=f"{api.url}/bot")
     with anyio.fail_after(WAIT_S):
         async with anyio.create_task_group() as tasks:

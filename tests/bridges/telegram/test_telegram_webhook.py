@@ -12,9 +12,11 @@ import pytest
 
 from tests.support.bot_api import BotApi, FakePerson, wait_until
 from tests.support.node import RunningNode
-from tests.support.telegram_bridge import free_address, telegram_node
+from tests.support.telegram_bridge import bridge_of, free_address, telegram_node
 
 SECRET = "a-secret-of-the-webhook"
+GUESSED = "a-secret-of-somebody-else"
+FLOOD = 40
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,8 @@ webhook_listen = "{listen}"
 webhook_secret = "{SECRET}"
 """
     host, _, port = listen.rpartition(":")
+    api.fail("getMe", "429", "502")
+    api.fail("setWebhook", "502", "429")
     with socket.create_server((host, int(port))) as other, telegram_node(api, more) as running:
         wait_until(lambda: f"can't listen on {listen}" in running.log(), running.log)
         assert "bridges.telegram.webhook_listen" in running.log()
@@ -63,9 +67,6 @@ def test_by_webhook_as_by_asking(api: BotApi, alice: FakePerson) -> None:
         },
     }
     body = json.dumps(update).encode()
-    assert post(url, body, "a-secret-of-somebody-else") == 403
-    assert post(url, body, "") == 403
-    assert post(url, b"{" * 2_000_000) == 413
     # Telegram would send again for ever what it is not said to have arrived.
     for wrong in (b"", b"{", b"[]", b"\xff", b'{"update_id": -1}', b"[" * 100_000):
         assert post(url, wrong) == 200
@@ -78,3 +79,52 @@ def test_by_webhook_as_by_asking(api: BotApi, alice: FakePerson) -> None:
     alice.write("", contact={"phone_number": "+4930123456", "first_name": "Ben"})
     alice.wait_for("A contact alone")
     assert sum("What I can do" in text for text in alice.texts()) == 1
+
+
+def test_a_bot_api_that_fails_at_the_start_is_asked_until_it_answers(
+    api: BotApi, node: RunningNode, alice: FakePerson
+) -> None:
+    # Whoever is greeted has been heard, so that all of it is done.
+    assert alice.messages
+    assert not any(api.faults.values())
+    assert len(api.called("getMe")) == len(api.called("setWebhook")) == 3
+    assert bridge_of(node)["restarts"] == 0
+    assert "no answer of the Bot API" in node.log()
+
+
+def test_what_is_not_telegrams_is_refused_counted_and_logged_now_and_then(
+    api: BotApi, node: RunningNode, alice: FakePerson
+) -> None:
+    before = len(alice.messages)
+    url = f"{api.webhook_target}/telegram"
+    name = "Somebody whose name is nobody's business"
+    message = {
+        "message_id": 5,
+        "date": 1,
+        "from": {**alice.as_user(), "first_name": name},
+        "chat": api.chat(11),
+        "text": "/help",
+    }
+    body = json.dumps({"update_id": 9_500, "message": message}).encode()
+    for _ in range(FLOOD):
+        assert post(url, body, GUESSED) == 403
+    assert post(url, body, "") == 403
+    assert post(url, b"{" * 2_000_000) == 413
+    lines = [line for line in node.log().splitlines() if "a webhook's call was refused" in line]
+    # One a minute, as `core.log` is shown to have it.
+    assert 0 < sum("webhook_secret" in line and "403" in line for line in lines) < FLOOD / 4
+    assert sum("there is no X-Telegram" in line and "403" in line for line in lines) == 1
+    assert sum("bytes at most" in line and "413" in line for line in lines) == 1
+    assert all("WebhookError" in line for line in lines)
+    for part in (GUESSED, SECRET, name):
+        assert part not in node.log()
+    wait_until(lambda: figure(node, "webhook_calls_refused") == str(FLOOD + 2))
+    assert figure(node, "init_data_refused") == "0"
+    alice.ask("/calls", "no calls yet")
+    assert len(alice.messages) == before + 1
+
+
+def figure(node: RunningNode, name: str) -> str:
+    """What the bridge has told the node last."""
+    figures: dict[str, str] = bridge_of(node)["figures"]
+    return figures.get(name, "")
