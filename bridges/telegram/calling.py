@@ -31,7 +31,9 @@ CALL_LINES: Final = 10
 RINGING_MAXIMUM: Final = 20
 """Calls of late among which one that rings is looked for."""
 _RINGS: Final = ("pending", "ringing")
-"""A call of which it is told when it is so no more. Who opens one that was answered comes back."""
+"""A call of which it is told when it is so no more."""
+_LIVES: Final = (*_RINGS, "active")
+"""Who opens one that was answered comes back."""
 
 
 class Calling:
@@ -96,6 +98,8 @@ class Calling:
         request = CallSideRequest(call, _address(incoming))
         await self._desk.open_account(incoming)
         side = await self._desk.ask(incoming, request, CallSideReply)
+        if side.status not in _LIVES:
+            raise OperationError("the call is over", "wrong-state")
         if side.role == "callee":
             await self._show_ring(incoming, call, side)
             return
@@ -152,7 +156,10 @@ class Calling:
             if desk.app is None:
                 await desk.tell(incoming, "no_app", bot=desk.bot)
                 return
-        await desk.open_account(incoming)
+        account = await desk.account(incoming)
+        if contact.address in account.addresses:
+            await desk.tell(incoming, "yourself")
+            return
         username = desk.people.of(incoming.sender.user).username
         request = CallQuoteRequest(_address(incoming), contact.address, username=username)
         quote = await desk.ask(incoming, request, CallQuoteReply)
@@ -185,6 +192,9 @@ class Calling:
         caller = self._desk.called(language, side.other)
         text = say(language, "rings", name=caller, kind=kind_text(language, side.kind))
         keyboard = keyboards.ring_buttons(language, call, side.url)
+        if side.status in _RINGS:
+            # It may be over before Telegram has taken the message.
+            await self._desk.rings.expect(call, caller)
         message = await self._desk.out.send(incoming.chat, text, keyboard)
         if side.status in _RINGS:
             await self._desk.rings.add(call, incoming.chat, message, caller)

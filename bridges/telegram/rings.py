@@ -53,6 +53,12 @@ class Rings:
         ring = self._find(call)
         return ring is not None and ring.has_rung
 
+    async def expect(self, call: str, caller: str) -> None:
+        """A message that says that a call rings is about to be written: what has become of the
+        call meanwhile is not to be missed."""
+        if self._find(call) is None:
+            await self._put(call, _Ring(caller=caller))
+
     async def add(
         self, call: str, chat: int, message: int, caller: str, *, has_rung: bool = False
     ) -> None:

@@ -224,13 +224,18 @@ class BridgeCalls:
 
     # ------------------------------------------------------------ calls that are there
 
-    def side(self, request: CallSideRequest) -> CallSideReply:
-        """An address's side of a call.
+    async def side(self, request: CallSideRequest) -> CallSideReply:
+        """An address's side of a call. A callee in Telegram, who is about to see it, hears there
+        when it is over.
 
         Raises:
             SignalingError: ``no-call``: there is none, or it is nobody's of this address.
         """
         info, side = self.side_untrusted(request.call, request.address)
+        if side is Side.CALLEE and request.address.startswith("tg:"):
+            await self._calls.show(info.id, request.address)
+            # What has become of it until that was stored is not told.
+            info, side = self.side_untrusted(request.call, request.address)
         caller_url, callee_url = self._links(info.id)
         is_caller = side is Side.CALLER
         return CallSideReply(

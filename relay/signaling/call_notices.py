@@ -17,13 +17,11 @@ from core.api.bridge_messages import EventBody, ReceiptBody, RingBody, RingOverB
 from core.tables import Tables, Writing
 from core.units import DAY_S
 from relay.signaling.call_records import CallInfo
-from relay.signaling.call_states import Status
+from relay.signaling.call_states import UNANSWERED, Status
 from relay.signaling.calls import RINGING_S
 
 LIFETIME_S: Final = DAY_S
 """Of what is told after the ring."""
-
-_UNANSWERED: Final = (Status.PENDING, Status.RINGING)
 
 
 class CallNotices:
@@ -53,7 +51,9 @@ class CallNotices:
             self._put_ring(writing, info)
         # Where it was not stored that it rings, nobody was told.
         if before.rung_address and info.status is not Status.RINGING:
-            self._put_ring_over(writing, info)
+            self._put_ring_over(writing, info, info.rung_address)
+        elif info.shown_address and info.status not in UNANSWERED and before.status in UNANSWERED:
+            self._put_ring_over(writing, info, info.shown_address)
         if info.status.is_over and (info.answered_ns or info.rung_ns or info.expires_ns):
             self._put_receipts(writing, info)
 
@@ -85,11 +85,11 @@ class CallNotices:
         key = _key("ring", info.id)
         self._put(writing, info.rung_address, body, key, urgent=True, lifetime_s=RINGING_S)
 
-    def _put_ring_over(self, writing: Writing, info: CallInfo) -> None:
+    def _put_ring_over(self, writing: Writing, info: CallInfo, address: str) -> None:
         # One that nobody was given yet is not to ring any more.
         self._outbox.settle(writing, _key("ring", info.id), "expired")
         body = RingOverBody(call=info.id, status=info.status.value, seconds=info.seconds)
-        self._put(writing, info.rung_address, body, _key("ring over", info.id, info.status.value))
+        self._put(writing, address, body, _key("ring over", info.id, info.status.value))
 
     def _put_receipts(self, writing: Writing, info: CallInfo) -> None:
         caller = self.address_of(writing, info.caller, info.from_address)

@@ -49,6 +49,8 @@ class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         effect: the id under which it was asked for, see `CallManager.create_once`; empty for none.
         expires_ns: when its link leads nowhere any more, if nobody has come; 0 for the usual time.
         rung_address: where in Telegram it has rung for the callee; empty for nowhere.
+        shown_address: where in Telegram the callee was given its link before it was answered;
+            empty for nowhere.
     """
 
     id: str
@@ -71,6 +73,7 @@ class CallInfo(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     effect: str = ""
     expires_ns: int = 0
     rung_address: str = ""
+    shown_address: str = ""
 
     @property
     def duration_seconds(self) -> int:

@@ -60,6 +60,8 @@ class Outcome(NamedTuple):
     reason: str = ""
 
 
+UNANSWERED: Final = (Status.PENDING, Status.RINGING)
+
 _RINGING: Final = Outcome(Status.RINGING)
 _ACTIVE: Final = Outcome(Status.ACTIVE)
 _MISSED: Final = Outcome(Status.MISSED, "missed")

@@ -40,7 +40,7 @@ from relay.signaling.call_heartbeats import Side
 from relay.signaling.call_making import CallMaking
 from relay.signaling.call_names import CallNames
 from relay.signaling.call_records import CallInfo, CallRecords, OnStored
-from relay.signaling.call_states import Event, Status, outcome_of
+from relay.signaling.call_states import UNANSWERED, Event, Status, outcome_of
 from relay.signaling.call_table import CallTable
 from relay.signaling.descriptions import (
     CANDIDATE_MAXIMUM_BYTES,
@@ -222,6 +222,17 @@ class CallManager:
         if info.status is Status.PENDING and telegram:
             call.change(rung_address=telegram)
         return self._apply(call, Event.RING)
+
+    async def show(self, call_id: str, telegram: str) -> None:
+        """The callee is given the link in Telegram, and is to hear there when nobody can answer
+        the call any more."""
+        call = self._table.calls.get(call_id)
+        if call is None or call.info.status not in UNANSWERED:
+            return
+        if call.info.shown_address != telegram:
+            call.change(shown_address=telegram)
+            self._unstored[call_id] = call
+            await self.store_changes()
 
     def set_offer(self, call_id: str, offer_sdp: str, *, is_from: bool = True) -> str:
         """The offer as it may pass on.

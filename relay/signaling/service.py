@@ -229,7 +229,7 @@ class Signaling:
                 info = await self._bridge_calls.start(request)
                 return CallLinkReply(info.id, *self._links(info.id))
             case CallSideRequest():
-                return self._bridge_calls.side(request)
+                return await self._bridge_calls.side(request)
             case CallRejectRequest():
                 return CallEndReply(_item(await self._bridge_calls.reject(request)))
             case CallHangUpRequest():

@@ -12,7 +12,7 @@ import pytest
 from tests.support.bot_api import BOT_NAME, BotApi, FakePerson, Message, wait_until
 from tests.support.node import RunningNode
 from tests.support.signaling_client import Page
-from tests.support.telegram_bridge import PUBLIC_URL, credit, started
+from tests.support.telegram_bridge import PUBLIC_URL, bridge_of, credit, started
 from tests.support.telegram_user import fields_of, signed
 
 GROUP = -1001
@@ -192,7 +192,10 @@ def test_it_rings_when_the_caller_has_come_and_is_rejected_by_a_button(
         # Without a signature for third parties the node asks the bridge, which has the token.
         forged = signed(fields_of(21, now_s), key=None, token="4242:guessed")
         assert open_call(page, identity, forged)["code"] == "bad-proof"
-        assert not any("Вам звонит" in text for text in dima.texts())
+        assert "initData was refused" in node.log()
+        assert "its hash is another" in node.log()
+        for part in ("guessed", "AAHdF6IQAAAAAN0XohDhrOrc"):
+            assert part not in node.log()
         shown = signed(fields_of(21, now_s), key=None, token=api.token)
         assert open_call(page, identity, shown)["type"] == "entered"
         ring = dima.wait_for("Вам звонит Carol (@carol_c): голос.")
@@ -207,9 +210,13 @@ def test_it_rings_when_the_caller_has_come_and_is_rejected_by_a_button(
         dima.wait_for("Carol (@carol_c): отклонён.", 2)
         assert (ring.buttons, again.buttons) == ([], [])
         carol.wait_for("Дима (@dima_d): rejected.")
+    # Once more: it says the same. What was forged has rung nowhere.
+    rejected = list(api.shown.values()).count("Вы отклонили звонок.")
     dima.press_data(ring, f"r:{identity}")
-    carol.write("/calls")
-    assert "rejected" in carol.wait_for("↗ Дима").text
+    wait_until(lambda: list(api.shown.values()).count("Вы отклонили звонок.") == rejected + 1)
+    assert sum("Carol (@carol_c)" in text for text in dima.texts()) == 2
+    assert "rejected" in carol.ask("/calls", "↗ Дима").text
+    wait_until(lambda: bridge_of(node)["figures"].get("init_data_refused") == "1")
 
 
 def test_a_ring_that_is_over_says_so_in_each_of_its_messages(
@@ -243,3 +250,21 @@ def test_a_call_that_has_not_rung_yet_is_rejected_as_well(
     dima.press(rings(dima)[0], "Отклонить")
     wait_until(lambda: not rings(dima))
     assert identity not in [call["id"] for call in calls_of(node)]
+
+
+def test_a_call_that_the_callee_has_opened_before_it_rang_is_over_when_its_caller_gives_up(
+    carol: FakePerson, dima: FakePerson
+) -> None:
+    identity = call_dima(carol, 4)
+    dima.write(f"/start {identity}")
+    wait_until(lambda: len(rings(dima)) == 1)
+    (opened,) = rings(dima)
+    assert opened.text == "📞 Вам звонит Carol (@carol_c): голос."
+    carol.ask("/hangup", "The call has ended: missed.")
+    wait_until(lambda: not opened.buttons)
+    assert (opened.text, opened.edits) == ("📞 Carol (@carol_c): пропущен.", 1)
+    # Its link opens nothing any more, for neither of them.
+    told = dima.ask(f"/start {identity}", "Не выполнено: звонок уже закончен.")
+    assert told.buttons == []
+    assert carol.ask(f"/start {identity}", "Not done: the call is over already.").buttons == []
+    assert not rings(dima)

@@ -73,6 +73,23 @@ def test_all_copies_say_that_it_is_over_also_those_that_come_too_late(tmp_path: 
     run(tmp_path, use)
 
 
+def test_what_is_over_before_its_message_was_taken_says_so_then(tmp_path: Path) -> None:
+    async def use(api: BotApi, bob: FakePerson, spool: Spool, bot: Bot) -> None:
+        world = World(spool, bot)
+        await world.rings.expect(CALL, "Alice")
+        assert not world.rings.has_rung(CALL)
+        await world.rings.end(CALL, "missed", 0)
+        await world.ring()
+        (message,) = bob.messages
+        assert (message.text, message.buttons) == (OVER, [])
+        # What is known already stays.
+        await world.rings.expect(CALL, "Somebody else")
+        await world.ring()
+        assert bob.messages[1].text == OVER
+
+    run(tmp_path, use)
+
+
 def test_the_next_process_goes_on_where_one_has_ended(tmp_path: Path) -> None:
     async def use(api: BotApi, bob: FakePerson, spool: Spool, bot: Bot) -> None:
         world = World(spool, bot)

@@ -49,7 +49,7 @@ from relay.credential_issuer import CredentialIssuer
 from relay.event_source import EventSource
 from relay.signaling.bridge_calls import INVITATION_S
 from relay.signaling.call_states import Status
-from relay.signaling.calls import RINGING_S
+from relay.signaling.calls import PENDING_S, RINGING_S
 from relay.signaling.hang_ups import KEPT
 from relay.signaling.service import Signaling
 from tests.support.call_world import RELAY, World, description
@@ -362,6 +362,69 @@ async def test_an_answered_call_is_told_of_to_both_and_what_it_cost_to_who_paid(
         )
         await world.seconds(3)
         assert not world.waiting(), "nothing is told twice"
+
+
+@pytest.mark.parametrize("gives_up", ["hangs up", "lets it wait", "hangs up after a start"])
+async def test_who_was_given_a_call_before_it_rang_is_told_when_it_is_over(
+    tmp_path: Path, gives_up: str
+) -> None:
+    clock = VirtualClock(monotonic_ns=1_900_000_000)
+    async with open_bridged(tmp_path, clock) as world:
+        await world.account(ANN, 1_000)
+        await world.account(BEN)
+        link, other = await world.start(ANN, BEN), await world.start(ANN, BEN)
+        for _ in range(2):
+            side = await world.ask(CallSideRequest(link.call_id, BEN))
+            assert side.status == "pending"
+        # Of the caller's own side, and of a call that nobody was given, nobody is told.
+        await world.ask(CallSideRequest(other.call_id, ANN))
+        if gives_up == "hangs up":
+            for call in (link, other):
+                await world.ask(CallHangUpRequest(call.call_id, ANN))
+        elif gives_up == "lets it wait":
+            clock.advance_s(PENDING_S)
+            await world.seconds(2)
+        else:
+            await world.seconds(1)
+    async with open_bridged(tmp_path, clock) as world:
+        if gives_up == "hangs up after a start":
+            for call in (link, other):
+                await world.ask(CallHangUpRequest(call.call_id, ANN))
+        assert not world.calls.living()
+        assert await world.take(BEN) == [RingOverBody(link.call_id, "missed", 0)]
+        # Who looks again is told of what it is, and no second time.
+        side = await world.ask(CallSideRequest(link.call_id, BEN))
+        assert side.status == "missed"
+        await world.seconds(2)
+        assert not await world.take(BEN)
+
+
+async def test_a_call_that_was_given_and_then_rang_is_told_to_be_over_as_others_are(
+    tmp_path: Path,
+) -> None:
+    async with open_bridged(tmp_path) as world:
+        await world.account(ANN, 1_000)
+        ben = await world.account(BEN)
+        link = await world.start(ANN, BEN)
+        await world.ask(CallSideRequest(link.call_id, BEN))
+        await world.open(link.caller_url)
+        assert [type(body) for body in await world.take(BEN)] == [RingBody]
+        await world.ask(CallHangUpRequest(link.call_id, ANN))
+        assert await world.take(BEN) == [RingOverBody(link.call_id, "missed", 0)]
+        # It rings on no page and in no Telegram, and is answered by its link.
+        await world.calls.blocks.set_untrusted(ben, ANN, False)
+        answered = await world.start(ANN, BEN)
+        await world.ask(CallSideRequest(answered.call_id, BEN))
+        await world.calls.blocks.set_untrusted(ben, ANN, True)
+        await world.open(answered.caller_url)
+        await world.open(answered.callee_url)
+        assert not await world.take(BEN)
+        world.calls.set_offer(answered.call_id, description())
+        await world.calls.answer_call(answered.call_id, description())
+        await world.seconds(1)
+        assert await world.take(BEN) == [RingOverBody(answered.call_id, "active", 0)]
+        await world.ask(CallHangUpRequest(answered.call_id, ANN))
+        assert RingOverBody not in [type(body) for body in await world.take(BEN)]
 
 
 async def test_who_is_blocked_rings_in_no_telegram(tmp_path: Path) -> None:
