@@ -290,25 +290,43 @@ def test_a_short_token_of_twilios_is_not_to_be_made_up() -> None:
 
 @pytest.mark.parametrize("readme", ["README.md", "README.ru.md"])
 @pytest.mark.parametrize(
-    ("bridge", "table"), [("Twilio", "[bridges.twilio]"), ("GSM", "[[bridges.gsm.modems]]")]
+    ("bridge", "table", "needed"),
+    [
+        ("Telegram", "[bridges.telegram]", ["token", "app"]),
+        (
+            "Twilio",
+            "[bridges.twilio]",
+            ["public_url", "account_sid", "auth_token", "sender"],
+        ),
+        ("GSM", "[[bridges.gsm.modems]]", ["name", "device"]),
+    ],
 )
-def test_the_steps_of_the_readme_name_all_that_a_bridge_of_sms_needs(
-    readme: str, bridge: str, table: str
+def test_the_steps_of_the_readme_name_all_that_a_bridge_needs(
+    readme: str, bridge: str, table: str, needed: list[str]
 ) -> None:
     text = (Path(__file__).parents[2] / readme).read_text()
     heading = re.search(rf"^\*\*[^*]*{bridge}[^*]*\*\*", text, re.MULTILINE)
     assert heading is not None
     steps = text[heading.end() :].partition("\n**")[0]
-    values = {"account_sid": f'"AC{"0" * 32}"', "auth_token": f'"{SECRET}"', "pin": '"0000"'}
-    for key in re.findall(r"`([a-z_]+)(?: = [^`]+)?`", steps):
-        values.setdefault(key, "")
-    for key, value in re.findall(r"`([a-z_]+) = ([^`]+)`", steps):
-        values[key] = value.replace("+1...", "+15005550006")
-    needed = ["name", "device"]
-    if bridge == "Twilio":
-        needed = ["public_url", "account_sid", "auth_token", "sender"]
+    examples = {
+        "account_sid": f'"AC{"0" * 32}"',
+        "auth_token": f'"{SECRET}"',
+        "token": f'"{TOKEN}"',
+        "app": '"call"',
+    }
+    named = re.findall(r"`(\[http\] )?([a-z_]+)(?: = ([^`]+))?`", steps)
+    values = {
+        key: examples.get(key) or value.replace("+1...", "+15005550006")
+        for of_http, key, value in named
+        if not of_http
+    }
     keys = "\n".join(f"{key} = {values[key]}" for key in needed)
-    nowhere = BASE.replace('default_region = "DE"', "")
-    sms = f"[sms]\ncountries = {values['countries']}"
-    config = read(f"{table}\n{keys}\n{sms}", base=nowhere)
-    assert config.sms.countries
+    base = BASE.replace('default_region = "DE"', "")
+    if bridge == "Telegram":
+        http = [f"{key} = {value}" for of_http, key, value in named if of_http]
+        base = base.replace('public_url = "https://node.example"', "\n".join(http))
+        config = read(f"{table}\n{keys}", base=base)
+        assert f"`{config.http.public_url}/call`" in steps
+    else:
+        config = read(f"{table}\n{keys}\n[sms]\ncountries = {values['countries']}", base=base)
+        assert config.sms.countries
