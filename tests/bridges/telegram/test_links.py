@@ -209,7 +209,20 @@ def test_a_telephone_that_is_linked_is_called_for_nothing_more(
     offer = alice.wait_for(f"Call {BOBS}?")
     assert "SMS" not in offer.text
     alice.press(offer, "Cancel")
-    alice.wait_for("nothing was done")
+    alice.ask("/help", "What I can do")
+    assert "nothing was done" in offer.text
+    assert len(telephones.carrier.sent) == before
+
+
+def test_ones_own_number_is_told_from_others_and_costs_nothing(
+    node: RunningNode, telephones: Telephones, alice: FakePerson
+) -> None:
+    had, before = balance(node, "tg:11"), len(telephones.carrier.sent)
+    assert ALICES in addresses(node, "tg:11")
+    for command in (f"/call {ALICES}", f"/send {ALICES[:3]} {ALICES[3:]} 5"):
+        told = alice.ask(command, "That is you.")
+        assert (told.text, told.buttons) == ("That is you.", [])
+    assert balance(node, "tg:11") == had
     assert len(telephones.carrier.sent) == before
 
 
@@ -219,7 +232,7 @@ def test_who_had_a_number_until_now_keeps_the_money_and_is_told(
     had = balance(node, "tg:12")
     alice.write(f"/link {code_in(telephones.send(BOBS, 'LINK'))}")
     alice.press(alice.wait_for("Link +49 151 ••• 001 with this chat?"), "It is mine")
-    alice.wait_for("Linked: one account now")
+    alice.wait_for("Linked: one account now", 2)
     told = bob.wait_for("привязан к другому счёту Telegram")
     assert BOBS not in told.text
     assert (balance(node, "tg:12"), addresses(node, "tg:12")) == (had, ["tg:12"])

@@ -8,9 +8,10 @@ import json
 from bridges.telegram.intake import CHAT_MAXIMUM
 from bridges.telegram.polling import UPDATES
 from bridges.telegram.texts import COMMANDS
+from core.api.messages import CallListReply, CallListRequest
 from tests.support.bot_api import BOT_NAME, BotApi, FakePerson, wait_until
 from tests.support.node import RunningNode
-from tests.support.telegram_bridge import balance, bridge_of, credit, started
+from tests.support.telegram_bridge import ask, balance, bridge_of, credit, started
 
 ANSWERS = {
     "/send": "Write whom and how much",
@@ -30,6 +31,15 @@ ANSWERS = {
     "/send @alice_a\n１２": "Send 12 Ɉ to Alice (@alice_a)?",
     "/send @nobody_here 5": "I have never seen @nobody_here",
     "/send $(reboot) 5": "I have never seen $(reboot)",
+    "/send 112 5": "This is no telephone number",
+    "/send +12 5": "This is no telephone number",
+    "/send +12345678901234567890 5": "This is no telephone number",
+    "/send 12345678901234567890 5": "This is no telephone number",
+    "/call 112": "This is no telephone number",
+    "/call +49": "This is no telephone number",
+    "/call +12345678901234567890": "This is no telephone number",
+    "/call １２３４５６７８９０１２３４５６７８９０": "This is no telephone number",
+    "/call @myself": "That is you.",
     "/send @myself 5": "That is you.",
     "/redeem": "Write the voucher's code",
     "/redeem " + "😀" * 2000: "Write the voucher's code",
@@ -64,9 +74,11 @@ def test_balance_by_command_and_by_the_menu(alice: FakePerson, node: RunningNode
     alice.write("/balance@another_bot")
     alice.write(f"/balance@{BOT_NAME.upper()}")
     alice.write("💰 Balance")
-    wait_until(lambda: len(alice.messages) == before + 2)
+    alice.ask("/calls", "no calls yet")
     have = float(balance(node, "tg:11"))
-    assert all(text.startswith(f"You have {have:g} Ɉ") for text in alice.texts()[-2:])
+    *told, _ = alice.texts()[before:]
+    assert len(told) == 2
+    assert all(text.startswith(f"You have {have:g} Ɉ") for text in told)
 
 
 def test_a_transfer_is_shown_confirmed_and_done_once(
@@ -98,9 +110,9 @@ def test_what_was_cancelled_is_not_sent_afterwards(alice: FakePerson, node: Runn
     alice.press(offer, "Cancel")
     cancelled = alice.wait_for("nothing was done")
     alice.press_data(cancelled, data)
-    alice.write("/balance")
-    alice.wait_for("You have")
+    alice.ask("/balance", "You have")
     assert balance(node, "tg:11") == before
+    assert "nothing was done" in cancelled.text
 
 
 def test_nobody_else_can_press_it(
@@ -108,9 +120,14 @@ def test_nobody_else_can_press_it(
 ) -> None:
     alice.write("/send @bob_b 8")
     offer = alice.wait_for("Send 8 Ɉ")
+    before = balance(node, "tg:11")
     bob.press_data(offer, offer.button("Send")["callback_data"])
     wait_until(lambda: "Эта кнопка не для вас." in api.shown.values())
     assert "Sent 8" not in " ".join(alice.texts())
+    assert balance(node, "tg:11") == before
+    # Who may press it has not lost it by that.
+    alice.press(offer, "Cancel")
+    wait_until(lambda: "nothing was done" in offer.text)
 
 
 def test_whatever_is_written_has_a_clear_answer(api: BotApi, alice: FakePerson) -> None:
@@ -137,22 +154,19 @@ def test_more_than_there_is_is_refused_in_the_readers_language(
     before = balance(node, "tg:11")
     credit(node, "tg:12", 1_000_000)
     bob.press_data(told, data)
-    bob.write("/balance")
-    bob.wait_for("У вас 1")
+    bob.ask("/balance", "У вас 1000")
     assert balance(node, "tg:11") == before
+    assert "Не выполнено" in told.text
     assert not [text for text in bob.texts() if "Переведено 900000" in text]
-    bob.write("/history")
-    assert "+1000000 Ɉ · зачисление\n" in bob.wait_for("зачисление").text + "\n"
+    assert "+1000000 Ɉ · зачисление\n" in bob.ask("/history", "зачисление").text + "\n"
 
 
 def test_a_voucher_is_redeemed_once(bob: FakePerson, node: RunningNode) -> None:
     (code,) = json.loads(node.command("voucher", "create", "25", "--json"))["codes"]
     before = float(balance(node, "tg:12"))
-    bob.write(f"/redeem {code}")
-    bob.wait_for("Погашено: 25 Ɉ.")
-    bob.write(f"/redeem {code.lower()}")
-    bob.write("/balance")
-    bob.wait_for("У вас")
+    bob.ask(f"/redeem {code}", "Погашено: 25 Ɉ.")
+    # Whoever asks again hears the same.
+    bob.ask(f"/redeem {code.lower()}", "Погашено: 25 Ɉ.")
     assert float(balance(node, "tg:12")) == before + 25
 
 
@@ -161,10 +175,24 @@ def test_a_telephone_number_gets_what_it_can_use(alice: FakePerson, node: Runnin
     alice.press(alice.wait_for("Send 3 Ɉ to +4930123456?"), "Send")
     alice.wait_for("Not done: nobody has this number here")
     node.command("account", "create", "+4930123456")
-    alice.write("/send +49 30 123456 3")
-    alice.press(alice.wait_for("Send 3 Ɉ to +4930123456?"), "Send")
+    before = float(balance(node, "+4930123456"))
+    alice.press(alice.ask("/send +49 30 123456 3", "Send 3 Ɉ to +4930123456?"), "Send")
     alice.wait_for("Sent 3 Ɉ to +4930123456.")
-    assert float(balance(node, "+4930123456")) >= 3
+    assert float(balance(node, "+4930123456")) == before + 3
+
+
+def test_what_names_nobody_who_could_get_it_costs_nothing(
+    alice: FakePerson, node: RunningNode
+) -> None:
+    before = balance(node, "tg:11")
+    for number in ("112", "+12345678901234567890"):
+        alice.ask(f"/send {number} 5", "This is no telephone number. Write it as +79991234567.")
+        alice.ask(f"/call {number}", "This is no telephone number. Write it as +79991234567.")
+    for command in ("/send @alice_a 5", "/call @ALICE_A"):
+        told = alice.ask(command, "That is you.")
+        assert (told.text, told.buttons) == ("That is you.", [])
+    assert balance(node, "tg:11") == before
+    assert ask(node, CallListRequest("tg:11")) == CallListReply([], None)
 
 
 def test_a_mention_means_whom_it_mentions(alice: FakePerson, bob: FakePerson) -> None:
@@ -237,6 +265,9 @@ def test_more_history_is_a_page_further(alice: FakePerson, node: RunningNode) ->
     before = len(alice.messages)
     alice.press(page, "Earlier")
     wait_until(lambda: len(alice.messages) == before + 1)
+    older = alice.messages[-1].text.splitlines()
+    # The two credits that had no room on the first page, and what was before them.
+    assert ["+1 Ɉ" in line for line in older[:3]] == [True, True, False]
 
 
 def test_too_much_at_once_is_refused_and_told(api: BotApi, node: RunningNode) -> None:
