@@ -161,7 +161,7 @@ class Modem:
         is_lost = False
         try:
             async with self._turn:
-                part = job.part
+                part = outbound.part(job)
                 command = Command(
                     f"AT+CMGS={part.tpdu_bytes}",
                     "+CMGS:",

@@ -69,7 +69,7 @@ class Job:
 
     Attributes:
         sim: the only one that can send it, as it has sent a part; None while any can.
-        sent: how many parts were sent.
+        parts: how many there are; of them `sent` were sent.
         number: those that came earlier have a lower one.
         refused_by: the SIMs that have not sent the next part since all had tried.
     """
@@ -77,17 +77,12 @@ class Job:
     number: int
     id: str
     record: _Out
-    parts: list[Submit]
+    parts: int
     sim: str | None
     sent: int
     attempts: int = 0
     not_before: float = 0.0
     refused_by: set[str] = field(default_factory=set)
-
-    @property
-    def part(self) -> Submit:
-        """What is to be sent next."""
-        return self.parts[self.sent]
 
 
 class Outbound:
@@ -134,7 +129,7 @@ class Outbound:
     def is_sending(self, event: str) -> bool:
         """Whether parts of the message are still to be sent."""
         job = self._jobs.get(event)
-        return job is not None and job.sent < len(job.parts)
+        return job is not None and job.sent < job.parts
 
     # ------------------------------------------------------------ what is to be sent
 
@@ -177,14 +172,17 @@ class Outbound:
         self._enqueue(job)
 
     def _job(self, key: str, record: _Out) -> Job:
-        parts = encode_submit(
+        parts = len(self._parts(record))
+        return Job(next(self._numbers), key, record, parts, record.sim or None, record.sent)
+
+    def _parts(self, record: _Out) -> list[Submit]:
+        return encode_submit(
             record.to,
             record.text,
             reference=record.reference,
             report=True,
             validity_s=max(0.0, record.expires_s - self._context.clock.unix_s()),
         )
-        return Job(next(self._numbers), key, record, parts, record.sim or None, record.sent)
 
     def _next_reference(self) -> int:
         self._reference = (self._reference + 1) & 0xFF
@@ -266,6 +264,11 @@ class Outbound:
             self._common += movable
             self._wake(self._idle)
 
+    def part(self, job: Job) -> Submit:
+        """What is to be sent next, valid for as long as the message is of use from now on: it may
+        have waited."""
+        return self._parts(job.record)[job.sent]
+
     async def begin(self, job: Job) -> None:
         """The job's next part is about to be given to a modem; durable when this returns."""
         if not job.id.startswith(ANSWER):
@@ -289,7 +292,7 @@ class Outbound:
             changes.append(
                 self._reports.await_report(sim, reference, job.id, job.sent, job.record.to)
             )
-        if job.sent == len(job.parts):
+        if job.sent == job.parts:
             await self._end(job, "sent", "", "done", changes)
             return
         await self._store(job, *changes)

@@ -238,6 +238,10 @@ class GsmWorld:
         self.request_stop()
         await self._ended.wait()
 
+    def ms_in(self, duration_s: float) -> int:
+        """A moment that is so far away, as events have it."""
+        return round(1000 * (self._time.unix_s() + duration_s))
+
     def crash(self) -> None:
         """What kill -9 leaves: a spool as it is now. The bridge that ran is told nothing more, and
         whatever it does goes nowhere."""

@@ -52,6 +52,7 @@ class SentPart:
     coding: str
     tpdu: bytes
     report_requested: bool
+    validity_s: int | None
     part: int = 1
     parts: int = 1
     concat_reference: int | None = None
@@ -153,6 +154,7 @@ class SmsNetwork:
             coding=submit.coding,
             tpdu=submit.tpdu,
             report_requested=submit.report_requested,
+            validity_s=submit.validity_s,
             part=joined.number if joined else 1,
             parts=joined.parts if joined else 1,
             concat_reference=joined.reference if joined else None,

@@ -47,13 +47,15 @@ class Concatenation:
 
 @dataclass(frozen=True)
 class Submit:
-    """An SMS-SUBMIT (9.2.2.2). `text` is hex where the coding is 8-bit."""
+    """An SMS-SUBMIT (9.2.2.2). `text` is hex where the coding is 8-bit; `validity_s` is None where
+    it names a moment, or nothing."""
 
     reference: int
     recipient: str
     coding: str
     text: str
     report_requested: bool
+    validity_s: int | None
     concatenation: Concatenation | None
     tpdu: bytes
 
@@ -141,6 +143,7 @@ def read_submit(tpdu: bytes) -> Submit:
         coding=coding,
         text=text,
         report_requested=bool(first & 0x20),
+        validity_s=_validity_s(validity[0]) if len(validity) == 1 else None,
         concatenation=concatenation,
         tpdu=tpdu,
     )
@@ -229,6 +232,16 @@ def _read_header(data: bytes) -> tuple[int, Concatenation | None]:
         reference = int.from_bytes(content[:reference_octets], "big")
         concatenation = Concatenation(reference, parts, number)
     return data[0] + 1, concatenation
+
+
+def _validity_s(value: int) -> int:
+    """9.2.3.12.1: a relative TP-VP."""
+    if value <= 143:
+        return (value + 1) * 5 * 60
+    if value <= 167:
+        return (24 + value - 143) * 30 * 60
+    days = value - 166 if value <= 196 else (value - 192) * 7
+    return days * 24 * 60 * 60
 
 
 def _check_timestamp(octets: bytes) -> None:

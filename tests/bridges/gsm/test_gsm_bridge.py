@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from core.units import MINUTE_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_faults import Refuse
 
@@ -142,6 +143,22 @@ async def test_what_expires_before_a_modem_is_there_fails(
         await world.until(lambda: event in world.node.outcomes)
         assert world.node.outcomes == {event: "failed"}
         assert world.network.parts == []
+
+
+async def test_23_040_9_2_3_12_1_nobody_delivers_what_is_of_no_use_any_more(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        world.modem.registration = 2
+        await world.until_state("searching")
+        world.node.send_sms(PERSON, "x" * 200, expires_ms=world.ms_in(14 * MINUTE_S))
+        world.node.send_sms(PERSON, "soon late", expires_ms=world.ms_in(9 * MINUTE_S))
+        # What is left counts, not what there was when it was accepted.
+        await world.pass_s(7 * MINUTE_S)
+        world.modem.registration = 1
+        long, soon_late = await world.network.sent(2)
+        assert [part.validity_s for part in long.parts] == [10 * MINUTE_S] * 2
+        assert [part.validity_s for part in soon_late.parts] == [5 * MINUTE_S]
 
 
 # ------------------------------------------------------------ several modems

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import gsmmodem.pdu
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from messaging.sms import SmsDeliver
+from messaging.utils import timedelta_to_relative_validity
 from smspdudecoder.easy import read_incoming_sms, read_outgoing_sms
 
 from bridges.gsm.alphabet import (
@@ -308,6 +309,29 @@ def test_9_2_3_12_1_validity_is_rounded_up(validity_s: float) -> None:
     assert wanted_s <= said_s
     step_s = 7 * DAY_S if said_s > 30 * DAY_S else DAY_S if said_s > DAY_S else 30 * MINUTE_S
     assert said_s - wanted_s < step_s
+
+
+@pytest.mark.parametrize(
+    ("validity_s", "octet"),
+    [
+        (0, 0),
+        (5 * MINUTE_S, 0),
+        (10 * MINUTE_S, 1),
+        (12 * HOUR_S, 143),
+        (12 * HOUR_S + 30 * MINUTE_S, 144),
+        (DAY_S, 167),
+        (2 * DAY_S, 168),
+        (30 * DAY_S, 196),
+        (35 * DAY_S, 197),
+        (VALIDITY_MAXIMUM_S, 255),
+    ],
+)
+def test_9_2_3_12_1_other_codecs_say_the_same_of_a_validity(validity_s: int, octet: int) -> None:
+    (one,) = submits("", validity_s=validity_s)
+    assert bytes.fromhex(one.line)[-2] == octet
+    said = timedelta(seconds=max(validity_s, VALIDITY_MINIMUM_S))
+    assert gsmmodem.pdu.decodeSmsPdu(one.line)["validity"] == said
+    assert timedelta_to_relative_validity(said) == octet
 
 
 # ------------------------------------------------------------ receiving
