@@ -130,9 +130,10 @@ class Receiver:
         while self._direct:
             await self._take_direct(self._direct[0])
             self._direct.popleft()
+        assert self._ready is not None
         while self._announced:
             store, index = next(iter(self._announced))
-            if len(self._announced) < LISTED_FROM:
+            if len(self._announced) < LISTED_FROM or store not in self._ready.stores:
                 del self._announced[store, index]
                 await self._take_stored(store, index)
             else:
@@ -217,9 +218,10 @@ class Receiver:
 
     async def _take_stored(self, store: str, index: int) -> None:
         """Read a message, keep it, delete it: in this order."""
-        await self._use(store)
         command = Command(f"AT+CMGR={index}", "+CMGR:", with_pdus=True)
         for attempt in range(1, READ_ATTEMPTS + 1):
+            if not await self._use(store):
+                break
             answer = await softly(self._port_now(), command)
             found = _messages(_READ, answer.lines)
             if not found:
@@ -261,10 +263,24 @@ class Receiver:
                 self._combines = False
                 return
 
-    async def _use(self, store: str) -> None:
-        if store != self._store:
+    async def _use(self, store: str) -> bool:
+        """Whether a store can be read and emptied now. Those that messages come to have to be;
+        another, which `+CDSI` may name for reports, has to be in no modem."""
+        assert self._ready is not None
+        if store == self._store:
+            return True
+        if store in self._ready.stores:
             await select_store(self._port_now(), store)
-            self._store = store
+        else:
+            # What is refused may have been half done.
+            self._store = ""
+            # TS 27.005 section 3.2.2: often nothing can be written into it, nor come to it.
+            first = self._ready.stores[0]
+            command = Command(f'AT+CPMS="{store}","{first}","{first}"', "+CPMS:")
+            if (await softly(self._port_now(), command)).error is not None:
+                return False
+        self._store = store
+        return True
 
     def _port_now(self) -> Port:
         assert self._port is not None

@@ -126,7 +126,7 @@ async def test_it_reads_and_deletes_what_came(tmp_path: Path) -> None:
         await gate.gammu("deletesms", "1", "1")
         assert len(gate.modem.sim.stores["SM"]) == parts - 1
         await gate.gammu("deleteallsms", "1")
-        assert gate.modem.sim.stores == {"SM": {}, "ME": {}}
+        assert not any(gate.modem.sim.stores.values())
 
 
 @pytest.mark.trio

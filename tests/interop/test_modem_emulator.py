@@ -27,6 +27,7 @@ from tests.support.modem_faults import (
     SILENCE,
     Reboot,
     Refuse,
+    ReportStore,
     Silence,
     SubmitFault,
     Unplug,
@@ -493,6 +494,31 @@ def test_some_modems_take_one_store_alone_or_all_three() -> None:
     assert modem.ask('AT+CPMS="SM","SM"') == "\r\n+CMS ERROR: 302\r\n"
     assert modem.ask('AT+CPMS="ME","ME","ME"') == "\r\n+CPMS: 0,50,0,50,0,50\r\n\r\nOK\r\n"
     assert modem.ask('AT+CPMS="XX"') == "\r\n+CMS ERROR: 302\r\n"
+    assert modem.ask('AT+CPMS="SR"') == "\r\n+CMS ERROR: 302\r\n"
+
+
+@pytest.mark.parametrize("store", [ReportStore.READABLE, ReportStore.UNREADABLE])
+def test_27_005_3_2_2_a_memory_of_reports_is_read_at_most(store: ReportStore) -> None:
+    modem = Bench().ready()
+    modem.faults.report_store = store
+    assert modem.ask("AT+CNMI=2,1,0,1,0") == "\r\n+CMS ERROR: 303\r\n"
+    assert modem.ask("AT+CNMI=2,1,0,2,0") == "\r\nOK\r\n"
+    modem.submit()
+    modem.said = b""
+    modem.pass_time(0)
+    assert modem.said == b'\r\n+CDSI: "SR",0\r\n'
+    assert modem.ask('AT+CPMS="SR","SR","SR"') == "\r\n+CMS ERROR: 302\r\n"
+    chosen = modem.ask('AT+CPMS="SR","SM","SM"')
+    if store is ReportStore.UNREADABLE:
+        assert chosen == "\r\n+CMS ERROR: 302\r\n"
+        assert '"SR"' not in modem.ask("AT+CPMS=?")
+        return
+    assert chosen == "\r\n+CPMS: 1,50,0,20,0,20\r\n\r\nOK\r\n"
+    assert modem.ask("AT+CPMS=?").count('"SR"') == 1
+    assert modem.ask("AT+CMGR=0").startswith("\r\n+CMGR: 0,,")
+    assert modem.deliver() == '\r\n+CMTI: "SM",0\r\n'
+    modem.ask("AT+CMGD=0")
+    assert (len(modem.sim.stores["SR"]), len(modem.sim.stores["SM"])) == (0, 1)
 
 
 def test_a_hang_swallows_all_that_comes_and_keeps_the_settings() -> None:

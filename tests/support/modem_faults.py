@@ -60,6 +60,16 @@ class Combined(Enum):
     RESULT_EACH = auto()
 
 
+class ReportStore(Enum):
+    """Where reports lie that are not handed over (TS 27.005, 3.1): among the messages; or in SR, a
+    memory of their own, which +CPMS takes for what is read and deleted, or for nothing. A modem
+    that has it hands none over."""
+
+    AMONG_MESSAGES = auto()
+    READABLE = auto()
+    UNREADABLE = auto()
+
+
 @dataclass
 class _Answer:
     command: str
@@ -98,6 +108,8 @@ class Faults:
 
     stores_accepted: frozenset[int] = frozenset({1, 2, 3})
     """How many stores +CPMS may be given."""
+
+    report_store: ReportStore = ReportStore.AMONG_MESSAGES
 
     starts_silently: bool = False
     """A restart isn't told by `^BOOT`."""

@@ -15,11 +15,13 @@ from tests.support.modem_command import (
     AtError,
     Command,
 )
+from tests.support.modem_faults import ReportStore
 from tests.support.modem_sim import Status, StoredMessage
 
 ACKNOWLEDGE_WITHIN_S = 2.0
 ALL_MESSAGES = 4
 _STORES = ("SM", "ME")
+_REPORT_STORE = "SR"
 
 
 class MessageCommands:
@@ -68,13 +70,17 @@ class MessageCommands:
 
     def _stores(self, command: Command) -> Reply:
         settings = self._modem.settings
+        # 3.2.2: of the three, the first is what is read and deleted.
+        of_reports = self._modem.faults.report_store is ReportStore.READABLE
+        read = (*_STORES, _REPORT_STORE) if of_reports else _STORES
         if command.form == "=?":
-            return ["+CPMS: " + ",".join(['("SM","ME")'] * 3)]
+            there = (",".join(f'"{name}"' for name in names) for names in (read, _STORES, _STORES))
+            return ["+CPMS: " + ",".join(f"({names})" for names in there)]
         if command.form == "?":
             used = (f'"{store}",{self._used(store)}' for store in settings.stores)
             return ["+CPMS: " + ",".join(used)]
         names = [command.text(place) for place in range(len(command.arguments))]
-        if not 1 <= len(names) <= 3 or any(name not in _STORES for name in names):
+        if not 1 <= len(names) <= 3 or names[0] not in read or not {*names[1:]} <= {*_STORES}:
             raise AtError(cms=CMS_NOT_ALLOWED)
         if len(names) not in self._modem.faults.stores_accepted:
             raise AtError(cms=CMS_NOT_ALLOWED)
@@ -98,7 +104,7 @@ class MessageCommands:
     def _routing(self, command: Command) -> Reply:
         settings = self._modem.settings
         if command.form == "=?":
-            return ["+CNMI: (0-2),(0-3),(0,2),(0-2),(0,1)"]
+            return [f"+CNMI: (0-2),(0-3),(0,2),({'0-2' if self._hands_reports else '0,2'}),(0,1)"]
         if command.form == "?":
             return ["+CNMI: " + ",".join(map(str, settings.message_routing))]
         limits = (2, 3, 2, 2, 1)
@@ -108,9 +114,15 @@ class MessageCommands:
         values = [command.number(place, now) for place, now in enumerate(settings.message_routing)]
         if any(value > limit for value, limit in zip(values, limits, strict=True)):
             raise AtError(cms=CMS_NOT_SUPPORTED)
+        if values[3] == 1 and not self._hands_reports:
+            raise AtError(cms=CMS_NOT_SUPPORTED)
         settings.message_routing = values
         self._ask_network()
         return []
+
+    @property
+    def _hands_reports(self) -> bool:
+        return self._modem.faults.report_store is ReportStore.AMONG_MESSAGES
 
     def _service_centre(self, command: Command) -> Reply:
         sim = self._modem.sim
@@ -197,7 +209,8 @@ class MessageCommands:
         if is_report:
             if for_reports == 1:
                 return self._hand_over("+CDS: ", tpdu, is_report=True)
-            return for_reports == 0 or self._store(tpdu, "+CDSI")
+            store = None if self._hands_reports else _REPORT_STORE
+            return for_reports == 0 or self._store(tpdu, "+CDSI", store)
         # Only class 3 goes to the line under 3, and nobody here sends any.
         if for_messages != 2:
             if self._modem.faults.receive_twice:
@@ -207,8 +220,8 @@ class MessageCommands:
             return False
         return self._hand_over("+CMT: ", tpdu, is_report=False)
 
-    def _store(self, tpdu: bytes, announcement: str | None) -> bool:
-        sim, name = self._modem.sim, self._modem.settings.stores[2]
+    def _store(self, tpdu: bytes, announcement: str | None, store: str | None = None) -> bool:
+        sim, name = self._modem.sim, store or self._modem.settings.stores[2]
         index = sim.put(name, StoredMessage(Status.RECEIVED_UNREAD, tpdu, sim.smsc))
         if index is None:
             if not self._has_told_full:

@@ -39,7 +39,8 @@ class StoredMessage:
 
 @dataclass
 class SimCard:
-    """See the module. `slots` are what its own store holds, `slots_me` what the modem adds.
+    """See the module. `slots` are what its own store holds, `slots_me` what each of the modem's
+    own does: ME, and SR for reports.
 
     `pin_entries` are the PINs and PUKs that have been entered, in their order.
     """
@@ -56,7 +57,7 @@ class SimCard:
     puk_tries: int = PUK_TRIES
     pin_entries: list[str] = field(default_factory=list)
     stores: dict[str, dict[int, StoredMessage]] = field(
-        default_factory=lambda: {"SM": {}, "ME": {}}
+        default_factory=lambda: {"SM": {}, "ME": {}, "SR": {}}
     )
     lock: Lock = Lock.OPEN
 

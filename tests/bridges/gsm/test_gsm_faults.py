@@ -20,7 +20,15 @@ from bridges.gsm.port import PortLost, open_port
 from bridges.gsm.resting import REST_FIRST_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_emulator import ZONE, ModemEmulator
-from tests.support.modem_faults import FOREVER, SILENCE, Reboot, Refuse, Silence, Unplug
+from tests.support.modem_faults import (
+    FOREVER,
+    SILENCE,
+    Reboot,
+    Refuse,
+    ReportStore,
+    Silence,
+    Unplug,
+)
 from tests.support.modem_network import RECEIVED
 from tests.support.modem_pdu import write_status_report
 
@@ -480,6 +488,30 @@ async def test_tp_mr_comes_round(tmp_path: Path, mock_clock: MockClock) -> None:
         await world.until(lambda: (event, "delivered") in world.node.statuses)
         assert [status for _, status in world.node.statuses].count("delivered") == 1
         await world.until(lambda: len(world.spool.items("sent")) == 255)
+
+
+@pytest.mark.parametrize(
+    ("store", "statuses"),
+    [(ReportStore.READABLE, ["sent", "delivered"]), (ReportStore.UNREADABLE, ["sent"])],
+)
+async def test_27_005_3_2_2_reports_in_a_memory_that_takes_nothing_else(
+    tmp_path: Path, mock_clock: MockClock, store: ReportStore, statuses: list[str]
+) -> None:
+    def apart(modem: ModemEmulator) -> None:
+        modem.faults.report_store = store
+
+    async with gsm_world(tmp_path, mock_clock, prepare=apart) as world:
+        await world.until_state("ready")
+        events = [await goes_once(world, f"number {number}") for number in range(3)]
+        world.deliver("one")
+        await world.until(lambda: world.texts == ["one"])
+        await world.pass_s(30)
+        for event in events:
+            assert [status for one, status in world.node.statuses if one == event] == statuses
+        stores = world.modem.sim.stores
+        assert len(stores["SR"]) == (0 if "delivered" in statuses else len(events))
+        assert not stores["SM"]
+        assert world.modem.commands.count("ATZ") == 1
 
 
 # ------------------------------------------------------------ modems that go away
