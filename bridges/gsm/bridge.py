@@ -11,7 +11,7 @@ from bridges.gsm.figures import ModemFigures
 from bridges.gsm.inbox import Inbox
 from bridges.gsm.modem import Modem, Restarted
 from bridges.gsm.outbound import Outbound
-from bridges.gsm.port import NoAnswer, PortLost, open_port
+from bridges.gsm.port import NoAnswer, PortLost, may_be_another, open_port
 from bridges.gsm.reports import Reports
 from bridges.gsm.starting import NotReady, Refused
 from bridges.process import BridgeContext, first_error
@@ -73,7 +73,16 @@ class Bridge:
             nursery.start_soon(self._outbound.run)
             nursery.start_soon(self._tell_figures)
             nursery.start_soon(self._take_events, nursery)
-            for name in self._modems:
+            for name, device in self._devices.items():
+                if may_be_another(device):
+                    log_event(
+                        _log,
+                        logging.WARNING,
+                        "a modem's device may be another one after a restart",
+                        modem=name,
+                        device=str(device),
+                        advice="take its path from /dev/serial/by-id/ or by-path/",
+                    )
                 nursery.start_soon(self._keep_alive, name)
 
     # ------------------------------------------------------------ modems

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -211,6 +212,11 @@ async def open_port(
     finally:
         trio.lowlevel.notify_closing(line.fileno())
         line.close()
+
+
+def may_be_another(device: Path) -> bool:
+    """Whether the kernel gives the path to whichever modem it finds first: ``/dev/ttyUSB0``."""
+    return re.fullmatch("/dev/tty(USB|ACM)[0-9]+", str(device)) is not None
 
 
 def _advice(error: Exception) -> str:

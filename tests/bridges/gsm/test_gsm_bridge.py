@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from bridges.gsm.port import may_be_another
 from core.units import MINUTE_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_faults import Refuse
@@ -250,6 +251,38 @@ async def test_messages_of_a_sim_are_paced(tmp_path: Path, mock_clock: MockClock
 
 
 # ------------------------------------------------------------ what is told
+
+
+@pytest.mark.parametrize(
+    ("device", "is_warned_of"),
+    [
+        ("/dev/ttyUSB0", True),
+        ("/dev/ttyACM12", True),
+        ("/dev/pts/7", False),
+        ("/dev/serial/by-id/usb-HUAWEI_ttyUSB0-if00-port0", False),
+        ("/dev/serial/by-path/pci-0000:00:14.0-usb-0:1:1.0-port0", False),
+        ("/dev/ttyS0", False),
+    ],
+)
+async def test_a_path_that_may_be_another_modem_tomorrow(
+    device: str, *, is_warned_of: bool
+) -> None:
+    assert may_be_another(Path(device)) is is_warned_of
+
+
+async def test_a_path_that_may_be_another_modem_tomorrow_is_warned_of_once(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, 2, starts=False) as world:
+        # Nothing is there, whatever is plugged into this machine.
+        world.settings[1]["device"] = "/dev/ttyUSB999999"
+        await world.start()
+        await world.until_state("ready")
+        await world.until_state("away", "sim1")
+        await world.pass_s(30)
+    warned = "a modem's device may be another one after a restart"
+    (record,) = (one for one in caplog.records if one.getMessage() == warned)
+    assert "/dev/ttyUSB999999" in repr(record.__dict__)
 
 
 @pytest.mark.parametrize("packed", [True, False])
