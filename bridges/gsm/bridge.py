@@ -126,6 +126,8 @@ class Bridge:
         except* (PortLost, Refused, NoAnswer, Restarted) as group:
             reason = first_error(group)
             advice = getattr(reason, "advice", "")
+            if isinstance(reason, Refused | NoAnswer):
+                state = str(reason)
             if not advice:
                 log_event(
                     _log, logging.INFO, "a modem has to begin again", modem=name, reason=reason

@@ -85,13 +85,16 @@ class Modem:
             OperationError: the spool takes nothing.
         """
         self._port = port
-        self._figures.state = "starting"
         self._has_started = False
         self._looks = 0
         try:
-            self._ready = await start(port, self._config, self._spool)
+            ready = await start(port, self._config, self._spool)
+            self._receiver.begin(port, ready)
+            # One whose stores can't be looked through isn't said to be ready; until then its state
+            # is why it has begun again.
+            await self._receiver.take()
+            self._ready = ready
             self._figures.advice = ""
-            self._receiver.begin(port, self._ready)
             await self._look_around()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive)

@@ -533,6 +533,28 @@ async def test_unplugged_and_plugged_in_again_under_another_number(
         await world.until(lambda: world.node.outcomes.get(event) == "done")
 
 
+async def test_a_modem_that_vanishes_at_a_soft_reset(tmp_path: Path, mock_clock: MockClock) -> None:
+    async with gsm_world(
+        tmp_path, mock_clock, boot_s=5.0, pin="1234", configured_pin="1234"
+    ) as world:
+        await world.until_state("ready")
+        before = world.modem.path
+        world.modem.faults.vanish_on_reset = True
+        # Another program's AT+CFUN=1,1, or the modem's own.
+        world.modem.reset()
+        world.deliver("while away")
+        event = world.node.send_sms(PERSON, "later")
+        await world.until(lambda: world.figure("state") in ("lost", "away"))
+        assert event not in world.node.outcomes
+        await world.until(lambda: world.texts == ["while away"])
+        await world.until(lambda: world.node.outcomes.get(event) == "done")
+        assert world.modem.path != before
+        await comes_once(world, "one")
+        await goes_once(world, "out")
+        assert [message.text for message in world.network.messages] == ["later", "out"]
+        assert world.modem.sim.pin_entries == ["1234"] * 2
+
+
 async def test_a_modem_that_hangs_for_a_while(tmp_path: Path, mock_clock: MockClock) -> None:
     async with gsm_world(tmp_path, mock_clock) as world:
         await world.until_state("ready")
@@ -610,6 +632,45 @@ async def test_a_reply_that_never_comes_to_one_command(
         await goes_once(world, "out")
         await world.until(lambda: not world.stored)
         assert world.texts == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("command", "state"),
+    [
+        ("+CPIN?", "SIM unusable: ERROR"),
+        ("+CMGF", "AT+CMGF got no answer"),
+        ("+CPMS", "AT+CPMS got no answer"),
+        ("+CMGL", "AT+CMGL got no answer"),
+        ("+CMGR", None),
+        ("+CNMI?", None),
+    ],
+)
+async def test_a_command_that_is_never_answered_is_got_over_or_named(
+    tmp_path: Path, mock_clock: MockClock, command: str, state: str | None
+) -> None:
+    def silent(modem: ModemEmulator) -> None:
+        modem.faults.answer_next(command, SILENCE, times=FOREVER)
+
+    async with gsm_world(tmp_path, mock_clock, prepare=silent) as world:
+        world.deliver("at first")
+        if state is not None:
+            await world.until_state(state)
+            said = set()
+            for _ in range(40):
+                await world.pass_s(5)
+                said.add(world.figure("state"))
+            assert said == {state}
+            assert world.node.state == "0 of 1 modems ready"
+            world.modem.faults._answers.clear()
+        await world.until(lambda: world.texts == ["at first"])
+        await world.until_state("ready")
+        # It doesn't say what it was told: it may have started anew.
+        world.modem.unsolicited("^BOOT:20952548,0,0,0,72")
+        await comes_once(world, "in")
+        await goes_once(world, "out")
+        if command == "+CNMI?":
+            assert world.modem.commands.count("ATZ") == 2
+        assert any(command in one for one in world.modem.commands)
 
 
 async def test_a_line_that_somebody_else_has_is_tried_again(
