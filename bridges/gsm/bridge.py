@@ -202,6 +202,7 @@ class Bridge:
                 "waiting_for_the_node": str(self._inbox.waiting),
                 "received_again": str(self._inbox.doubled),
                 "unreadable": str(self._inbox.broken),
+                "kept_from_full_sims": str(self._inbox.written),
                 "reports_of_nothing": str(self._reports.unmatched),
             }
             for one in self._figures.values():

@@ -13,6 +13,8 @@ SIGNAL_UNKNOWN: Final = 99
 VALUE_MAXIMUM_CHARACTERS: Final = 128
 """What `BridgeStatusRequest` has room for."""
 
+_MAKE_ROOM: Final = "delete messages: with the SIM in a telephone, or by AT+CMGD"
+
 
 class ModemFigures:
     """Of one modem, since the bridge was started.
@@ -20,6 +22,7 @@ class ModemFigures:
     Attributes:
         state: in a word or two, for people: ``ready``, ``roaming``, ``no SIM``, ``wrong PIN`` ...
         advice: what the operator has to do about that; empty for nothing.
+        full: which stores have no room for what comes; empty for none.
         rest: why the SIM sends nothing for a while, and what to do; empty while it may.
         refused_today: how often the network or the modem has refused something, in this process.
         signal: <rssi> of `+CSQ` (TS 27.007 section 8.5): 0 to 31, 99 where it isn't known.
@@ -28,6 +31,7 @@ class ModemFigures:
     def __init__(self, name: str, daily_cap: int) -> None:
         self.name = name
         self.state = "starting"
+        self.full = ""
         self.rest = ""
         self.advice = ""
         self.signal = SIGNAL_UNKNOWN
@@ -73,14 +77,24 @@ class ModemFigures:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the modem is in its network, and its SIM doesn't rest."""
-        return self.state in ("ready", "roaming") and not self.rest
+        """Whether the modem is in its network, receives, and its SIM doesn't rest."""
+        return self._is_in_network and not self._trouble
+
+    @property
+    def _is_in_network(self) -> bool:
+        return self.state in ("ready", "roaming")
+
+    @property
+    def _trouble(self) -> str:
+        """What keeps a modem from its work that is in its network."""
+        full = f"receives no SMS: no room in {self.full}" if self.full else ""
+        return "; ".join(one for one in (full, self.rest) if one)
 
     def as_figures(self) -> dict[str, str]:
         """Names and values, as `BridgeStatusRequest` takes them."""
         values: dict[str, object] = {
-            "state": self.rest if self.rest and self.state in ("ready", "roaming") else self.state,
-            "advice": self.advice or None,
+            "state": (self._is_in_network and self._trouble) or self.state,
+            "advice": self.advice or (self.full and _MAKE_ROOM) or None,
             "operator": self.operator or None,
             "signal_dbm": None if self.signal > 31 else 2 * self.signal - 113,
             "received": self.received,

@@ -7,6 +7,7 @@ Kinds in the spool:
     part     a part of a long message that isn't whole yet
     in       a whole message that the node hasn't taken yet, in order of arrival
     broken   what is no text, or no message at all: kept for an operator's eye, not handed on
+    written  what somebody has written on a SIM, which had to make room: kept in the same way
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ UNTIMED_LIFETIME_S: Final = 300.0
 """For those without the service centre's time, which are equal whenever their texts are: so long
 what comes directly and is stored as well may be apart, or shown in a store again and again."""
 BROKEN_MAXIMUM: Final = 1_000
+WRITTEN_MAXIMUM: Final = 1_000
+"""The SIMs of a bridge have room for so many, and more; nobody writes new ones."""
 BODY_MAXIMUM_CHARACTERS: Final = 4_096
 """What `SmsReceivedRequest` has room for; a longer text is cut, and ends in an ellipsis."""
 SENDER_MAXIMUM_CHARACTERS: Final = 64
@@ -77,6 +80,7 @@ class Inbox:
     Attributes:
         doubled: how many came that were there already.
         broken: how many were kept that could not be handed on.
+        written: how many were kept that somebody had written on a SIM.
     """
 
     def __init__(self, context: BridgeContext, numbers: dict[str, str]) -> None:
@@ -91,6 +95,7 @@ class Inbox:
         self._wake = trio.Event()
         self.doubled = 0
         self.broken = 0
+        self.written = 0
 
     @property
     def waiting(self) -> int:
@@ -108,6 +113,7 @@ class Inbox:
             self._waiting[key] = msgspec.json.decode(value, type=_Message)
             self._last_ms = int(key.partition(".")[0])
         self.broken = len(spool.items("broken", BROKEN_MAXIMUM + 1))
+        self.written = len(spool.items("written", WRITTEN_MAXIMUM))
         pieces = []
         for key, value in spool.items("part", LOAD_MAXIMUM):
             one = msgspec.json.decode(value, type=_PartRecord)
@@ -193,6 +199,25 @@ class Inbox:
             for oldest, _ in self._context.spool.items("broken", self.broken - BROKEN_MAXIMUM):
                 await self._context.spool.delete("broken", oldest)
             self.broken = BROKEN_MAXIMUM
+        return True
+
+    async def keep_written(self, sim: str, lines: Sequence[str]) -> bool:
+        """Store what somebody has written on a SIM; durable when this returns. False, with nothing
+        done, where it would be more than `WRITTEN_MAXIMUM`: none that is kept is given up for it.
+
+        Raises:
+            OperationError: the spool or the disk is full.
+        """
+        spool = self._context.spool
+        kept = {_digest(sim, line.encode()): line.encode() for line in lines}
+        new = {key: line for key, line in kept.items() if spool.get("written", key) is None}
+        if self.written + len(new) > WRITTEN_MAXIMUM:
+            return False
+        if new:
+            await spool.change(*(Change("written", key, line) for key, line in new.items()))
+            self.written += len(new)
+            event = "what was written on a full SIM is kept in the spool"
+            log_event(_log, logging.WARNING, event, modem=sim, messages=len(new))
         return True
 
     async def run(self, reply_to: ReplyTo) -> None:

@@ -286,11 +286,31 @@ def decode_untrusted(line: str, tpdu_bytes: int | None = None) -> Deliver | Stat
     """What a modem's line holds.
 
     Args:
+        line, tpdu_bytes: as in `tpdu_untrusted`.
+
+    Raises:
+        PduError: it is cut short, longer than it says, no hex, or another kind of message.
+    """
+    tpdu = tpdu_untrusted(line, tpdu_bytes)
+    reader = _Reader(tpdu)
+    first = reader.octet()
+    kind = first & 0x03
+    if kind == _DELIVER:
+        return _decode_deliver(reader, first, tpdu)
+    if kind == _STATUS_REPORT:
+        return _decode_status_report(reader, tpdu)
+    raise PduError("a PDU that is neither a message nor a report")
+
+
+def tpdu_untrusted(line: str, tpdu_bytes: int | None) -> bytes:
+    """The TPDU in a modem's line, of whatever kind.
+
+    Args:
         line: hex, beginning with the service centre's address.
         tpdu_bytes: how long the modem said that the TPDU is, where it did.
 
     Raises:
-        PduError: it is cut short, longer than it says, no hex, or another kind of message.
+        PduError: it has another length, or is no hex.
     """
     try:
         octets = bytes.fromhex(line)
@@ -301,14 +321,7 @@ def decode_untrusted(line: str, tpdu_bytes: int | None = None) -> Deliver | Stat
     tpdu = reader.rest()
     if tpdu_bytes is not None and len(tpdu) != tpdu_bytes:
         raise PduError(f"a PDU of {len(tpdu)} octets where the modem says {tpdu_bytes}")
-    reader = _Reader(tpdu)
-    first = reader.octet()
-    kind = first & 0x03
-    if kind == _DELIVER:
-        return _decode_deliver(reader, first, tpdu)
-    if kind == _STATUS_REPORT:
-        return _decode_status_report(reader, tpdu)
-    raise PduError("a PDU that is neither a message nor a report")
+    return tpdu
 
 
 def _decode_deliver(reader: _Reader, first: int, tpdu: bytes) -> Deliver:

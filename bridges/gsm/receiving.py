@@ -8,6 +8,7 @@ It is found in three ways, each enough by itself: it is announced (`+CMTI`), it 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -18,10 +19,11 @@ import trio
 from bridges.gsm.at import Command, Unsolicited
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.inbox import Inbox
-from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
+from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted, tpdu_untrusted
 from bridges.gsm.port import Port
 from bridges.gsm.reports import Reports
 from bridges.gsm.starting import Ready, must, select_store, softly
+from core.log import log_event
 
 SWEEP_INTERVAL_S: Final = 60.0
 READ_ATTEMPTS: Final = 3
@@ -36,15 +38,24 @@ LOOKS_MAXIMUM: Final = 8
 LINE_MAXIMUM: Final = 200
 """Characters of a command line. V.250 section 5.2.1 promises 40; modems that take several SMS
 commands in one have room for 256 and more."""
+ROOM_MESSAGES: Final = 10
+"""So many are moved from a store that is full of what somebody has written: a long message comes as
+several, and no more is taken from its owner than has to be."""
 LISTING_TIMEOUT_S: Final = 60.0
 DELETION_TIMEOUT_S: Final = 60.0
 
 _NEW: Final = (0, 1)
-"""<stat> of `+CMGL` and `+CMGR`: received, unread and read. Others were written by somebody."""
+"""<stat> of `+CMGL` and `+CMGR`: received, unread and read."""
+_UNSENT, _SENT = (2,), (3,)
+"""What was written here: drafts, and copies of what was sent."""
+_LIST: Final = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=LISTING_TIMEOUT_S)
+_USED: Final = re.compile(r'\+CPMS: *"[A-Z]{2}" *, *([0-9]{1,5}) *, *([0-9]{1,5})')
 _ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
 _LENGTH: Final = re.compile(r"(?:^|[,: ])([0-9]{1,3}) *\Z")
 _LISTED: Final = re.compile(r"\+CMGL: *([0-9]{1,5}) *, *([0-9]) *,.*, *([0-9]{1,3})\Z")
 _READ: Final = re.compile(r"\+CMGR: *()([0-9]) *,.*, *([0-9]{1,3})\Z")
+
+_log = logging.getLogger("montana.bridge.gsm")
 
 
 class _Stored(NamedTuple):
@@ -76,6 +87,7 @@ class Receiver:
         self._ready: Ready | None = None
         self._store = ""
         self._combines = False
+        self._full: set[str] = set()
         self._announced: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._direct: deque[Unsolicited] = deque()
         self._spoilt: deque[str] = deque(maxlen=SPOILT_MAXIMUM)
@@ -140,6 +152,7 @@ class Receiver:
                 for one in [one for one in self._announced if one[0] == store]:
                     del self._announced[one]
                 await self._empty(store)
+                await self._use(self._ready.stores[0])
         if trio.current_time() >= self._sweep_at:
             self._sweep_at = trio.current_time() + SWEEP_INTERVAL_S
             await self._sweep()
@@ -170,13 +183,19 @@ class Receiver:
     # ------------------------------------------------------------ what is stored
 
     async def _sweep(self) -> None:
-        """Look through all that is stored."""
+        """Look through all that is stored, and see that there is room for more."""
         assert self._ready is not None
         for store in (*self._ready.stores[1:], self._ready.stores[0]):
-            await self._empty(store)
+            if await self._empty(store):
+                is_full = await self._is_full()
+                if is_full and await self._make_room(store):
+                    # What has waited for room has come.
+                    is_full = await self._empty(store) and await self._is_full()
+                self._tell_full(store, is_full=is_full)
 
-    async def _empty(self, store: str) -> None:
-        """Keep and delete what lies in a store, until nothing new does.
+    async def _empty(self, store: str) -> bool:
+        """Keep and delete what has come to a store, which is in use then; whether nothing new is in
+        it any more.
 
         A modem that has not carried out all of a line is told one thing at a time from then on.
         """
@@ -185,16 +204,39 @@ class Receiver:
         was_combined = False
         for _ in range(LOOKS_MAXIMUM):
             await self._use(store)
-            command = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=LISTING_TIMEOUT_S)
-            listed = _messages(_LISTED, (await must(self._port_now(), command)).lines)
+            listed = _messages(_LISTED, (await must(self._port_now(), _LIST)).lines, _NEW)
             if was_combined and not before.isdisjoint(listed):
                 self._combines = False
             elif before.issuperset(listed):
-                break
+                return True
             was_combined = self._combines
             before = set(listed)
             await self._take_listed(store, listed)
-        await self._use(self._ready.stores[0])
+        return False
+
+    async def _is_full(self) -> bool:
+        """Whether nothing more can come to the store that is in use."""
+        answer = await softly(self._port_now(), Command("AT+CPMS?", "+CPMS:"))
+        found = _USED.match("".join(answer.lines))
+        return found is not None and int(found[1]) >= int(found[2]) > 0
+
+    async def _make_room(self, store: str) -> bool:
+        """Move some of what was written in the store that is in use, copies of what was sent first,
+        to the spool; whether there was any that can be."""
+        lines = (await must(self._port_now(), _LIST)).lines
+        written = _messages(_LISTED, lines, _SENT) + _messages(_LISTED, lines, _UNSENT)
+        moved = [one for one in written if _is_whole(one)][:ROOM_MESSAGES]
+        if not moved or not await self._inbox.keep_written(self._name, [one.line for one in moved]):
+            return False
+        await self._delete(store, [one.place for one in moved])
+        return True
+
+    def _tell_full(self, store: str, *, is_full: bool) -> None:
+        self._full = self._full | {store} if is_full else self._full - {store}
+        said = " and ".join(sorted(self._full))
+        if said and said != self._figures.full:
+            log_event(_log, logging.ERROR, "a store for SMS is full", modem=self._name, store=said)
+        self._figures.full = said
 
     async def _take_listed(self, store: str, listed: Sequence[_Stored]) -> None:
         messages: list[Deliver] = []
@@ -223,7 +265,7 @@ class Receiver:
             if not await self._use(store):
                 break
             answer = await softly(self._port_now(), command)
-            found = _messages(_READ, answer.lines)
+            found = _messages(_READ, answer.lines, _NEW)
             if not found:
                 if answer.error is not None and attempt < READ_ATTEMPTS:
                     continue
@@ -287,15 +329,24 @@ class Receiver:
         return self._port
 
 
-def _messages(form: re.Pattern[str], lines: Sequence[str]) -> list[_Stored]:
-    """The messages in an answer that have come, and weren't written here."""
+def _messages(
+    form: re.Pattern[str], lines: Sequence[str], statuses: Sequence[int]
+) -> list[_Stored]:
+    """The messages in an answer that have one of these <stat>."""
     found = []
     for place, line in enumerate(lines):
-        if (header := form.match(line)) and int(header[2]) in _NEW:
+        if (header := form.match(line)) and int(header[2]) in statuses:
             following = lines[place + 1] if place + 1 < len(lines) else ""
             pdu = "" if following.startswith("+") else following
             found.append(_Stored(int(header[1] or 0), int(header[3]), pdu))
     return found
+
+
+def _is_whole(one: _Stored) -> bool:
+    try:
+        return bool(tpdu_untrusted(one.line, one.length))
+    except PduError:
+        return False
 
 
 def _deletions(indexes: Sequence[int], line_maximum: int) -> list[str]:

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
-from bridges.gsm.receiving import LINE_MAXIMUM, READ_ATTEMPTS
+from bridges.gsm import inbox
+from bridges.gsm.pdu import encode_submit
+from bridges.gsm.receiving import (
+    LINE_MAXIMUM,
+    READ_ATTEMPTS,
+    ROOM_MESSAGES,
+    SWEEP_INTERVAL_S,
+)
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_emulator import ModemEmulator
-from tests.support.modem_faults import Combined
+from tests.support.modem_faults import FOREVER, Combined
+from tests.support.modem_sim import Status, StoredMessage
 
 pytestmark = pytest.mark.trio
 BACKLOG = 60
@@ -126,6 +134,138 @@ async def test_what_noise_keeps_from_the_bridge_is_not_deleted(
         await all_come_once(world, texts)
         assert len(lost) == 3
         assert world.spool.items("broken") == []
+
+
+# ------------------------------------------------------------ stores that are full
+
+
+def write(world: GsmWorld, status: Status, count: int) -> list[str]:
+    """What somebody wrote on the SIM before it was put into the modem, which has no memory of its
+    own beside it: lines of the PDUs."""
+    world.modem.sim.slots_me = 0
+    lines = []
+    for number in range(count):
+        (submit,) = encode_submit(
+            PERSON, f"{status.name} {number}", reference=0, report=False, validity_s=0.0
+        )
+        message = StoredMessage(status, bytes.fromhex(submit.line)[1:], "")
+        assert world.modem.sim.put("SM", message) is not None
+        lines.append(submit.line)
+    return lines
+
+
+def kept(world: GsmWorld) -> set[str]:
+    return {line.decode() for _, line in world.spool.items("written")}
+
+
+async def test_a_sim_full_of_what_was_written_on_it_receives_and_nothing_is_lost(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        drafts = write(world, Status.STORED_UNSENT, 13)
+        sent = write(world, Status.STORED_SENT, 7)
+        # As long as two messages, and both wait in the network.
+        world.deliver("x" * 200)
+        assert world.network.waiting(world.number) == 2
+        await world.start()
+        await world.until(lambda: world.texts == ["x" * 200])
+        await world.until_state("ready")
+        # No more than has to be, and copies of what was sent come first.
+        assert kept(world) == {*sent, *drafts[: ROOM_MESSAGES - len(sent)]}
+        left = [message.tpdu.hex().upper() for message in world.modem.sim.stores["SM"].values()]
+        assert [f"00{tpdu}" for tpdu in left] == drafts[ROOM_MESSAGES - len(sent) :]
+        assert world.node.figures["kept_from_full_sims"] == str(ROOM_MESSAGES)
+        assert world.node.state == "1 of 1 modems ready"
+        await world.pass_s(2 * SWEEP_INTERVAL_S)
+        await world.restart()
+        await world.until(lambda: world.node.figures.get("kept_from_full_sims") == "10")
+        assert len(kept(world)) == ROOM_MESSAGES
+    told = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert [one.getMessage() for one in told] == [
+        "what was written on a full SIM is kept in the spool"
+    ]
+    written = caplog.text + repr([record.__dict__ for record in caplog.records])
+    assert PERSON not in written
+    assert "STORED_" not in written
+
+
+async def test_a_sim_with_room_keeps_what_was_written_on_it(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        write(world, Status.STORED_SENT, 19)
+        await world.start()
+        for number in range(3):
+            world.deliver(f"number {number}")
+        await world.until(lambda: len(world.texts) == 3 and world.stored == 19)
+        await world.until_state("ready")
+        await world.pass_s(2 * SWEEP_INTERVAL_S)
+        assert kept(world) == set()
+        assert world.stored == 19
+
+
+async def test_a_full_sim_that_nothing_can_be_deleted_from_is_not_ready(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stubborn(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CMGD", "+CMS ERROR: 500", times=FOREVER)
+
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False, prepare=stubborn) as world:
+        lines = write(world, Status.STORED_UNSENT, 5)
+        world.deliver("one")
+        await world.start()
+        await world.until_state("receives no SMS: no room in SM")
+        assert "delete messages" in (world.figure("advice") or "")
+        assert world.node.state == "0 of 1 modems ready"
+        event = world.node.send_sms(PERSON, "out")
+        await world.until(lambda: world.node.outcomes.get(event) == "done")
+        await world.pass_s(3 * SWEEP_INTERVAL_S)
+        assert kept(world) == {*lines}
+        assert world.stored == 5
+        assert world.texts == []
+        assert caplog.messages.count("a store for SMS is full") == 1
+        world.modem.faults._answers.clear()
+        await world.until(lambda: world.texts == ["one"])
+        await world.until_state("ready")
+        assert world.figure("advice") is None
+        assert kept(world) == {*lines}
+
+
+async def test_what_was_written_on_sims_is_never_given_up_for_more_of_it(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "WRITTEN_MAXIMUM", 7)
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False) as world:
+        first = write(world, Status.STORED_SENT, 5)
+        await world.start()
+        await world.until(lambda: not world.stored)
+        write(world, Status.STORED_UNSENT, 5)
+        await world.until_state("receives no SMS: no room in SM")
+        assert kept(world) == {*first}
+        assert world.stored == 5
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_store_that_fills_while_the_bridge_runs_is_emptied_and_nothing_is_lost(
+    tmp_path: Path, mock_clock: MockClock, *, is_told: bool
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, slots=5) as world:
+        await world.until_state("ready")
+        await world.pass_s(5)
+        world.modem.faults.lose_unsolicited = not is_told
+        world.modem.sim.slots_me = 0
+        world.modem.faults.answer_next("+CMGD", "+CMS ERROR: 500", times=FOREVER)
+        texts = fill(world, 12)
+        await world.until_state("receives no SMS: no room in SM")
+        assert world.stored == 5
+        assert world.network.waiting(world.number) == 7
+        world.modem.faults._answers.clear()
+        await all_come_once(world, texts)
+        await world.until_state("ready")
+        world.modem.faults.lose_unsolicited = False
+        world.deliver("after that")
+        await world.until(lambda: "after that" in world.texts and not world.stored)
+        assert kept(world) == set()
 
 
 # ------------------------------------------------------------ what comes directly
