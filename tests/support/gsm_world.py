@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -320,8 +321,18 @@ class GsmWorld:
 
     @property
     def texts(self) -> list[str]:
-        """What was handed on."""
+        """What was handed on, each message once."""
         return [one.body for one in self.node.messages]
+
+    @property
+    def asked(self) -> list[str]:
+        """What was handed on, as often as it was."""
+        return [one.body for one in self.node.asked]
+
+    @staticmethod
+    def logged(caplog: pytest.LogCaptureFixture) -> str:
+        """All that was logged, with the fields that aren't in a message."""
+        return repr([record.__dict__ for record in caplog.records])
 
 
 @asynccontextmanager

@@ -307,7 +307,9 @@ def test_9_2_3_12_1_validity_is_rounded_up(validity_s: float) -> None:
         said_s = (octet - 192) * 7 * DAY_S
     wanted_s = min(max(validity_s, VALIDITY_MINIMUM_S), VALIDITY_MAXIMUM_S)
     assert wanted_s <= said_s
-    step_s = 7 * DAY_S if said_s > 30 * DAY_S else DAY_S if said_s > DAY_S else 30 * MINUTE_S
+    step_s = 7 * DAY_S if octet > 196 else DAY_S if octet > 167 else 30 * MINUTE_S
+    if octet < 144:
+        step_s = 5 * MINUTE_S
     assert said_s - wanted_s < step_s
 
 
