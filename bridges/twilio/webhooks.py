@@ -19,6 +19,7 @@ import trio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, Router
+from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from bridges.process import BridgeContext
@@ -51,6 +52,9 @@ WAITING_MAXIMUM: Final = 256
 """Requests that wait for the node; the others are answered by SMS at once."""
 REQUESTS_MAXIMUM: Final = 1_000
 READ_TIMEOUT_S: Final = 10
+DISCARDED_MAXIMUM_BYTES: Final = 2 * 1024 * 1024
+"""Of a body that is too long: more than a proxy would pass on, if nobody has told it to."""
+DISCARD_WITHIN_S: Final = 1.0
 _STATUSES: Final[dict[str, Told]] = {
     "sent": "sent",
     "delivered": "delivered",
@@ -354,7 +358,18 @@ async def _body(request: Request) -> bytes:
         while (message := await request.receive())["type"] == "http.request":
             body += message.get("body", b"")
             if len(body) > BODY_MAXIMUM_BYTES:
+                await _discard(request, message)
                 raise WebhookError(f"more than {BODY_MAXIMUM_BYTES} bytes", 413)
             if not message.get("more_body", False):
                 return bytes(body)
     raise WebhookError("the body has not come", 408)
+
+
+async def _discard(request: Request, message: AsgiMessage) -> None:
+    """Read on behind `message`, for a while: a connection that is closed with more on its way is
+    reset, and a proxy has no answer to hand on."""
+    size = 0
+    with trio.move_on_after(DISCARD_WITHIN_S):
+        while message.get("more_body", False) and size < DISCARDED_MAXIMUM_BYTES:
+            message = await request.receive()
+            size += len(message.get("body", b""))

@@ -122,8 +122,16 @@ class NotedCarrier:
         self.sent: list[tuple[str, str]] = []
 
     async def send(
-        self, number: str, text: str, _event: str | None, _sim_number: int | None = None, /
+        self,
+        number: str,
+        text: str,
+        event: str | None,
+        *,
+        lifetime_s: float,
+        sim_number: int | None = None,
     ) -> Outcome:
+        assert (event, sim_number) == (None, None), "answers alone, and by no SIM"
+        assert lifetime_s > 0
         self.sent.append((number, text))
         return Accepted("")
 
