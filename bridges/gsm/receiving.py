@@ -22,7 +22,7 @@ from bridges.gsm.inbox import Inbox
 from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted, tpdu_untrusted
 from bridges.gsm.port import Port
 from bridges.gsm.reports import Reports
-from bridges.gsm.starting import Ready, must, select_store, softly
+from bridges.gsm.starting import REPORTS_STORED, Ready, must, select_store, softly
 from core.log import log_event
 
 SWEEP_INTERVAL_S: Final = 60.0
@@ -48,6 +48,7 @@ _NEW: Final = (0, 1)
 """<stat> of `+CMGL` and `+CMGR`: received, unread and read."""
 _UNSENT, _SENT = (2,), (3,)
 """What was written here: drafts, and copies of what was sent."""
+_REPORT_STORE: Final = "SR"
 _LIST: Final = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=LISTING_TIMEOUT_S)
 _USED: Final = re.compile(r'\+CPMS: *"[A-Z]{2}" *, *([0-9]{1,5}) *, *([0-9]{1,5})')
 _ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
@@ -185,6 +186,10 @@ class Receiver:
     async def _sweep(self) -> None:
         """Look through all that is stored, and see that there is room for more."""
         assert self._ready is not None
+        if self._ready.announce == REPORTS_STORED and await self._use(_REPORT_STORE):
+            # What was announced to nobody would fill it, and no report come any more.
+            reports = (await softly(self._port_now(), _LIST)).lines
+            await self._take_listed(_REPORT_STORE, _messages(_LISTED, reports, _NEW))
         for store in (*self._ready.stores[1:], self._ready.stores[0]):
             if await self._empty(store):
                 is_full = await self._is_full()

@@ -36,7 +36,8 @@ RESULTS_APART_S: Final = 1.0
 _STORES: Final = ("SM", "ME")
 """Where messages come to: the SIM, and the modem's own memory."""
 _REPORTS_DIRECTLY: Final = "AT+CNMI=2,1,0,1,0"
-_ANNOUNCE: Final = (_REPORTS_DIRECTLY, "AT+CNMI=2,1,0,2,0", "AT+CNMI=1,1,0,1,0", "AT+CNMI=2,1")
+REPORTS_STORED: Final = "AT+CNMI=2,1,0,2,0"
+_ANNOUNCE: Final = (_REPORTS_DIRECTLY, REPORTS_STORED, "AT+CNMI=1,1,0,1,0", "AT+CNMI=2,1")
 """Messages are stored and announced, reports come directly; else as much of it as there is."""
 STATE_MAXIMUM_CHARACTERS: Final = 32
 """What a SIM waits for has at most 13 (TS 27.007 section 8.3); the rest is noise."""

@@ -517,6 +517,25 @@ async def test_27_005_3_2_2_reports_in_a_memory_that_takes_nothing_else(
         assert world.modem.commands.count("ATZ") == 1
 
 
+async def test_reports_that_came_to_their_memory_while_no_bridge_ran(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    def apart(modem: ModemEmulator) -> None:
+        modem.faults.report_store = ReportStore.READABLE
+
+    async with gsm_world(tmp_path, mock_clock, prepare=apart) as world:
+        await world.until_state("ready")
+        world.network.report_delay_s = 60.0
+        events = [await goes_once(world, f"number {number}") for number in range(3)]
+        await world.stop()
+        reports = world.modem.sim.stores["SR"]
+        await world.until(lambda: len(reports) == 3)
+        await world.start()
+        await world.until(lambda: all((one, "delivered") in world.node.statuses for one in events))
+        assert not reports
+        await comes_once(world, "one")
+
+
 # ------------------------------------------------------------ modems that go away
 
 
