@@ -117,8 +117,12 @@ def test_a_stack_tells_where_and_of_which_kind_and_not_what_was_said() -> None:
         except ValueError as error:
             raise LookupError(f"no {text}") from error
 
+    # By turns: lines that repeat themselves are told once by Python.
     def sink(depth: int) -> int:
-        return sink(depth - 1) if depth else read("hunter2")
+        return sink_again(depth - 1) if depth else read("hunter2")
+
+    def sink_again(depth: int) -> int:
+        return sink(depth - 1)
 
     with pytest.raises(LookupError) as caught:
         sink(10 * STACK_FRAMES_MAXIMUM)

@@ -87,7 +87,7 @@ def test_who_blocks_the_bot_is_not_written_to(api: BotApi, node: RunningNode) ->
     emil.wait_for("Call Finn (@finn_x)?")
 
 
-def test_what_is_asked_while_the_node_is_away_is_done_when_it_is_back(
+def test_what_is_asked_while_the_bridge_is_away_is_done_when_it_is_back(
     api: BotApi, node: RunningNode
 ) -> None:
     gina = start(api, 27, "Gina")

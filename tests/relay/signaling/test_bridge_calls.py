@@ -392,6 +392,7 @@ async def test_who_was_given_a_call_before_it_rang_is_told_when_it_is_over(
                 await world.ask(CallHangUpRequest(call.call_id, ANN))
         assert not world.calls.living()
         assert await world.take(BEN) == [RingOverBody(link.call_id, "missed", 0)]
+        assert {type(body) for body in await world.take(ANN)} <= {ReceiptBody}
         # Who looks again is told of what it is, and no second time.
         side = await world.ask(CallSideRequest(link.call_id, BEN))
         assert side.status == "missed"
