@@ -42,7 +42,7 @@ from bridges.twilio.server import is_caller_gone, serve
 from bridges.twilio.statuses import Statuses, Told
 from core.bridge_config import TwilioConfig
 from core.errors import ApiError, OperationError, WebhookError
-from core.log import log_event
+from core.log import RepeatedEvent, log_event
 
 NAME: Final = "twilio"
 """Of this way, to the node."""
@@ -118,6 +118,8 @@ class Webhooks:
         return Router(routes)
 
     def _handling(self, handle: _Handle) -> _Endpoint:
+        refusals = RepeatedEvent(_log, "a webhook's call was refused", self._context.clock)
+
         async def respond(request: Request) -> Response:
             if self._requests >= REQUESTS_MAXIMUM:
                 return PlainTextResponse("too many at once", 503)
@@ -126,14 +128,7 @@ class Webhooks:
                 return await handle(request)
             except WebhookError as error:
                 self._figures.count(f"refused_{error.status}")
-                log_event(
-                    _log,
-                    logging.WARNING,
-                    "a webhook's call was refused",
-                    path=request.url.path,
-                    status=error.status,
-                    reason=error,
-                )
+                refusals.happened(str(error), path=request.url.path, status=error.status)
                 return PlainTextResponse(str(error), error.status)
             except OperationError as error:
                 log_event(_log, logging.ERROR, "an SMS can't be taken in", reason=error)

@@ -160,6 +160,9 @@ class Inside:
     webhooks: Webhooks
     _validator: RequestValidator = field(default_factory=lambda: RequestValidator(TOKEN))
 
+    def __post_init__(self) -> None:
+        self._application = self.webhooks.application()
+
     async def call(
         self,
         path: str,
@@ -190,7 +193,7 @@ class Inside:
             ],
             "state": {},
         }
-        await self.webhooks.application()(scope, receive, send)
+        await self._application(scope, receive, send)
         start, *rest = said
         return Answered(start["status"], b"".join(one.get("body", b"") for one in rest))
 

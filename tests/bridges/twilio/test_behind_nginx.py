@@ -102,7 +102,7 @@ def a_phones_sms(text: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("size_bytes", "complaint"),
     [
-        (MEGABYTE, "a webhook's call was refused path={path} status=413"),
+        (MEGABYTE, "times=1 path={path} status=413"),
         (NGINX_MAXIMUM_BYTES, "client intended to send too large body"),
     ],
 )
