@@ -14,7 +14,7 @@ thread, and takes them with `take_changes`.
 from __future__ import annotations
 
 import logging
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Literal, NamedTuple
@@ -115,7 +115,7 @@ class Outbox:
         self._changes: deque[Change] = deque()
         self._told = False
         self._total = 0
-        self._of: Counter[tuple[str, str]] = Counter()
+        self._of: defaultdict[tuple[str, str], set[bytes]] = defaultdict(set)
         self._outcomes: Counter[str] = Counter()
         self._sequence = 0
         self._load()
@@ -152,7 +152,7 @@ class Outbox:
             if chatter
             else (OUTBOX_MAXIMUM, RECIPIENT_MAXIMUM)
         )
-        if self._total >= total_maximum or self._of[bridge, to] >= maximum:
+        if self._total >= total_maximum or len(self._of.get((bridge, to), ())) >= maximum:
             writing.after_commit(partial(self._count_outcome, "dropped"))
             return False
         self._sequence += 1
@@ -168,8 +168,8 @@ class Outbox:
             now_ms + lifetime_s * _MS_PER_S,
         )
         writing.put(OUTBOX, key, _encode((waiting, body)))
-        self._count(waiting, 1)
-        writing.on_abort(partial(self._count, waiting, -1))
+        self._count(waiting)
+        writing.on_abort(partial(self._discount, waiting))
         writing.after_commit(partial(self._publish, waiting))
         return True
 
@@ -180,14 +180,20 @@ class Outbox:
             return False
         waiting = _rows.decode(raw).waiting
         writing.delete(OUTBOX, identity)
-        self._count(waiting, -1)
-        writing.on_abort(partial(self._count, waiting, 1))
+        self._discount(waiting)
+        writing.on_abort(partial(self._count, waiting))
         writing.after_commit(partial(self._publish, identity))
         writing.after_commit(partial(self._count_outcome, outcome))
         settled = Settled(identity, waiting.bridge, waiting.to, outcome, detail)
         for listener in self.on_settled:
             listener(writing, settled)
         return True
+
+    def withdraw(self, writing: Writing, bridge: str, to: str) -> None:
+        """Erase what waits for one recipient, as if it were stale: what a bridge holds already may
+        still be told of."""
+        for identity in list(self._of.get((bridge, to), ())):
+            self.settle(writing, identity, "expired")
 
     async def acknowledge(self, identity: bytes, outcome: Outcome, detail: str = "") -> None:
         """Erase an event that a bridge has dealt with, durably; one that is not there is not
@@ -260,10 +266,14 @@ class Outbox:
             self._told = True
             self.on_change()
 
-    def _count(self, waiting: Waiting, change: int) -> None:
+    def _count(self, waiting: Waiting) -> None:
+        self._total += 1
+        self._of[waiting.bridge, waiting.to].add(waiting.id)
+
+    def _discount(self, waiting: Waiting) -> None:
         recipient = waiting.bridge, waiting.to
-        self._total += change
-        self._of[recipient] += change
+        self._total -= 1
+        self._of[recipient].discard(waiting.id)
         if not self._of[recipient]:
             del self._of[recipient]
 
@@ -285,7 +295,7 @@ class Outbox:
                     found.append(row.waiting)
         found.sort(key=lambda waiting: waiting.sequence)
         for waiting in found:
-            self._count(waiting, 1)
+            self._count(waiting)
             self._publish(waiting)
             self._sequence = waiting.sequence
         if unreadable:

@@ -189,7 +189,13 @@ class SmsDesk:
                 "sms_number",
                 written=repr(request.number[:40]),
             )
-        await self._store.write(lambda writing: set_opted_out(writing, number, request.opted_out))
+        await self._store.write(
+            lambda writing: (
+                self._sender.opt_out(writing, number)
+                if request.opted_out
+                else set_opted_out(writing, number, False)
+            )
+        )
         return DoneReply()
 
     def _list(self, request: SmsListRequest) -> SmsListReply:

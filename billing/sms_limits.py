@@ -80,9 +80,7 @@ class RateLimit:
             self._minute, self._total = minute, 0
             self._numbers.clear()
             self._told.clear()
-        received = minute if received_ms is None else received_ms // (MINUTE_S * 1000)
-        if not minute - RECEIVED_BEFORE_S // MINUTE_S <= received <= minute:
-            received = minute
+        received = self._minute_of(received_ms)
         if self._of_one and self._numbers.get((phone, received), 0) >= self._of_one:
             return "never"
         if self._total >= self._of_all:
@@ -90,6 +88,21 @@ class RateLimit:
         self._total += 1
         self._numbers[phone, received] += 1
         return "now"
+
+    def give_back(self, phone: str, received_ms: int | None) -> None:
+        """What was just admitted could not be carried out, and comes again."""
+        key = phone, self._minute_of(received_ms)
+        # Where another minute has begun, nothing of it is counted any more.
+        if self._numbers[key]:
+            self._numbers[key] -= 1
+            self._total -= 1
+
+    def _minute_of(self, received_ms: int | None) -> int:
+        """The minute that one counts in, once the present one is known."""
+        received = self._minute if received_ms is None else received_ms // (MINUTE_S * 1000)
+        if self._minute - RECEIVED_BEFORE_S // MINUTE_S <= received <= self._minute:
+            return received
+        return self._minute
 
     def may_tell(self, phone: str) -> bool:
         """Whether a number has not been told in this minute that it has asked for too much; it

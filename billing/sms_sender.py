@@ -15,7 +15,15 @@ from billing.notices import Notices, PayeeRefused
 from billing.outbox import Outbox, Outcome
 from billing.sms_commands import language_of, parse_phone_untrusted
 from billing.sms_limits import Budget, SmsRefused
-from billing.sms_records import SmsRecord, Status, add_record, find_record, read_number, set_status
+from billing.sms_records import (
+    SmsRecord,
+    Status,
+    add_record,
+    find_record,
+    read_number,
+    set_opted_out,
+    set_status,
+)
 from billing.sms_texts import Answer, masked, show_amount
 from billing.transfers import new_id
 from core.api.bridge_messages import SmsBody, TransferReceivedBody
@@ -101,6 +109,13 @@ class SmsSender:
             )
         )
         return event
+
+    def opt_out(self, writing: Writing, phone: str) -> None:
+        """Send a number nothing more: what waits for it, either, unless a bridge has it already."""
+        set_opted_out(writing, phone, True)
+        for bridge in self._bridges:
+            # It may be on its way: then its bridge will say so, which is newer than this.
+            self._outbox.withdraw(writing, bridge, phone)
 
     def may_send(self, phone: str, parts: int) -> bool:
         """Whether an SMS of so many parts would be sent to a number now."""

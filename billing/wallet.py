@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
+import trio
 
 from billing.desk import Desk
 from billing.ledger import LmdbLedger
@@ -91,6 +92,8 @@ class SMSGateway:
         self._region = config.billing.default_region
         self._codes = ConfirmationCodes(secret)
         self._rate = RateLimit(config.sms, clock)
+        self._running: dict[bytes, trio.Event] = {}
+        """The messages that are being carried out."""
         self.sender = SmsSender(self._store, outbox, notices, clock, config)
         self.links = PhoneLinks(ledger, desk, self.sender, outbox, notices, clock, config, secret)
         self._pins = Pins(self._store, self.sender.budget, secret)
@@ -157,18 +160,48 @@ class SMSGateway:
             identity = new_id(self._clock)
         else:
             identity = message_identity(bridge, message_id)
+        while (running := self._running.get(identity)) is not None:
+            # A wrong PIN, say, is to count once.
+            await running.wait()
         record = self._answers.find(identity)
         if record is not None:
             self.sender.count("duplicates")
             return Received(self._answers.text_of(record), True)
+        ended = self._running[identity] = trio.Event()
+        try:
+            await self._receive_new(identity, sender, body, bridge, recipient, received_ms, keyword)
+        finally:
+            del self._running[identity]
+            ended.set()
+        record = self._answers.find(identity)
+        assert record is not None, "what was carried out has a record"
+        return Received(self._answers.text_of(record), False)
+
+    async def _receive_new(
+        self,
+        identity: bytes,
+        sender: str,
+        body: str,
+        bridge: str,
+        recipient: str,
+        received_ms: int | None,
+        keyword: CarrierKeyword | None,
+    ) -> None:
         number = parse_phone_untrusted(sender, self._region)
         phone = _valid_text(sender, SENDER_CHARACTERS) if number is None else number
         message = self._read_untrusted(identity, phone, bridge, body, keyword)
-        is_always_heard = number is not None and self._turns_sms_off_or_on(message)
+        # Twilio has answered it, or it is for that person to say whether they get SMS.
+        is_always_heard = message.is_answered or (
+            number is not None and self._turns_sms_off_or_on(message)
+        )
         forward = None
         if self._is_for_owner(message):
             forward = self._forward(message, body, recipient, received_ms)
-        rate = "now" if is_always_heard else self._rate.admit(phone, received_ms)
+        rate = "now" if message.is_answered else self._rate.admit(phone, received_ms)
+        is_counted = rate == "now" and not message.is_answered
+        if is_always_heard and rate != "now":
+            # Heard, and not answered: both in turns would be a way to have SMS sent without end.
+            message, rate = message._replace(is_answered=True), "now"
         if rate == "later" or (rate == "never" and forward is not None):
             # Whoever has brought it keeps it, and brings it again: it is somebody's.
             self.sender.log_refusal(phone, "sms_rate")
@@ -183,11 +216,13 @@ class SMSGateway:
             else:
                 await self._carry_out(message)
         except HandledBefore:
-            # It came twice at the same time.
+            # It came twice at the same time: whoever had asked first has gone away meanwhile.
             self.sender.count("duplicates")
-        record = self._answers.find(identity)
-        assert record is not None, "what was carried out has a record"
-        return Received(self._answers.text_of(record), False)
+        except OperationError:
+            # It comes again, and would use up its sender's rate, and all others'.
+            if is_counted:
+                self._rate.give_back(phone, received_ms)
+            raise
 
     async def _refuse(self, message: Message, number: str | None) -> None:
         """Do nothing of a message of a number that sends too many, and tell it so now and then."""
@@ -399,7 +434,7 @@ class SMSGateway:
 
     def _opt_out(self, message: Message, writing: Writing) -> None:
         self._answers.record(writing, message, None, "stopped")
-        set_opted_out(writing, message.phone, True)
+        self.sender.opt_out(writing, message.phone)
 
     def _opt_in(self, message: Message, writing: Writing) -> None:
         set_opted_out(writing, message.phone, False)
@@ -428,7 +463,7 @@ class SMSGateway:
         bridge = "telegram" if owner.startswith("tg:") else "webhook"
 
         def write(writing: Writing) -> None:
-            self._answers.record(writing, message, None, "forwarded")
+            # First what may be refused: nothing is written then, and nobody else's done anew.
             if not self._outbox.put(
                 writing,
                 bridge,
@@ -439,6 +474,7 @@ class SMSGateway:
             ):
                 # Whoever has brought it keeps it, and brings it again.
                 raise OperationError("too many SMS wait; try again later", "sms_full")
+            self._answers.record(writing, message, None, "forwarded")
 
         return write
 

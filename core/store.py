@@ -451,7 +451,7 @@ def _run_units(
 
 def _disk_full() -> OperationError:
     return OperationError(
-        "the disk is full: nothing of this was stored; make room on it and try again"
+        "the disk is full: nothing of this was stored; make room on it and try again", "disk_full"
     )
 
 

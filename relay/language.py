@@ -758,6 +758,10 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "what the node pays for rooms is used up for today, or all places are taken",
         "на сегодня узел исчерпал оплату комнат, или заняты все места",
     ),
+    "refused_disk_full": (
+        "the disk is full: nothing of this was stored; make room on it and try again",
+        "диск полон: ничего не сохранено; освободите на нём место и повторите",
+    ),
     "refused_sms_number": (
         "{written} is no telephone number; write +79991234567",
         "{written} - не номер телефона; напишите +79991234567",

@@ -313,6 +313,10 @@ _REFUSALS: Final[dict[str, tuple[str, str]]] = {
         "too many codes were asked for; try again tomorrow",
         "слишком много запросов кода; попробуйте завтра",
     ),
+    "disk_full": (
+        "there is no room on the node's disk; its operator has to make some",
+        "на диске узла нет места; его должен освободить оператор",
+    ),
     "sms_full": (
         "too many SMS wait to be sent; try again later",
         "слишком много SMS ждут отправки; попробуйте позже",

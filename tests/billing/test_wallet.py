@@ -290,6 +290,22 @@ async def test_many_wrong_pins_at_once_are_three(world: World) -> None:
     assert sum("blocked" in answer for answer in answers) == 8
 
 
+async def test_a_wrong_pin_that_is_brought_twice_at_once_counts_once(world: World) -> None:
+    await world.give(ALICE, "100")
+    await world.told((await world.told("PIN 4711")).rsplit(" ", 1)[1])
+    answers: list[str] = []
+
+    async def guess() -> None:
+        answers.append(await world.told(f"SEND {BOB} 1 PIN 4712", message="one"))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(guess)
+    assert len(set(answers)) == 1
+    assert answers[0].startswith("Wrong PIN")
+    assert "2" in answers[0]
+
+
 # ---------------------------------------------------------------- REDEEM
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 import hypothesis.strategies as st
 import pytest
@@ -13,14 +13,21 @@ from hypothesis import given, settings
 
 from billing import sms_desk
 from billing.money import J
-from billing.outbox import Outcome
+from billing.outbox import RECIPIENT_MAXIMUM, Outcome
 from billing.sms_codes import TRIES_OF_CODE
 from billing.sms_commands import parse_phone_untrusted
 from billing.sms_limits import RECEIVED_BEFORE_S, SmsRefused
-from billing.sms_records import read_number
+from billing.sms_records import add_record, read_number
 from billing.sms_texts import Answer
 from billing.tables import SMS_NUMBERS, SMS_RECIPIENTS
-from core.api.bridge_messages import AlarmBody, SmsBody, SmsOptOutRequest, SmsStatusRequest
+from core.api.bridge_messages import (
+    AlarmBody,
+    SmsBody,
+    SmsOptOutRequest,
+    SmsReceivedReply,
+    SmsReceivedRequest,
+    SmsStatusRequest,
+)
 from core.api.sms_messages import (
     SmsBudgetReply,
     SmsBudgetRequest,
@@ -321,13 +328,93 @@ async def test_stop_and_start_are_heard_whatever_is_used_up(
         for _ in range(2):
             assert await world.say("STOP") is None
             assert has_opted_out()
-            reply = await world.say("START")
-            assert (reply is None) == ("messages_in_total" in limits)
+            # Heard, and not answered: in turns they would have SMS sent without end.
+            assert await world.say("START") is None
             assert not has_opted_out()
         # What changes nothing is no way round the rate.
         if "commands_per_minute" in limits:
             assert await world.say("START") is None
             assert world.records()[-1].result == "limited"
+            world.clock.advance_s(MINUTE_S)
+            assert await world.say("START") is not None
+            await world.say("STOP")
+            world.clock.advance_s(MINUTE_S)
+            assert await world.told("START") == "SMS are on again. HELP tells the commands"
+
+
+async def test_what_a_carrier_has_answered_is_heard_over_the_limit_and_not_answered(
+    tmp_path: Path,
+) -> None:
+    with open_world(tmp_path, with_sms(commands_per_minute=2)) as world:
+        for number in range(20):
+            request = SmsReceivedRequest("twilio", ALICE, BOB, "HELP", f"h{number}", 1, "help")
+            assert await world.sms.answer(request) == SmsReceivedReply(None, False)
+        assert {record.result for record in world.records()} == {"by_carrier"}
+        # Nor does it use up what its sender may ask for.
+        assert [await world.say("BAL") for _ in range(2)] == ["Balance: 0 J"] * 2
+
+
+async def test_what_is_refused_for_now_uses_up_no_rate(tmp_path: Path) -> None:
+    config = with_sms(owners={"*": "tg:5"}, commands_per_minute=2, commands_in_total=200)
+    with open_world(tmp_path, config) as world:
+        full = numbers(RECIPIENT_MAXIMUM)
+        for phone in full:
+            await world.say("hello", phone)
+        for _ in range(100):
+            with pytest.raises(OperationError) as refused:
+                await world.say("hello again", ALICE, "kept")
+            assert refused.value.code == "sms_full"
+        answers = [await world.say("BAL") for _ in range(3)]
+        assert answers == ["Balance: 0 J"] * 2 + [Answer("limited").text("en")]
+
+
+async def test_a_refused_text_has_nobody_elses_work_done_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_world(tmp_path, with_sms(owners={"*": "tg:5"})) as world:
+        for phone in numbers(RECIPIENT_MAXIMUM):
+            await world.say("hello", phone)
+        recorded = 0
+        def count(*arguments: Any) -> None:
+            nonlocal recorded
+            recorded += 1
+            add_record(*arguments)
+
+        monkeypatch.setattr("billing.sms_answers.add_record", count)
+
+        async def refused(number: int) -> None:
+            with pytest.raises(OperationError):
+                await world.say("hello", ALICE, f"refused {number}")
+
+        async with trio.open_nursery() as nursery:
+            for number, phone in enumerate(numbers(100)):
+                nursery.start_soon(world.say, "BAL", phone)
+                nursery.start_soon(refused, number)
+        assert recorded == 100
+
+
+async def test_what_waits_for_a_number_goes_no_more_after_stop(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms()) as world:
+        for number in (ALICE, ALICE, BOB):
+            await world.wallet.send_sms(number, "hello")
+        assert len(world.events()) == 3
+        assert await world.say("STOP") is None
+        assert [event.to for event in world.events()] == [BOB]
+        statuses = {one.phone: one.status for one in world.records() if not one.incoming}
+        assert statuses == {ALICE: "expired", BOB: "waiting"}
+        await world.sms.answer(SmsOptOutRequest(BOB, True))
+        assert world.events() == []
+
+
+async def test_one_that_its_bridge_had_when_stop_came_may_still_be_told_of(
+    tmp_path: Path,
+) -> None:
+    with open_world(tmp_path, with_sms()) as world:
+        event = await world.wallet.send_sms(ALICE, "hello")
+        await world.say("STOP")
+        await world.outbox.acknowledge(bytes.fromhex(event), "done")
+        (sent,) = [one for one in world.records() if not one.incoming]
+        assert sent.status == "sent"
 
 
 # ---------------------------------------------------------------- what is kept

@@ -13,6 +13,7 @@ from billing.accounts import AddressError, normalise_address_untrusted
 from billing.ledger import open_ledger
 from billing.money import AmountError, parse_amount_untrusted
 from billing.transfers import Result, TransferRefused
+from core import store
 from core.api import serving
 from core.clock import SystemClock
 from core.errors import ConfigError, MontanaError, OperationError
@@ -31,6 +32,7 @@ CODES = {
     "bridge_away",
     "bridge_busy",
     "bridge_silent",
+    "disk_full",
     "largest_amount",
     "no_account",
     "no_address",
@@ -88,7 +90,7 @@ SIGNALING_CODES = {
 def raised() -> list[tuple[str, str, set[str]]]:
     """Code, sentence with `{}` for each value, and names of the values, wherever one is raised."""
     found = []
-    others = [Path(serving.__file__), Path(event_source.__file__)]
+    others = [Path(serving.__file__), Path(event_source.__file__), Path(store.__file__)]
     for path in [*Path(billing.__file__).parent.glob("*.py"), *others]:
         for call in ast.walk(ast.parse(path.read_text())):
             if (
