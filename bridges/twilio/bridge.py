@@ -14,6 +14,7 @@ from bridges.twilio.advice import operators_language
 from bridges.twilio.carrier import TIMEOUT_S, Carrier
 from bridges.twilio.figures import Figures
 from bridges.twilio.inbox import Inbox
+from bridges.twilio.late_answers import Way
 from bridges.twilio.rest import TwilioRest
 from bridges.twilio.sending import Sending
 from bridges.twilio.statuses import Statuses
@@ -32,20 +33,17 @@ async def run(context: BridgeContext) -> None:
     statuses = Statuses(context.node, context.spool, context.clock)
     async with httpx.AsyncClient(timeout=TIMEOUT_S) as client, trio.open_nursery() as nursery:
         twilio: Carrier = TwilioRest(config, client, language)
-        carriers = {webhooks.NAME: twilio, android.NAME: twilio}
+        ways = {webhooks.NAME: Way(twilio, figures), android.NAME: Way(twilio, figures)}
         links = {webhooks.NAME: context.node}
         if config.android is not None and config.android.url:
-            carriers[android.NAME] = android.AndroidPhone(config.android, client)
             link = NodeLink(socket_path(context.config.data_dir), android.NAME)
             links[android.NAME] = link
+            ways[android.NAME] = Way(android.AndroidPhone(config.android, client), Figures(link))
             nursery.start_soon(link.run)
-        inbox = Inbox(context, carriers, figures)
+        inbox = Inbox(context, ways, figures)
         for name, link in links.items():
-            # One for a link, whose state they are: else the last would have said it.
-            sent = figures if link is context.node else Figures(link)
-            sending = Sending(
-                name, link, context.spool, context.clock, carriers[name], statuses, sent
-            )
+            carrier, sent = ways[name]
+            sending = Sending(name, link, context.spool, context.clock, carrier, statuses, sent)
             nursery.start_soon(sending.run)
         nursery.start_soon(inbox.run)
         nursery.start_soon(statuses.run)

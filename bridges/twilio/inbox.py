@@ -5,8 +5,8 @@ The answer goes back in the HTTP response when the node has it soon enough, and 
 own otherwise: after a restart as well, for whatever is still on the disk was not answered, or not
 surely. That is when an answer may come twice; the node does nothing twice, it knows the message.
 
-What one sender has sent is carried out in the order in which it has come: behind one that is still
-to be answered by an SMS, others of its sender are as well.
+What one sender has sent is carried out in the order in which it has come. A text whose owner has no
+room for it is kept until there is some, and holds up nothing but later texts to the same number.
 """
 
 from __future__ import annotations
@@ -23,39 +23,32 @@ import trio
 from bridges.node_link import NodeAway
 from bridges.process import BridgeContext
 from bridges.spool import Change
-from bridges.twilio.carrier import (
-    RETRY_LAST_S,
-    Accepted,
-    Again,
-    BackOff,
-    Carrier,
-    is_e164,
-    parts,
-)
+from bridges.twilio.carrier import RETRY_LAST_S, BackOff
 from bridges.twilio.figures import Figures
+from bridges.twilio.late_answers import LateAnswers, Way
 from core.api.bridge_messages import CarrierKeyword, SmsReceivedReply, SmsReceivedRequest
 from core.errors import ApiError, OperationError
 from core.log import log_event
 
 KIND: Final = "received"
 SENDERS_MAXIMUM: Final = 500
-"""Whose messages are being answered by SMS at the same time."""
-ANSWER_LIFETIME_S: Final = 24 * 3600
-"""From when on an answer would surprise more than help."""
+"""Whose messages are being carried out, to be answered by SMS, at the same time."""
 NODE_TIMEOUT_S: Final = 30.0
 ERASE_AFTER_S: Final = 0.05
 ERASED_WITHIN_S: Final = 1.0
 """Or the disk is full."""
 REFUSED_LIFETIME_S: Final = 3600
 """How long a message is offered to a node that refuses it, from its first refusal on."""
-OVER_RATE: Final = "sms_rate"
-"""What a message is refused for whose turn comes, however many are before it."""
+PASSING: Final = frozenset({"sms_rate", "disk_full"})
+"""What a message is refused for whose turn comes, however long that takes."""
 OWNER_FULL: Final = "sms_full"
-"""What a text is refused for whose owner has not read those before it. It is kept until there is
-room; what else its sender has to say is not held up by it."""
+"""What a text is refused for whose owner has not read those before it."""
 KEPT_INTERVAL_S: Final = 60.0
-KEPT_AT_ONCE: Final = 1_000
-"""How often such texts are offered to the node again, and how many of them."""
+"""How often such texts are offered to the node again."""
+KEPT_LIFETIME_S: Final = 3 * 24 * 3600
+"""The node keeps them for its owner for no longer, either."""
+KEPT_MAXIMUM: Final = 10_000
+"""Of one recipient."""
 _PAGE: Final = 1_000
 
 _log = logging.getLogger("montana.bridge.twilio")
@@ -107,16 +100,14 @@ class Inbox:
     """What has come and isn't answered yet.
 
     Args:
-        carriers: by whom answers go, for each way that messages come.
+        ways: by which answers go, for each way that messages come.
     """
 
-    def __init__(
-        self, context: BridgeContext, carriers: Mapping[str, Carrier], figures: Figures
-    ) -> None:
+    def __init__(self, context: BridgeContext, ways: Mapping[str, Way], figures: Figures) -> None:
         self._node = context.node
         self._spool = context.spool
         self._clock = context.clock
-        self._carriers = carriers
+        self._late = LateAnswers(context.node, context.clock, ways, self.done)
         self._figures = figures
         self._held: set[str] = set()
         """Those that somebody in this process deals with."""
@@ -124,13 +115,14 @@ class Inbox:
         self._direct: dict[str, trio.Event] = {}
         """Whose message is carried out now, to be answered in the response."""
         self._left: dict[str, list[_Left]] = {}
-        """By sender, what is to be answered by SMS, the earliest first."""
+        """By sender, what is to be carried out and answered by SMS, the earliest first."""
         self._idle: deque[str] = deque()
-        """Those of them whom nobody answers yet."""
-        self._answering = 0
+        """Those of them with whom nobody deals yet."""
+        self._dealing = 0
         self._has_more = trio.Event()
-        self._kept: deque[tuple[str, _Left]] = deque()
-        """Senders and texts for which their owners have no room."""
+        self._kept: dict[str, deque[str]] = {}
+        """By recipient, the texts for which its owner has no room, the first one first."""
+        self._offering: set[str] = set()
         self._answered: dict[str, trio.Event] = {}
         """Those that are to be erased, and what tells that they are."""
         self._has_answered = trio.Event()
@@ -144,12 +136,13 @@ class Inbox:
         """Answer what was left, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._erase)
-            nursery.start_soon(self._offer_kept)
+            nursery.start_soon(self._offer_now_and_then)
+            nursery.start_soon(self._late.run)
             while True:
                 self._has_more = trio.Event()
-                while self._idle and self._answering < SENDERS_MAXIMUM:
-                    self._answering += 1
-                    nursery.start_soon(self._answer_all, self._idle.popleft())
+                while self._idle and self._dealing < SENDERS_MAXIMUM:
+                    self._dealing += 1
+                    nursery.start_soon(self._deal_with, self._idle.popleft())
                 await self._has_more.wait()
 
     async def put(self, key: str, received: Received) -> bool:
@@ -159,18 +152,16 @@ class Inbox:
         Raises:
             OperationError: the disk is full.
         """
+        if (erased := self._answered.get(key)) is not None:
+            # Whoever has not got the answer asks again at once.
+            with trio.move_on_after(ERASED_WITHIN_S):
+                await erased.wait()
         taking = self._taking.get(key)
         if taking is not None:
             await taking.ended.wait()
             if not taking.is_stored:
                 raise OperationError("the same message could not be stored just now")
             return False
-        if (erased := self._answered.get(key)) is not None:
-            # Whoever has not got the answer asks again at once.
-            with trio.move_on_after(ERASED_WITHIN_S) as waiting:
-                await erased.wait()
-            if waiting.cancelled_caught:
-                return False
         if key in self._held:
             return False
         self._held.add(key)
@@ -212,15 +203,16 @@ class Inbox:
             is_first: it has just come, and nobody has been asked about it.
         """
         self._held.add(key)
-        self._leave(received.sender, _Left(received.received_ms, key, is_first))
-
-    def _leave(self, sender: str, message: _Left) -> None:
-        left = self._left.get(sender)
+        left = self._left.get(received.sender)
         if left is None:
-            left = self._left[sender] = []
-            self._idle.append(sender)
-        heappush(left, message)
+            left = self._left[received.sender] = []
+            self._idle.append(received.sender)
+        heappush(left, _Left(received.received_ms, key, is_first))
         self._has_more.set()
+
+    def was_answered_late(self, key: str) -> bool:
+        """Whether a message was answered by an SMS, a short while ago."""
+        return self._late.was_sent(key)
 
     def done(self, key: str) -> None:
         """A message was answered: it is erased, with others in one commit."""
@@ -245,32 +237,24 @@ class Inbox:
                     self._held.discard(key)
                     erased.set()
 
-    async def _answer_all(self, sender: str) -> None:
+    async def _deal_with(self, sender: str) -> None:
         left = self._left[sender]
         while left:
             _, key, is_first = heappop(left)
-            stored = self._spool.get(KIND, key)
-            assert stored is not None, "what is left to be answered is on the disk"
-            await self._finish(key, msgspec.json.decode(stored, type=Received), is_first)
+            await self._finish(key, self._stored(key), is_first)
         # Not before: what comes from them meanwhile is behind.
         del self._left[sender]
-        self._answering -= 1
+        self._dealing -= 1
         self._has_more.set()
 
-    async def _offer_kept(self) -> None:
-        """Leave texts to be handed on again whose owners had no room for them."""
-        while True:
-            await trio.sleep(KEPT_INTERVAL_S)
-            for _ in range(min(len(self._kept), KEPT_AT_ONCE)):
-                self._leave(*self._kept.popleft())
-            self._show_kept()
-
-    def _show_kept(self) -> None:
-        self._figures.show("kept_for_owners", len(self._kept))
+    def _stored(self, key: str) -> Received:
+        stored = self._spool.get(KIND, key)
+        assert stored is not None, "what is to be answered is on the disk"
+        return msgspec.json.decode(stored, type=Received)
 
     async def _finish(self, key: str, received: Received, is_first: bool) -> None:
-        """Have a message carried out and answered by SMS, however long that takes; or keep it,
-        while there is no room for it."""
+        """Have a message carried out, however long that takes; or keep it, while there is no room
+        for it."""
         back_off = BackOff()
         refused_from_s: float | None = None
         while True:
@@ -283,33 +267,88 @@ class Inbox:
                 continue
             except OperationError as error:
                 if error.code == OWNER_FULL:
-                    if not self._kept:
-                        log_event(
-                            _log, logging.WARNING, "an owner has no room for SMS, which are kept"
-                        )
-                    left = _Left(received.received_ms, key, is_first=False)
-                    self._kept.append((received.sender, left))
-                    self._show_kept()
+                    self._keep(key, received.recipient)
                     return
                 # What it is refused for may pass; how long it lasts is what decides.
                 log_event(
-                    _log, logging.WARNING, "the node refuses an SMS", code=error.code, key=key
+                    _log, logging.WARNING, "the node refuses an SMS", code=error.code, sid=key
                 )
                 now_s = self._clock.unix_s()
                 if refused_from_s is None:
                     refused_from_s = now_s
-                if error.code != OVER_RATE and now_s - refused_from_s > REFUSED_LIFETIME_S:
-                    self._figures.count("given_up")
-                    text = None
-                    break
+                if error.code not in PASSING and now_s - refused_from_s > REFUSED_LIFETIME_S:
+                    self._give_up(key)
+                    return
             except ApiError as error:
-                log_event(_log, logging.ERROR, "an SMS no node reads", reason=error, key=key)
+                log_event(_log, logging.ERROR, "an SMS no node reads", reason=error, sid=key)
                 text = None
                 break
             await trio.sleep(back_off.next_s())
+        self._answer(key, received, text)
+
+    def _answer(self, key: str, received: Received, text: str | None) -> None:
         if text:
-            await self._answer(received, text)
+            self._late.put(
+                key,
+                received.sender,
+                text,
+                way=received.bridge,
+                received_ms=received.received_ms,
+                sim_number=received.sim_number,
+            )
+        else:
+            self.done(key)
+
+    def _give_up(self, key: str) -> None:
+        self._figures.count("given_up")
+        log_event(_log, logging.ERROR, "an SMS is given up", sid=key)
         self.done(key)
+
+    # ------------------------------------------------------------ texts that are kept
+
+    def _keep(self, key: str, recipient: str) -> None:
+        kept = self._kept.setdefault(recipient, deque())
+        if len(kept) >= KEPT_MAXIMUM:
+            self._give_up(key)
+            return
+        if not kept:
+            log_event(_log, logging.WARNING, "an owner has no room for SMS, which are kept")
+        kept.append(key)
+        self._show_kept()
+
+    async def _offer_now_and_then(self) -> None:
+        while True:
+            await trio.sleep(KEPT_INTERVAL_S)
+            for recipient in list(self._kept):
+                await self._offer(recipient)
+
+    async def _offer(self, recipient: str) -> None:
+        """Have kept texts handed on, in order, as far as there is room for them."""
+        kept = self._kept.get(recipient)
+        if kept is None or recipient in self._offering:
+            return
+        self._offering.add(recipient)
+        try:
+            while kept:
+                key = kept[0]
+                received = self._stored(key)
+                if self._clock.unix_s() - received.received_ms / 1000 > KEPT_LIFETIME_S:
+                    self._give_up(key)
+                else:
+                    reply = await self._ask(key, received, NODE_TIMEOUT_S)
+                    self._answer(key, received, reply.reply)
+                kept.popleft()
+        except (OperationError, ApiError):
+            # There is no room yet, or no node: it is offered again.
+            pass
+        finally:
+            self._offering.discard(recipient)
+            if not kept:
+                del self._kept[recipient]
+            self._show_kept()
+
+    def _show_kept(self) -> None:
+        self._figures.show("kept_for_owners", sum(map(len, self._kept.values())))
 
     async def _carry_out_in_turn(
         self, key: str, received: Received, *, timeout_s: float, is_first: bool
@@ -334,6 +373,25 @@ class Inbox:
     async def _carry_out(
         self, key: str, received: Received, *, timeout_s: float | None, is_first: bool
     ) -> str | None:
+        if timeout_s is not None or is_first:
+            # Asked once: of what was asked twice, nobody would know whether it came twice.
+            timeout_s = NODE_TIMEOUT_S if timeout_s is None else timeout_s
+        if received.recipient in self._kept:
+            # Or a text would take the place of those that have come before it.
+            begun_s = trio.current_time()
+            with trio.move_on_after(NODE_TIMEOUT_S if timeout_s is None else timeout_s):
+                await self._offer(received.recipient)
+            if timeout_s is not None:
+                timeout_s = max(0.0, timeout_s - (trio.current_time() - begun_s))
+        reply = await self._ask(key, received, timeout_s)
+        return None if is_first and reply.duplicate else reply.reply
+
+    async def _ask(self, key: str, received: Received, timeout_s: float | None) -> SmsReceivedReply:
+        """Give a message to the node: once, where a time is given, and until it answers otherwise.
+
+        Raises:
+            NodeAway, OperationError, ApiError: as `NodeLink` does.
+        """
         request = SmsReceivedRequest(
             bridge=received.bridge,
             sender=received.sender,
@@ -343,41 +401,9 @@ class Inbox:
             received_ms=received.received_ms,
             keyword=received.keyword,
         )
-        if timeout_s is not None or is_first:
-            # Asked once: of what was asked twice, nobody would know whether it came twice.
-            wait_s = NODE_TIMEOUT_S if timeout_s is None else timeout_s
-            reply = await self._node.try_request(request, timeout_s=wait_s)
-        else:
+        if timeout_s is None:
             reply = await self._node.request(request)
+        else:
+            reply = await self._node.try_request(request, timeout_s=timeout_s)
         assert isinstance(reply, SmsReceivedReply)
-        return None if is_first and reply.duplicate else reply.reply
-
-    async def _answer(self, received: Received, text: str) -> None:
-        if not is_e164(received.sender):
-            log_event(_log, logging.INFO, "an SMS from a name has no answer")
-            return
-        carrier = self._carriers[received.bridge]
-        for part in parts(text):
-            back_off = BackOff()
-            while True:
-                left_s = ANSWER_LIFETIME_S - self._age_s(received)
-                outcome = await carrier.send(
-                    received.sender, part, None, lifetime_s=left_s, sim_number=received.sim_number
-                )
-                if not isinstance(outcome, Again):
-                    break
-                self._figures.advise(outcome.advice)
-                log_event(_log, logging.WARNING, "an answer has to wait", reason=outcome.detail)
-                if self._age_s(received) > ANSWER_LIFETIME_S:
-                    break
-                await trio.sleep(back_off.next_s(outcome.after_s))
-            if isinstance(outcome, Accepted):
-                self._figures.advise("")
-                self._figures.count("answered_by_sms")
-            else:
-                self._figures.count("answers_lost")
-                log_event(_log, logging.WARNING, "an answer was not sent", reason=outcome.detail)
-                return
-
-    def _age_s(self, received: Received) -> float:
-        return self._clock.unix_s() - received.received_ms / 1000
+        return reply

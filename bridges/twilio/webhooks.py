@@ -122,6 +122,8 @@ class Webhooks:
 
         async def respond(request: Request) -> Response:
             if self._requests >= REQUESTS_MAXIMUM:
+                self._figures.count("refused_503")
+                refusals.happened("too many at once", path=request.url.path, status=503)
                 return PlainTextResponse("too many at once", 503)
             self._requests += 1
             try:
@@ -158,6 +160,8 @@ class Webhooks:
         )
         self._figures.count("fallbacks")
         received = self._received(message)
+        if self._inbox.was_answered_late(message.sid):
+            return _twiml(None)
         if not await self._inbox.put(message.sid, received):
             return _twiml(None)
         # It may have been answered in a response that Twilio hasn't got: it says so itself.

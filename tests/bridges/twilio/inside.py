@@ -22,9 +22,10 @@ from bridges.node_link import NodeLink
 from bridges.process import BridgeContext
 from bridges.spool import Spool, open_spool
 from bridges.twilio.android import AndroidPhone
-from bridges.twilio.carrier import Accepted, Carrier, Outcome
+from bridges.twilio.carrier import Accepted, Outcome
 from bridges.twilio.figures import Figures
 from bridges.twilio.inbox import Inbox
+from bridges.twilio.late_answers import Way
 from bridges.twilio.sending import Sending
 from bridges.twilio.statuses import Statuses
 from bridges.twilio.webhooks import Webhooks
@@ -33,6 +34,7 @@ from core.api.bridge_messages import (
     BridgeStatusRequest,
     DoneReply,
     Event,
+    SmsOptOutRequest,
     SmsReceivedReply,
     SmsReceivedRequest,
     SmsStatusRequest,
@@ -77,6 +79,7 @@ class Node:
 
     Attributes:
         received: by message, how often it was asked to carry it out.
+        opted_out: whose numbers are told to want no SMS.
     """
 
     def __init__(self) -> None:
@@ -85,6 +88,7 @@ class Node:
         self.received: Counter[str] = Counter()
         self.statuses: list[SmsStatusRequest] = []
         self.acknowledged: dict[str, AcknowledgeRequest] = {}
+        self.opted_out: list[str] = []
         self.send: Callable[[Event], None]
         self.has_subscriber = trio.Event()
 
@@ -99,6 +103,8 @@ class Node:
                 self.statuses.append(body)
             case AcknowledgeRequest():
                 self.acknowledged[body.id] = body
+            case SmsOptOutRequest(opted_out=True):
+                self.opted_out.append(body.number)
             case BridgeStatusRequest():
                 pass
             case _:
@@ -116,10 +122,19 @@ class Node:
 
 
 class NotedCarrier:
-    """Takes all that it is given."""
+    """Takes all that it is given, unless its `answers` say otherwise.
+
+    Attributes:
+        sent: numbers and texts that it has taken.
+        asked: the numbers of all that it was given.
+        lifetimes_s: theirs.
+    """
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
+        self.asked: list[str] = []
+        self.lifetimes_s: list[float] = []
+        self.answers: Callable[[str], Outcome] = lambda _: Accepted("")
 
     async def send(
         self,
@@ -132,8 +147,12 @@ class NotedCarrier:
     ) -> Outcome:
         assert (event, sim_number) == (None, None), "answers alone, and by no SIM"
         assert lifetime_s > 0
-        self.sent.append((number, text))
-        return Accepted("")
+        self.asked.append(number)
+        self.lifetimes_s.append(lifetime_s)
+        outcome = self.answers(number)
+        if isinstance(outcome, Accepted):
+            self.sent.append((number, text))
+        return outcome
 
 
 class Answered(NamedTuple):
@@ -157,6 +176,7 @@ class Inside:
     link: NodeLink
     phone_link: NodeLink
     carrier: NotedCarrier
+    inbox: Inbox
     webhooks: Webhooks
     _validator: RequestValidator = field(default_factory=lambda: RequestValidator(TOKEN))
 
@@ -239,8 +259,8 @@ async def inside(folder: Path, phone: httpx.MockTransport | None = None) -> Asyn
                 name="twilio", config=config, node=link, spool=spool, clock=clock
             )
             figures, statuses = Figures(link), Statuses(link, spool, clock)
-            carriers: dict[str, Carrier] = {"twilio": carrier, "android": carrier}
-            inbox = Inbox(context, carriers, figures)
+            ways = {"twilio": Way(carrier, figures), "android": Way(carrier, figures)}
+            inbox = Inbox(context, ways, figures)
             android = AndroidPhone(twilio.android, client)
             sending = Sending(
                 "android", phone_link, spool, clock, android, statuses, Figures(phone_link)
@@ -249,7 +269,7 @@ async def inside(folder: Path, phone: httpx.MockTransport | None = None) -> Asyn
             for task in (link.run, phone_link.run, inbox.run, statuses.run, sending.run):
                 nursery.start_soon(task)
             webhooks = Webhooks(context, twilio, inbox, statuses, figures, "en")
-            made = Inside(node, clock, spool, link, phone_link, carrier, webhooks)
+            made = Inside(node, clock, spool, link, phone_link, carrier, inbox, webhooks)
             await made.until(lambda: link.is_connected and node.has_subscriber.is_set())
             with trio.fail_after(WAIT_S):
                 yield made

@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from bridges.process import BridgeContext
 from bridges.spool import Change, Spool, open_spool
 from bridges.twilio.figures import Figures
 from bridges.twilio.inbox import (
+    KEPT_LIFETIME_S,
     KIND,
-    OVER_RATE,
     OWNER_FULL,
+    PASSING,
     REFUSED_LIFETIME_S,
     Inbox,
     Received,
@@ -304,7 +306,10 @@ async def test_one_that_comes_at_the_same_time_waits_for_its_turn(tmp_path: Path
 
 @pytest.mark.trio
 @pytest.mark.usefixtures("_at_once")
-async def test_an_old_message_is_given_up_an_hour_after_its_first_refusal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", sorted(PASSING))
+async def test_an_old_message_is_given_up_an_hour_after_its_first_refusal(
+    tmp_path: Path, passes: str
+) -> None:
     clock = VirtualClock()
     node = WaitingNode(refusals=1)
     node.may_go_on.set()
@@ -331,8 +336,8 @@ async def test_an_old_message_is_given_up_an_hour_after_its_first_refusal(tmp_pa
         while spool.items(KIND):
             await trio.sleep(0.005)
         assert not node.carried_out
-    # One that others are before is kept for as long as that takes.
-    node = WaitingNode(1_000_000, OVER_RATE)
+    # One that others are before, or the node has no room for, is kept for as long as that takes.
+    node = WaitingNode(1_000_000, passes)
     node.may_go_on.set()
     async with taking(tmp_path, node, clock) as (inbox, spool):
         assert await inbox.put("SM3", before)
@@ -361,26 +366,90 @@ async def test_a_text_for_which_its_owner_has_no_room_is_kept_and_holds_nobody_u
     texts = [f"hello {number}" for number in range(3)]
     node.refuses.update(texts)
     async with taking(tmp_path, node, clock) as (inbox, spool):
-        for number, body in enumerate(texts):
-            text = saying(body, received_ms=number)
-            assert await inbox.put(f"SM{number}", text)
-            inbox.later(f"SM{number}", text)
-        while node.refused < 3:
+        await leave(inbox, clock, *texts)
+        while len(inbox._kept[MESSAGE.recipient]) < 3:
             await trio.sleep(0.005)
         # Its sender's commands are carried out meanwhile, though it came before them.
-        for number in range(3, 6):
-            command = saying(f"BAL {number}", received_ms=number)
-            assert await inbox.put(f"SM{number}", command)
-            inbox.later(f"SM{number}", command)
-        while len(node.carried_out) < 3:
+        await leave(inbox, clock, "BAL 3", "BAL 4")
+        while len(node.carried_out) < 2:
             await trio.sleep(0.005)
+        assert await ask_now(inbox, clock, "BAL 5") == ""
         assert node.carried_out == ["BAL 3", "BAL 4", "BAL 5"]
-        # However long that takes.
-        clock.advance_s(REFUSED_LIFETIME_S + 1)
+        # However long that takes, almost; and the first one alone is asked for.
+        clock.advance_s(KEPT_LIFETIME_S - 1)
         refused = node.refused
         while node.refused < refused + 6:
             await trio.sleep(0.005)
+        assert len(spool.items(KIND)) == 3
         node.refuses.clear()
         while spool.items(KIND):
             await trio.sleep(0.005)
-        assert sorted(node.carried_out[3:]) == texts
+        assert node.carried_out[3:] == texts
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_no_later_text_takes_the_room_of_one_that_is_kept(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    node = WaitingNode(0, OWNER_FULL)
+    node.may_go_on.set()
+    texts = [f"hello {number}" for number in range(3)]
+    node.refuses.update(texts)
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        await leave(inbox, clock, *texts)
+        while len(inbox._kept.get(MESSAGE.recipient, ())) < 3:
+            await trio.sleep(0.005)
+        node.refuses.clear()
+        assert await ask_now(inbox, clock, "hello 3", sender="+79995550101") == ""
+        assert node.carried_out == [*texts, "hello 3"]
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert not inbox._kept
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_texts_are_kept_for_days_and_so_many_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.twilio.inbox.KEPT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("bridges.twilio.inbox.KEPT_MAXIMUM", 2)
+    clock = VirtualClock()
+    node = WaitingNode(0, OWNER_FULL)
+    texts = [f"hello {number}" for number in range(3)]
+    node.refuses.update(texts)
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        figures = inbox._node.figures
+        await leave(inbox, clock, *texts)
+        while len(spool.items(KIND)) > 2:
+            await trio.sleep(0.005)
+        assert (figures["kept_for_owners"], figures["given_up"]) == ("2", "1")
+        clock.advance_s(KEPT_LIFETIME_S + 1)
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert (figures["kept_for_owners"], figures["given_up"]) == ("0", "3")
+    assert not node.carried_out
+
+
+_keys = count(1)
+
+
+async def leave(inbox: Inbox, clock: VirtualClock, *bodies: str) -> None:
+    """Have SMS come, to be answered by SMS."""
+    for body in bodies:
+        clock.advance_s(0.001)
+        key, message = f"SM{next(_keys)}", saying(body, received_ms=round(clock.unix_s() * 1000))
+        assert await inbox.put(key, message)
+        inbox.later(key, message)
+
+
+async def ask_now(
+    inbox: Inbox, clock: VirtualClock, body: str, sender: str = MESSAGE.sender
+) -> str | None:
+    """Have one come that is answered in the response."""
+    key = f"SM{next(_keys)}"
+    message = saying(body, sender, received_ms=round(clock.unix_s() * 1000))
+    assert await inbox.put(key, message)
+    answer = await inbox.first_answer(key, message, timeout_s=WAIT_S)
+    inbox.done(key)
+    return answer
