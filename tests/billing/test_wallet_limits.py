@@ -375,6 +375,7 @@ async def test_a_refused_text_has_nobody_elses_work_done_anew(
         for phone in numbers(RECIPIENT_MAXIMUM):
             await world.say("hello", phone)
         recorded = 0
+
         def count(*arguments: Any) -> None:
             nonlocal recorded
             recorded += 1
