@@ -28,7 +28,6 @@ SWEEP_INTERVAL_S: Final = 3600
 _TRACKED: Final = "tracked"
 _TOLD: Final = "told"
 _BATCH: Final = 100
-_SWEEP_MAXIMUM: Final = 100_000
 
 Told = Literal["sent", "delivered", "undelivered", "failed", "unknown"]
 RANKS: Final[Mapping[Told, int]] = {
@@ -153,22 +152,32 @@ class Statuses:
 
     async def _sweep(self) -> None:
         while True:
-            oldest_s = self._clock.unix_s() - TRACKED_S
-            for event, value in self._spool.items(_TRACKED, _SWEEP_MAXIMUM):
+            try:
+                await self._give_up_old()
+            except OperationError as error:
+                log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
+            await trio.sleep(SWEEP_INTERVAL_S)
+
+    async def _give_up_old(self) -> None:
+        """Forget what was tracked for long enough.
+
+        Raises:
+            OperationError: the disk is full.
+        """
+        oldest_s, after = self._clock.unix_s() - TRACKED_S, ""
+        while page := self._spool.items(_TRACKED, _BATCH, after):
+            for after, value in page:
                 tracked = msgspec.json.decode(value, type=_Tracked)
-                if tracked.since_s >= oldest_s or self._is_telling(event):
+                if tracked.since_s >= oldest_s or self._is_telling(after):
                     continue
-                changes = [self.not_tracking(event)]
+                changes = [self.not_tracking(after)]
                 if tracked.rank == 0:
                     detail = "the carrier has never told"
-                    changes.append(self._telling(event, "unknown", detail))
-                try:
-                    await self._spool.change(*changes)
-                except OperationError as error:
-                    log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
-                    break
+                    changes.append(self._telling(after, "unknown", detail))
+                await self._spool.change(*changes)
                 self._has_more.set()
-            await trio.sleep(SWEEP_INTERVAL_S)
+            # There may be hundreds of thousands: webhooks are answered in between.
+            await trio.lowlevel.checkpoint()
 
 
 def _told_key(event: str, rank: int) -> str:

@@ -453,3 +453,23 @@ async def ask_now(
     answer = await inbox.first_answer(key, message, timeout_s=WAIT_S)
     inbox.done(key)
     return answer
+
+
+@pytest.mark.trio
+async def test_however_many_are_tracked_each_is_given_up_in_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.twilio.statuses.SWEEP_INTERVAL_S", 0.01)
+    node, clock = RefusingNode("", 0), VirtualClock()
+    async with telling(tmp_path, node, clock) as (statuses, spool):
+        last = "f" * 32
+        await spool.change(statuses.tracking(last))
+        clock.advance_s(TRACKED_S - 1)
+        many = [statuses.tracking(f"{number:032x}") for number in range(100_000)]
+        await spool.change(*many, statuses.not_tracking(EVENT))
+        clock.advance_s(2)
+        while not node.offered:
+            await trio.sleep(0.005)
+        await until_forgotten(spool)
+        assert node.offered == [(last, "unknown")]
+        assert len(spool.items("tracked", len(many) + 1)) == len(many)
