@@ -4,6 +4,7 @@ process between a node's socket and Twilio's REST interface, both of which come 
 from __future__ import annotations
 
 import random
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from core.api.bridge_messages import effect_id
 from core.node_files import bridge_folder
 from tests.bridges.twilio.world import (
     ACCOUNT,
+    EVENT_LIFETIME_S,
     PUBLIC_URL,
+    WAIT_S,
     Sent,
     World,
     a_world,
@@ -49,6 +52,12 @@ def outcome(world: World, event: str) -> tuple[str, str]:
     return told.outcome, told.detail
 
 
+def is_what_is_left_s(lifetime_s: int) -> bool:
+    """Whether it is that of an event of the stand-in's, which has not waited for longer than these
+    tests do."""
+    return EVENT_LIFETIME_S - WAIT_S <= lifetime_s <= EVENT_LIFETIME_S
+
+
 def status(world: World, sent: Sent, word: str, **more: str) -> None:
     fields = {"MessageSid": sent.sid, "AccountSid": ACCOUNT, "MessageStatus": word, **more}
     path = sent.fields["StatusCallback"].removeprefix(PUBLIC_URL)
@@ -60,6 +69,7 @@ def test_an_sms_is_sent_and_its_statuses_only_go_on(world: World) -> None:
     assert outcome(world, event) == ("done", "")
     (sent,) = world.rest.sent
     assert (sent.to, sent.text) == (TO, "Код: 1234 😀")
+    assert is_what_is_left_s(int(sent.fields["ValidityPeriod"]))
     for word in ("queued", "sent", "sending", "sent"):
         status(world, sent, word)
     wait_until(lambda: world.node.statuses)
@@ -187,6 +197,7 @@ def test_a_telephones_sms_is_answered_by_the_telephone_once(world: World) -> Non
     assert world.phone_call(message(3, "STOP")).status_code == 204
     # Nobody else hears it there: it is the node's to answer, or not to.
     wait_until(lambda: len(world.node.received) == 5)
+    wait_until(lambda: len(world.phone.sent) == 5)
     assert {one.keyword for one in world.node.received.values()} == {None}
     assert not world.rest.sent
 
@@ -196,6 +207,7 @@ def test_a_telephone_sends_and_tells_how_far_it_is(world: World) -> None:
     assert outcome(world, event) == ("done", "")
     (sent,) = world.phone.sent
     assert sent.sid == event
+    assert is_what_is_left_s(sent.fields["ttl"])
     for name in ("sms:sent", "sms:delivered", "sms:delivered", "system:ping", "sms:sent"):
         call = {**message(1, ""), "event": name}
         call["payload"] = {"messageId": event, "phoneNumber": TO}
@@ -278,3 +290,35 @@ def test_an_answer_waits_for_twilio(tmp_path: Path) -> None:
             wait_until(lambda: world.rest.sent)
             assert [sent.text for sent in world.rest.sent] == [answer_to("BAL")]
             world.stop()
+
+
+def test_a_bridges_state_is_what_hinders_it_whatever_goes_well_meanwhile(tmp_path: Path) -> None:
+    with a_world(tmp_path) as world, world.node.running():
+        url = httpx.URL(world.url)
+        assert url.port is not None
+        with socket.create_server((url.host, url.port)):
+            world.launch()
+            event = world.node.tell(1, TO, "a code")
+            assert outcome(world, event) == ("done", "")
+            world.rest.failures.append((401, {"code": 20003}, {"Retry-After": "300"}))
+            world.node.tell(2, TO, "another")
+            wait_until(lambda: "an SMS has to wait" in world.log())
+            # Told when one was sent, and one refused: what nobody can bring comes first.
+            told = wait_until(lambda: state_with(world, "sent_done"))
+            assert told.startswith(f"can't listen on {url.host}:{url.port}")
+            assert "bridges.twilio.listen" in told
+        # What comes now is answered, and what goes out is still refused.
+        wait_until(world.is_listening)
+        world.connect()
+        assert world.sms(1, "BAL") == [answer_to("BAL")]
+        told = wait_until(lambda: state_with(world, "answered"))
+        assert told.startswith("20003: Twilio refuses account_sid and auth_token")
+        # The telephone's way out has a state of its own.
+        assert world.node.states["android"].state == "running"
+        world.stop()
+
+
+def state_with(world: World, figure: str) -> str | None:
+    """What the bridge has said of itself since it counted something."""
+    told = world.node.states.get("twilio")
+    return told.state if told is not None and figure in told.figures else None

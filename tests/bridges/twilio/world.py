@@ -57,6 +57,7 @@ PERSON = "+79995550100"
 PUBLIC_URL = "https://sms.example"
 PHONE_SECRET = "not the telephone's secret either"
 WAIT_S = 120
+EVENT_LIFETIME_S = 600
 E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
@@ -128,7 +129,7 @@ class StandInNode:
             id=effect_id("test", sid_of(number)),
             to=to,
             created_ms=now_ms,
-            expires_ms=now_ms + 600_000,
+            expires_ms=now_ms + EVENT_LIFETIME_S * 1000,
             body=SmsBody(text),
         )
         self.events[bridge][event.id] = event
