@@ -25,6 +25,12 @@ class Advice(NamedTuple):
         return self.russian if language == "ru" else self.english
 
 
+_VALIDITY: Final = Advice(
+    "operator",
+    "a wrong validity period: set the messaging service's between 1 and 14400 s",
+    "неверный срок действия: задайте в messaging service от 1 до 14400 секунд",
+)
+"""Twilio has two codes for it."""
 ADVICE: Final[Mapping[int, Advice]] = {
     11200: Advice(
         "operator",
@@ -111,6 +117,7 @@ ADVICE: Final[Mapping[int, Advice]] = {
         "the text is longer than 1,600 characters",
         "текст длиннее 1600 знаков",
     ),
+    21624: _VALIDITY,
     21703: Advice(
         "operator",
         "the messaging service has no numbers: add one to it",
@@ -161,6 +168,12 @@ ADVICE: Final[Mapping[int, Advice]] = {
         "numbers of the USA have to be registered (A2P 10DLC)",
         "номера США нужно зарегистрировать (A2P 10DLC)",
     ),
+    30036: Advice(
+        "never",
+        "its time ran out in Twilio's queue: more numbers, or fewer SMS at once",
+        "время вышло в очереди Twilio: больше номеров или меньше SMS сразу",
+    ),
+    90007: _VALIDITY,
 }
 _OTHER: Final = Advice(
     "never",

@@ -24,6 +24,7 @@ from bridges.twilio.carrier import (
     BackOff,
     Carrier,
     Refused,
+    Unknown,
     is_e164,
 )
 from bridges.twilio.figures import Figures
@@ -47,6 +48,7 @@ class _Ended(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
 
 
+_TOO_LATE: Final = Refused("it could not be sent in time")
 _INTERRUPTED: Final = _Ended("unknown", "the bridge ended while it was sent")
 
 
@@ -131,21 +133,18 @@ class Sending:
         back_off = BackOff()
         while self._clock.unix_s() * 1000 < event.expires_ms:
             async with self._limiter:
-                await self._spool.change(
-                    Change(self._kind, event.id, _BEGUN), self._statuses.tracking(event.id)
-                )
-                left_s = event.expires_ms / 1000 - self._clock.unix_s()
-                outcome = await self._carrier.send(event.to, text, event.id, lifetime_s=left_s)
+                outcome = await self._send_once(event, text)
             if not isinstance(outcome, Again):
                 break
             self._figures.advise(outcome.advice)
             log_event(_log, logging.WARNING, "an SMS has to wait", reason=outcome.detail)
-            await self._spool.change(
+            # At last: found without its end, what was surely not sent would be unknown.
+            await self._spool.change_at_last(
                 Change(self._kind, event.id, None), self._statuses.not_tracking(event.id)
             )
             await trio.sleep(back_off.next_s(outcome.after_s))
         else:
-            return _Ended("failed", "it could not be sent in time")
+            return _Ended("failed", _TOO_LATE.detail)
         if isinstance(outcome, Accepted):
             self._figures.advise("")
             log_event(_log, logging.DEBUG, "SMS accepted", event_id=event.id, sid=outcome.sid)
@@ -162,6 +161,16 @@ class Sending:
             # Not before: what became of this one is known, whatever the node says.
             await self._node.request(SmsOptOutRequest(event.to, True))
         return ended
+
+    async def _send_once(self, event: Event, text: str) -> Accepted | Refused | Again | Unknown:
+        await self._spool.change(
+            Change(self._kind, event.id, _BEGUN), self._statuses.tracking(event.id)
+        )
+        left_s = event.expires_ms / 1000 - self._clock.unix_s()
+        if left_s <= 0:
+            # It has waited for others, or for the disk.
+            return _TOO_LATE
+        return await self._carrier.send(event.to, text, event.id, lifetime_s=left_s)
 
 
 def _read(stored: bytes) -> _Ended:
