@@ -24,6 +24,7 @@ from core.api.bridge_messages import Event, ForwardBody
 from core.log import log_event
 
 TIMEOUT_S: Final = 15.0
+"""For all of one post."""
 RETRY_FIRST_S: Final = 2.0
 RETRY_LAST_S: Final = 600.0
 _AGAIN: Final = frozenset({408, 425, 429})
@@ -40,7 +41,10 @@ async def run(context: BridgeContext) -> None:
     """Serve until cancelled."""
     # It logs every URL, and an owner's may hold a secret.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    async with httpx.AsyncClient(timeout=TIMEOUT_S) as client, anyio.create_task_group() as tasks:
+    # A post has a deadline for all of it: these are for each read, and an owner may answer an octet
+    # at a time.
+    no_timeout = httpx.Timeout(None)
+    async with httpx.AsyncClient(timeout=no_timeout) as client, anyio.create_task_group() as tasks:
         async for event in context.node.events():
             tasks.start_soon(_deliver, context, client, event)
 
@@ -83,9 +87,10 @@ async def _post(
     }
     try:
         # Its body doesn't matter, and may be endless.
-        async with client.stream("POST", url, content=body, headers=headers) as response:
-            status = response.status_code
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        with anyio.fail_after(TIMEOUT_S):
+            async with client.stream("POST", url, content=body, headers=headers) as response:
+                status = response.status_code
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         return type(error).__name__
     if 200 <= status < 300:
         return None

@@ -6,8 +6,9 @@ import hmac
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,32 @@ async def test_nobody_is_asked_for_ever(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(bridge, "RETRY_FIRST_S", 0.05)
     said = await deliver(tmp_path, "http://127.0.0.1:1/sms", lifetime_s=0.5)
     assert said.outcome == "failed"
+
+
+@pytest.mark.trio
+async def test_who_answers_an_octet_at_a_time_holds_nothing_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(bridge, "RETRY_FIRST_S", 0.05)
+    posts = 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal posts
+        await stream.receive_some()
+        posts += 1
+        await stream.send_all(b"HTTP/1.1 204 No Content\r\n")
+        with suppress(trio.BrokenResourceError):
+            while posts == 1:
+                await stream.send_all(b"X")
+                await trio.sleep(0.01)
+            await stream.send_all(b"\r\n")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, answer, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        said = await deliver(tmp_path, f"http://127.0.0.1:{port}/sms")
+        nursery.cancel_scope.cancel()
+    # It was asked again, as who is busy is.
+    assert said.outcome == "done"
+    assert posts > 1
