@@ -88,7 +88,9 @@ class PhoneLinks:
             if find_record(writing, event) is None:
                 self.put_code(writing, number, telegram, event)
                 text = answer.text(language_of(number))
-                self._sender.put_sms(writing, number, text, key=event, why="link")
+                self._sender.put_sms(
+                    writing, number, text, key=event, lifetime_s=CODE_LIFETIME_S, why="link"
+                )
 
         await self._store.write(write)
         return CODE_LIFETIME_S

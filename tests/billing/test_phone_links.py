@@ -121,6 +121,8 @@ async def test_link_from_telegram_sends_a_code_that_nobody_else_can_use(world: W
     (event,) = world.events()
     assert event.to == ALICE
     assert isinstance(event.body, SmsBody)
+    # Who got it later would type a code that does nothing.
+    assert event.expires_ms - event.created_ms == CODE_LIFETIME_S * 1000
     code = code_in(event.body.text)
     with pytest.raises(CodeRefused):
         await confirm(world, code, OTHER)
