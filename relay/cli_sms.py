@@ -21,6 +21,8 @@ from relay.cli_ledger import show_money
 from relay.cli_shared import (
     ask,
     checked,
+    effect_id,
+    effect_options,
     json_option,
     limit_option,
     locate,
@@ -104,15 +106,20 @@ def list_sms(
 )
 @click.argument("number")
 @click.argument("message")
-@json_option
-@socket_options
+@effect_options
 def send_sms(
-    number: str, message: str, as_json: bool, config: Path | None, socket: Path | None
+    number: str,
+    message: str,
+    identity: str | None,
+    as_json: bool,
+    config: Path | None,
+    socket: Path | None,
 ) -> None:
     """Send an SMS."""
     request = SmsSendRequest(
         checked("NUMBER", number, ShortText, text("bad_phone")),
         checked("MESSAGE", message, LongText, text("bad_sms")),
+        effect_id(identity),
     )
     reply = ask(locate(config, socket), request, SmsSendReply)
     if as_json:
