@@ -24,7 +24,6 @@ from core.bridge_config import BRIDGES
 from core.clock import Clock, SystemClock
 from core.config import NodeConfig
 from core.config_file import load
-from core.environment import with_environment
 from core.errors import ConfigError, MontanaError, OperationError, own_error
 from core.lock_file import LockFile
 from core.log import log_event, set_up_logging
@@ -84,7 +83,8 @@ def run_bridge(name: str, config_path: Path, parent: int | None = None) -> int:
     """
     if name not in BRIDGES:
         raise ConfigError(f"there is no bridge {name!r}; there are {', '.join(BRIDGES)}")
-    config = with_environment(load(config_path, name), os.environ)
+    # What the environment says over it is about rooms and pages alone, which no bridge has.
+    config = load(config_path, name)
     if name not in config.bridges.names:
         raise ConfigError(
             f"{config_path} has no [bridges.{name}]; deploy/node.toml shows what belongs there"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ def load(path: Path, bridge: str | None = None) -> NodeConfig:
     """Read and validate the file at `path`; relative paths in it start at its folder.
 
     Args:
-        bridge: whose secrets are kept, and read from files of their own; None for nobody's.
+        bridge: whose secrets are kept, and read from files of their own, the node's not; None for
+            the node, which keeps its own alone.
 
     Raises:
         ConfigError: it can't be read, is no TOML, or says something that can't be used.
@@ -113,6 +115,9 @@ def validate_untrusted(
     root.finish()
     if problems:
         raise ConfigError("\n".join(f"  {problem}" for problem in problems))
+    if bridge is not None:
+        turn = replace(turn, secrets=(), users={}, payers={})
+        signaling = replace(signaling, room_token="")
     return NodeConfig(
         data_dir=data_dir,
         turn=turn,

@@ -25,6 +25,8 @@ STEADY_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 5.0
 EXIT_HELD: Final = 3
 """Of a bridge that another process is already."""
+_NODES_SECRETS: Final = frozenset({"ROOM_TOKEN"})
+"""Of the environment; bridges have no use for them."""
 
 _log = logging.getLogger("montana.bridges")
 
@@ -106,7 +108,10 @@ class Supervisor:
             *("--config", str(self._config_path), "--parent", str(os.getpid())),
         ]
         process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={key: value for key, value in os.environ.items() if key not in _NODES_SECRETS},
         )
         self._board.process(name, "starting", process.pid)
         try:

@@ -39,6 +39,11 @@ forward_secret = "a secret long enough"
 [sms.owners]
 "*" = "https://127.0.0.1:1/sms"
 """
+FREE_ROOMS = """
+[signaling]
+rooms = "free"
+"""
+ROOM_TOKEN = "a token for the tests' rooms"
 WAIT_S = 20
 
 
@@ -98,8 +103,18 @@ def test_a_second_one_of_the_same_name_is_refused(node: RunningNode) -> None:
     assert "running already" in second.stderr
 
 
+def test_what_the_node_is_told_in_secret_its_bridges_are_not() -> None:
+    variables = {"ROOM_TOKEN": ROOM_TOKEN, "ALLOWED_ORIGINS": "https://a.example"}
+    with running_node(more=FREE_ROOMS + SMS, variables=variables) as node:
+        wait_until(lambda: bridge_of(node)["connected"])
+        environ = Path(f"/proc/{bridge_of(node)['pid']}/environ").read_text().split("\0")
+        assert "ALLOWED_ORIGINS=https://a.example" in environ
+        assert not any(ROOM_TOKEN in one or one.startswith("ROOM_TOKEN") for one in environ)
+        assert bridge_of(node)["restarts"] == 0
+
+
 def test_by_hand_it_outlives_the_node_and_comes_back_to_the_next(tmp_path: Path) -> None:
-    config = write_config(tmp_path, more="[bridges]\nstart = false\n" + SMS)
+    config = write_config(tmp_path, more="[bridges]\nstart = false\n" + FREE_ROOMS + SMS)
     process = subprocess.Popen(
         montana_command("bridge", "webhook", "--config", str(config)),
         env=montana_environment(),
@@ -108,7 +123,8 @@ def test_by_hand_it_outlives_the_node_and_comes_back_to_the_next(tmp_path: Path)
     )
     try:
         for _ in range(2):
-            with running_node(config=config) as node:
+            # Who makes rooms is nothing to the bridge, which wasn't told.
+            with running_node(config=config, variables={"ROOM_TOKEN": ROOM_TOKEN}) as node:
                 node.socket = tmp_path / "data" / "node.sock"
                 assert bridge_of(node)["pid"] is None
                 wait_until(lambda: bridge_of(node)["connected"])

@@ -194,6 +194,32 @@ user = "sms"
             assert str(caught.value).count("can't be read") == len(keys)
 
 
+def test_the_nodes_secrets_are_no_bridges() -> None:
+    base = """
+[turn]
+listen = ["udp://127.0.0.1:3478"]
+secrets = ["secret-of-turn-012345", { value = "secret-of-turn-67890", account = "user:alice" }]
+[turn.users]
+bob = "secret-of-bob"
+carol = { password = "secret-of-carol", account = "user:carol" }
+[http]
+public_url = "https://node.example"
+[signaling]
+rooms = "free"
+room_token = "secret-of-rooms"
+"""
+    text = f'{TWILIO}[sms]\ncountries = ["DE"]'
+    node = read(text, base=base)
+    assert len(secrets_of(node)) == 5
+    assert len(node.turn.payers) == 2
+    bridge = read(text, base=base, bridge="twilio")
+    assert secrets_of(bridge) == set()
+    assert (bridge.turn.users, bridge.turn.payers) == ({}, {})
+    # What is wrong with them is told all the same: it is one file.
+    wrong = base.replace("secret-of-rooms", "hush")
+    assert set(complaints(text, base=wrong, bridge="twilio")) == {"signaling.room_token"}
+
+
 def test_a_node_that_does_not_know_its_bot_asks_the_bridge() -> None:
     telegram = read('[bridges.telegram]\ntoken_file = "/nowhere/token"').bridges.telegram
     assert telegram is not None
