@@ -12,7 +12,8 @@ import pytest
 
 from core.bridge_config import BRIDGES
 from core.config import TurnConfig
-from core.node_files import bridge_folder
+from core.identity import FILE_NAME
+from core.node_files import bridge_folder, ledger_folder, socket_path
 from relay.cli_audit import BACKUP_FOLDER, ledger_group
 from relay.command_line import LocalisedCommand
 
@@ -72,6 +73,23 @@ def test_the_unit_of_bridges_leaves_the_nodes_folder_as_it_is() -> None:
         folder = bridge_folder(Path(node[0]), name)
         assert [str(folder.parent)] == bridges
     assert "ReadWritePaths" not in unit(BRIDGE_UNIT)
+
+
+def test_a_bridge_sees_nothing_of_the_nodes_that_is_secret() -> None:
+    service, sample = unit(BRIDGE_UNIT), (ROOT / "deploy" / "node.toml").read_text()
+    data_dir = Path("/var/lib") / unit()["StateDirectory"][0]
+    hidden = {path for line in service["InaccessiblePaths"] for path in line.split()}
+    (private_key,) = re.findall(r'^#private_key = "(.+)"$', sample, re.MULTILINE)
+    # The "-": it may start before they are there, and a node may have none of them.
+    assert hidden == {
+        f"-{path}"
+        for path in (data_dir / FILE_NAME, ledger_folder(data_dir), BACKUP_FOLDER, private_key)
+    }
+    for name in BRIDGES:
+        needed = {bridge_folder(data_dir, name), socket_path(data_dir), Path("/etc/montana")}
+        for path in needed:
+            assert not {f"-{one}" for one in (path, *path.parents)} & hidden
+    assert service["UnsetEnvironment"] == ["ROOM_TOKEN"]
 
 
 def test_the_unit_of_bridges_runs_the_one_that_it_is_named_after() -> None:
