@@ -67,13 +67,6 @@ def main(name: str, config_path: Path, parent: int | None = None) -> int:
     return EXIT_USAGE if isinstance(cause, ConfigError) else EXIT_FAILED
 
 
-def first_error(error: BaseException) -> BaseException:
-    """The first of what a group's tasks have raised."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 def run_bridge(name: str, config_path: Path, parent: int | None = None) -> int:
     """Run the bridge `name` of a configuration; `parent` as in `main`.
 

@@ -14,7 +14,7 @@ from bridges.gsm.outbound import Outbound
 from bridges.gsm.port import NoAnswer, PortLost, may_be_another, open_port
 from bridges.gsm.reports import Reports
 from bridges.gsm.starting import NotReady, Refused
-from bridges.process import BridgeContext, first_error
+from bridges.process import BridgeContext
 from core.api.bridge_messages import BridgeAnswerRequest, CommandBody, Event, SmsBody
 from core.errors import OperationError
 from core.log import log_event
@@ -122,9 +122,9 @@ class Bridge:
                     finally:
                         port.stop()
         except* NotReady as group:
-            state, advice = str(first_error(group)), getattr(first_error(group), "advice", "")
+            state, advice = str(_first_error(group)), getattr(_first_error(group), "advice", "")
         except* (PortLost, Refused, NoAnswer, Restarted) as group:
-            reason = first_error(group)
+            reason = _first_error(group)
             advice = getattr(reason, "advice", "")
             if isinstance(reason, Refused | NoAnswer):
                 state = str(reason)
@@ -139,7 +139,7 @@ class Bridge:
                 logging.ERROR,
                 "nothing can be received",
                 modem=name,
-                reason=first_error(group),
+                reason=_first_error(group),
             )
         return state, advice
 
@@ -211,3 +211,10 @@ class Bridge:
             up = sum(one.is_ready for one in self._figures.values())
             self._context.node.state = f"{up} of {len(self._figures)} modems ready"
             await trio.sleep(FIGURES_INTERVAL_S)
+
+
+def _first_error(error: BaseException) -> BaseException:
+    """The first of what a group's tasks have raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
