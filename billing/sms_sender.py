@@ -103,11 +103,18 @@ class SmsSender:
                 written=repr(phone[:40]),
             )
         event = new_id(self._clock) if identity is None else identity
-        await self._store.write(
-            lambda writing: self.put_sms(
-                writing, number, text, key=event, why="operator", from_reserve=True
-            )
-        )
+
+        def write(writing: Writing) -> None:
+            sent = find_record(writing, event)
+            # As far as can be told: no record holds a text.
+            if sent is not None and (sent.phone, sent.parts) != (number, sms_parts(text)):
+                raise OperationError(
+                    "something else was done under this id; make a new id for what is new",
+                    "other_act",
+                )
+            self.put_sms(writing, number, text, key=event, why="operator", from_reserve=True)
+
+        await self._store.write(write)
         return event
 
     def opt_out(self, writing: Writing, phone: str) -> None:

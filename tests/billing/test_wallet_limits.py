@@ -407,6 +407,19 @@ async def test_what_waits_for_a_number_goes_no_more_after_stop(tmp_path: Path) -
         assert world.events() == []
 
 
+async def test_one_id_sends_one_sms_and_no_other(tmp_path: Path) -> None:
+    with open_world(tmp_path, with_sms()) as world:
+        identity = "0a" * 16
+        for _ in range(2):
+            await world.sms.answer(SmsSendRequest(ALICE, "hello", identity))
+        assert len(world.events()) == 1
+        for number, text in ((BOB, "hello"), (ALICE, "я" * 71)):
+            with pytest.raises(OperationError) as refused:
+                await world.sms.answer(SmsSendRequest(number, text, identity))
+            assert refused.value.code == "other_act"
+        assert len(world.events()) == 1
+
+
 async def test_one_that_its_bridge_had_when_stop_came_may_still_be_told_of(
     tmp_path: Path,
 ) -> None:
