@@ -815,6 +815,10 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "неверных кодов было слишком много; попробуйте позже",
     ),
     "refused_no-call": ("there is no such call", "такого звонка нет"),
+    "refused_room-over": (
+        "the room of this --id has ended; choose another --id",
+        "комната с этим --id закончилась; выберите другой --id",
+    ),
     "refused_wrong-state": ("the call is over already", "звонок уже закончен"),
     "refused_unavailable": (
         "the node can't do this now; its log may tell why",

@@ -261,7 +261,8 @@ class CallEndRequest(msgspec.Struct, frozen=True, tag="call_end", tag_field="typ
 class RoomLinkRequest(msgspec.Struct, frozen=True, tag="room_link", tag_field="type"):
     """Make a room that waits for its first visitor, who will be its host. Asked again under its
     `id` it gives the links of the room that was made, for as long as that waits or anybody is in
-    it: a day at least. Later they lead to a new one."""
+    it. For a day after its end it is refused (``room-over``); then it makes another one, with other
+    links."""
 
     id: EffectId | None = None
 

@@ -52,6 +52,7 @@ from relay.signaling.messages import (
     Warned,
 )
 from relay.signaling.room_billing import Payment
+from relay.signaling.room_ids import Named
 
 ROOM_PEOPLE: Final = 12
 KNOCKING_MAXIMUM: Final = 24
@@ -122,9 +123,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The room is no more, nor is what was stored of it."""
+    """The room is no more, nor is what was stored of it. `effect`: the id that it was asked for
+    under; empty for none."""
 
     room: str
+    effect: str = ""
 
 
 Effect = Tell | Enter | End | Changed | Closed
@@ -163,6 +166,7 @@ class StoredRoom(msgspec.Struct, frozen=True, array_like=True):
     knocking: list[_StoredPeer]
     invitations: list[_StoredInvitation]
     kept_until_ns: int
+    named: Named | None = None
 
 
 _stored_decoder = msgspec.msgpack.Decoder(StoredRoom)
@@ -235,6 +239,7 @@ class Room:
     Attributes:
         host: the id of the host; empty where nobody is in.
         payment: where the host pays. It is over when that host has gone.
+        named: where an operator has asked for it under an id.
     """
 
     def __init__(
@@ -246,10 +251,12 @@ class Room:
         *,
         lobby: bool,
         payment: Payment | None,
+        named: Named | None = None,
     ) -> None:
         self.id = identity
         self.host = ""
         self.payment = payment
+        self.named = named
         self._locked = False
         self._lobby = lobby
         self._ids_given = 0
@@ -452,7 +459,8 @@ class Room:
             self._index.invitations.pop(digest, None)
         self._invitations.clear()
         self._index.kept.pop(self.id, None)
-        return [*(End(peer.seat, reason) for peer in everybody), Closed(self.id)]
+        effect = "" if self.named is None else self.named.effect
+        return [*(End(peer.seat, reason) for peer in everybody), Closed(self.id, effect)]
 
     # -------------------------------------------------------- storing
 
@@ -473,6 +481,7 @@ class Room:
                     for digest, one in self._invitations.items()
                 ],
                 self._index.kept.get(self.id, 0),
+                self.named,
             )
         )
 
@@ -687,3 +696,13 @@ def decode_room(record: bytes) -> StoredRoom:
         return _stored_decoder.decode(record)
     except msgspec.DecodeError as error:
         raise ValueError("it is no room's record") from error
+
+
+def effect_of(record: bytes) -> str:
+    """The id that a stored room was asked for under; empty for none, and where the record can't be
+    read."""
+    try:
+        named = decode_room(record).named
+    except ValueError:
+        return ""
+    return "" if named is None else named.effect

@@ -51,8 +51,9 @@ from relay.signaling.room import (
     Tell,
 )
 from relay.signaling.room_billing import FreeQuota, HostBilling, Payment, Verdict, Warn
+from relay.signaling.room_ids import DRAWN_BYTES, Named
 from relay.signaling.room_store import RoomStore
-from relay.signaling.rooms import Rooms, named_under
+from relay.signaling.rooms import Prepared, Rooms, named_under
 from relay.signaling.sessions import Handler, Session
 
 TICK_S: Final = 1.0
@@ -111,6 +112,7 @@ class RoomDesk:
         self._clock = clock
         self._sessions: dict[Seat, Session] = {}
         self._changed: dict[str, bytes | None] = {}
+        self._ends: dict[str, int | None] = {}
         self._closed: dict[str, str] = {}
         self._preparing = trio.Lock()
         self.room_token = config.room_token
@@ -153,12 +155,16 @@ class RoomDesk:
                 self._carry_out(self._rooms.warn(verdict.room, verdict.left_s))
             else:
                 self._carry_out(self._rooms.end(verdict.room, verdict.reason))
+        self._ends.update(dict.fromkeys(self._rooms.ends.forget(now_ns)))
         changed, self._changed = self._changed, {}
+        ends, self._ends = self._ends, {}
+        quota = self._quota.export() if len(self._rooms) else None
         try:
-            await self._store.write(changed, self._quota.export() if len(self._rooms) else None)
+            await self._store.write(changed, quota, ends)
         except OperationError as error:
             log_event(_log, logging.ERROR, "rooms can't be stored", reason=error)
             self._changed = changed | self._changed
+            self._ends = ends | self._ends
         for room, reason in list(self._closed.items()):
             try:
                 await self._metered.close_call(_session_of(room), reason)
@@ -197,27 +203,37 @@ class RoomDesk:
 
     async def prepare(self, effect: str = "") -> tuple[str, str]:
         """A room in which nobody is yet, stored when this returns: the invitations of its host and
-        of the others. Under an id (`core.api.fields.EffectId`) one room at a time is made.
+        of the others. Under an id (`core.api.fields.EffectId`) one room is made, and none until a
+        day after it has ended.
 
         Raises:
-            SignalingError: ``unavailable``.
+            SignalingError: ``unavailable``; ``room-over``: the one of this id has ended.
             OperationError: it can't be stored; there is none.
         """
-        prepared = named_under(self._secret, effect) if effect else None
         # Who asks again at the same time is answered when it is stored, or makes it.
         async with self._preparing:
-            if prepared is not None and prepared.room in self._closed:
-                raise SignalingError("unavailable", "the room of this id is being closed")
-            if prepared is None or prepared.room not in self._rooms:
-                prepared, effects = self._rooms.prepare(self._now_ns(), prepared)
-                self._carry_out(effects)
-                try:
-                    await self._open_sessions(prepared.room)
-                    await self._store.write({prepared.room: self._rooms.export(prepared.room)})
-                except BaseException:
-                    self._carry_out(self._rooms.end(prepared.room, "room-closed"))
-                    raise
+            known = self._rooms.named(effect)
+            if known is not None:
+                prepared = named_under(self._secret, known)
+            else:
+                prepared = await self._make(effect)
         return prepared.host_invitation, prepared.invitation
+
+    async def _make(self, effect: str) -> Prepared:
+        named = None
+        if effect:
+            drawn = self._clock.random_bytes(DRAWN_BYTES)
+            named = named_under(self._secret, Named(effect, drawn))
+        prepared, effects = self._rooms.prepare(self._now_ns(), named)
+        self._carry_out(effects)
+        try:
+            await self._open_sessions(prepared.room)
+            await self._store.write({prepared.room: self._rooms.export(prepared.room)})
+        except BaseException:
+            # Nobody has heard of it: its id may be asked for again.
+            self._carry_out(self._rooms.withdraw(prepared.room))
+            raise
+        return prepared
 
     async def _open_sessions(self, room: str) -> None:
         await self._metered.open_call(_session_of(room), rate_bytes_s=self._rate_bytes_s)
@@ -321,6 +337,10 @@ class RoomDesk:
                 case Closed():
                     self._changed[effect.room] = None
                     self._closed[effect.room] = "the room is closed"
+                    if effect.effect:
+                        now_ns = self._now_ns()
+                        self._rooms.ends.add(effect.effect, now_ns)
+                        self._ends[effect.effect] = now_ns
 
     def _enter(self, effect: Enter) -> None:
         session = self._sessions.get(effect.seat)

@@ -34,6 +34,7 @@ from relay.signaling.room import (
     new_secret,
 )
 from relay.signaling.room_billing import Payment
+from relay.signaling.room_ids import IDS_MAXIMUM, Named, RoomEnds
 from relay.signaling.sessions import assert_newer_untrusted
 
 ROOMS_MAXIMUM: Final = 10_000
@@ -48,21 +49,22 @@ class Prepared(NamedTuple):
     room: str
     host_invitation: str
     invitation: str
+    named: Named | None = None
 
 
-def named_under(secret: bytes, effect: str) -> Prepared:
-    """The room of an id (`core.api.fields.EffectId`), be there one or not: who asks again is given
-    the same links, though of invitations the hashes alone are stored.
+def named_under(secret: bytes, named: Named) -> Prepared:
+    """The room of an id, be there one or not: who asks again is given the same links, though of
+    invitations the hashes alone are stored.
 
     Args:
         secret: 32 bytes, the same on every start.
     """
 
     def digest(of: str) -> bytes:
-        return hmac.digest(secret, f"{effect} {of}".encode(), "sha256")
+        return hmac.digest(secret, named.drawn + f"{named.effect} {of}".encode(), "sha256")
 
     host, others = (urlsafe_b64encode(digest(of)).decode().rstrip("=") for of in ("host", "others"))
-    return Prepared(_room_id(digest("room")), host, others)
+    return Prepared(_room_id(digest("room")), host, others, named)
 
 
 class Rooms:
@@ -71,6 +73,9 @@ class Rooms:
     Args:
         check_quota: see `CheckQuota`.
         relay_only: the node enforces it, whatever people choose.
+
+    Attributes:
+        ends: the ids whose rooms have ended of late.
     """
 
     def __init__(self, clock: Clock, check_quota: CheckQuota, *, relay_only: bool = False) -> None:
@@ -78,6 +83,8 @@ class Rooms:
         self._check_quota = check_quota
         self._relay_only = relay_only
         self._rooms: dict[str, Room] = {}
+        self._named: dict[str, Named] = {}
+        self.ends = RoomEnds()
         self._index = RoomIndex()
 
     def __len__(self) -> int:
@@ -125,17 +132,30 @@ class Rooms:
             named: what it is called and opened by; None for what nobody has had yet.
 
         Raises:
-            SignalingError: ``unavailable``.
+            SignalingError: ``unavailable``; ``room-over``: there has been one of this name's id.
         """
         self._assert_place()
         prepared = named or Prepared(
             self._new_id(), new_secret(self._clock), new_secret(self._clock)
         )
-        assert prepared.room not in self._rooms, "of one id there is one room"
-        room = self._new_room(prepared.room, lobby=False, payment=None)
+        if prepared.named is not None:
+            self._assert_unused(prepared.named.effect)
+            self._named[prepared.named.effect] = prepared.named
+        room = self._new_room(prepared.room, lobby=False, payment=None, named=prepared.named)
         room.prepare(prepared.host_invitation, prepared.invitation, now_ns)
         self._rooms[room.id] = room
         return prepared, [Changed(room.id)]
+
+    def withdraw(self, room: str) -> list[Effect]:
+        """Take back a room that was prepared and could not be stored: its id is not used up."""
+        if room in self._rooms and (named := self._rooms[room].named) is not None:
+            self._rooms[room].named = None
+            del self._named[named.effect]
+        return self.end(room, "room-closed")
+
+    def named(self, effect: str) -> Named | None:
+        """What was drawn for the room of an id; None where there is none."""
+        return self._named.get(effect)
 
     def join_untrusted(self, message: JoinRoom, now_ns: int) -> tuple[Seat, list[Effect]]:
         """Have somebody enter by an invitation, or knock.
@@ -255,20 +275,37 @@ class Rooms:
         # The other way round there are rooms that an operator has prepared.
         if stored.payment is not None and not host_pays:
             raise ValueError("hosts do not pay any more")
-        room = self._new_room(stored.id, stored.lobby, stored.payment)
+        room = self._new_room(stored.id, stored.lobby, stored.payment, stored.named)
         room.restore(stored, now_ns)
         self._rooms[room.id] = room
+        if stored.named is not None:
+            self._named[stored.named.effect] = stored.named
 
     def _assert_place(self) -> None:
         if len(self._rooms) >= ROOMS_MAXIMUM:
             raise SignalingError("unavailable", "the node has as many rooms as it can")
 
+    def _assert_unused(self, effect: str) -> None:
+        assert effect not in self._named, "of one id there is one room"
+        if effect in self.ends:
+            raise SignalingError("room-over", "the room of this id has ended; choose another id")
+        if len(self._named) + len(self.ends) >= IDS_MAXIMUM:
+            raise SignalingError("unavailable", "the node remembers as many ids of rooms as it can")
+
     def _new_id(self) -> str:
         return _room_id(self._clock.random_bytes(_ID_BYTES))
 
-    def _new_room(self, identity: str, lobby: bool, payment: Payment | None) -> Room:
+    def _new_room(
+        self, identity: str, lobby: bool, payment: Payment | None, named: Named | None = None
+    ) -> Room:
         return Room(
-            identity, self._index, self._clock, self._check_quota, lobby=lobby, payment=payment
+            identity,
+            self._index,
+            self._clock,
+            self._check_quota,
+            lobby=lobby,
+            payment=payment,
+            named=named,
         )
 
     def _room_of(self, seat: Seat) -> Room:
@@ -282,6 +319,7 @@ class Rooms:
         for effect in effects:
             if isinstance(effect, Closed):
                 self._rooms.pop(effect.room, None)
+                self._named.pop(effect.effect, None)
         return effects
 
 

@@ -639,25 +639,11 @@ def test_of_one_id_there_is_one_room(tmp_path: Path) -> None:
         async with running(tmp_path, clock=clock) as node:
             assert len(node.desk) == 4
             guest = node.connect()
-            entered = await guest.ask("join", invitation=made[0][1])
+            await guest.ask("join", invitation=made[0][1])
             assert await node.desk.prepare(one) == made[0]
             assert len(node.desk) == 4
             host = node.connect()
             assert (await host.ask("join", invitation=made[0][0]))["room"]["host"] == "0001"
-            # When its day is over, and all have left, the same links are another room's.
-            clock.advance_s(DAY_S)
-            await node.desk.tick()
-            for page in (guest, host):
-                page.say("hang_up")
-            with pytest.raises(SignalingError, match="is being closed"):
-                await node.desk.prepare(one)
-            await node.desk.tick()
-            assert len(node.desk) == 0
-            assert await node.desk.prepare(one) == made[0]
-            again = await node.connect().ask("join", invitation=made[0][1])
-            assert (again["room"]["id"], again["you"]) == (entered["room"]["id"], "0000")
-            await node.desk.tick()
-            assert len(node.metered.open) == 1
 
     trio.run(before)
     trio.run(after)
@@ -687,6 +673,143 @@ def test_who_asks_for_a_room_again_is_answered_when_it_is_stored(
         assert made == made[:1] * 2
 
     in_hub(test, tmp_path)
+
+
+def test_an_id_makes_no_other_room_for_a_day_and_never_the_same_one(tmp_path: Path) -> None:
+    clock, one = VirtualClock(), effect_id("test", "one")
+    first: list[tuple[str, str]] = []
+
+    async def before() -> None:
+        async with running(tmp_path, clock=clock) as node:
+            first.append(await node.desk.prepare(one))
+            page = node.connect()
+            await page.ask("join", invitation=first[0][1])
+            clock.advance_s(DAY_S)
+            await node.desk.tick()
+            names = set(node.metered.open)
+            page.say("hang_up")
+            with pytest.raises(SignalingError, match="room of this id has ended"):
+                await node.desk.prepare(one)
+            await node.desk.tick()
+            assert not node.metered.open
+            assert len(names) == 1
+            first.append((names.pop(), ""))
+
+    async def after() -> None:
+        async with running(tmp_path, clock=clock) as node:
+            clock.advance_s(DAY_S - 1)
+            await node.desk.tick()
+            with pytest.raises(SignalingError, match="room of this id has ended"):
+                await node.desk.prepare(one)
+            assert not node.metered.open
+            clock.advance_s(1)
+            await node.desk.tick()
+            again = await node.desk.prepare(one)
+            # Who was in the first one is not let in, nor are credentials that were made for it.
+            assert not set(again) & set(first[0])
+            refused = await node.connect().ask("join", invitation=first[0][1])
+            assert refused["code"] == "bad-secret"
+            assert (await node.connect().ask("join", invitation=again[1]))["you"] == "0000"
+            assert len(node.metered.open) == 1
+            assert first[1][0] not in node.metered.open
+
+    trio.run(before)
+    trio.run(after)
+    assert stored_ends(tmp_path) == 0
+
+
+def stored_ends(folder: Path) -> int:
+    """Of how many ids it is stored that their rooms have ended."""
+    with (
+        open_ledger(folder, VirtualClock(), map_bytes=1 << 26) as ledger,
+        ledger.store.read() as tables,
+    ):
+        return len(tables.items(ROOMS, b"ended ", b"ended!", limit=10))
+
+
+def test_a_room_that_the_quota_has_ended_is_not_made_again(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        one = effect_id("test", "one")
+        first = await node.desk.prepare(one)
+        await node.connect().ask("join", invitation=first[0])
+        await node.pass_s(90)
+        assert len(node.desk) == 0
+        with pytest.raises(SignalingError, match="room of this id has ended") as refused:
+            await node.desk.prepare(one)
+        assert refused.value.code == "room-over"
+        assert len(node.desk) == 0
+
+    in_hub(test, tmp_path, replace(FREE, free_minutes_per_day=1))
+
+
+def test_no_more_ids_are_remembered_than_there_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.signaling.rooms.IDS_MAXIMUM", 2)
+
+    async def test(node: Node) -> None:
+        await node.desk.prepare(effect_id("test", "waits"))
+        over = await node.desk.prepare(effect_id("test", "over"))
+        page = node.connect()
+        await page.ask("join", invitation=over[0])
+        node.clock.advance_s(DAY_S)
+        await node.desk.tick()
+        # One has ended, and in the other there is somebody.
+        assert len(node.desk) == 1
+        with pytest.raises(SignalingError, match="as many ids"):
+            await node.desk.prepare(effect_id("test", "one too many"))
+        page.say("hang_up")
+        with pytest.raises(SignalingError, match="as many ids"):
+            await node.desk.prepare(effect_id("test", "one too many"))
+        await node.desk.prepare()
+        assert len(node.desk) == 1
+        await node.pass_s(1)
+        node.clock.advance_s(DAY_S)
+        await node.desk.tick()
+        await node.desk.prepare(effect_id("test", "one too many"))
+
+    in_hub(test, tmp_path)
+
+
+def test_an_end_that_can_not_be_stored_is_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_store: RoomStore, *_records: object) -> None:
+        raise OperationError("the disk is full")
+
+    async def test(node: Node) -> None:
+        first = await node.desk.prepare(effect_id("test", "one"))
+        page = node.connect()
+        await page.ask("join", invitation=first[0])
+        node.clock.advance_s(DAY_S)
+        await node.desk.tick()
+        page.say("hang_up")
+        with monkeypatch.context() as broken:
+            broken.setattr(RoomStore, "write", full)
+            await node.desk.tick()
+        await node.desk.tick()
+
+    in_hub(test, tmp_path)
+    assert stored_ends(tmp_path) == 1
+
+
+def test_a_room_that_waited_in_vain_while_the_node_was_away_has_ended(tmp_path: Path) -> None:
+    clock, one = VirtualClock(), effect_id("test", "one")
+
+    async def before() -> None:
+        async with running(tmp_path, clock=clock) as node:
+            await node.desk.prepare(one)
+
+    async def after() -> None:
+        async with running(tmp_path, clock=clock) as node:
+            assert len(node.desk) == 0
+            with pytest.raises(SignalingError, match="room of this id has ended"):
+                await node.desk.prepare(one)
+
+    trio.run(before)
+    clock.advance_s(DAY_S)
+    trio.run(after)
+    trio.run(after)
 
 
 def test_a_room_that_can_not_be_stored_is_none(

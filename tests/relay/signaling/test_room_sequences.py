@@ -52,7 +52,8 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), many=st.sampled_from([1, 2, 2 * ROOM_PEOPLE]))
     def join(self, data: st.DataObject, many: int) -> None:
         tokens = [token for page in self.pages.pages.values() for token in page.invitations]
-        tokens += [token for one in self.prepared.values() for token in one[1:]]
+        for one in self.prepared.values():
+            tokens += [one.host_invitation, one.invitation]
         token = data.draw(st.sampled_from(tokens))
         for _ in range(many):
             with contextlib.suppress(SignalingError):
