@@ -815,6 +815,11 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
         "неверных кодов было слишком много; попробуйте позже",
     ),
     "refused_no-call": ("there is no such call", "такого звонка нет"),
+    "refused_link-over": (
+        "a link of this room was ended when somebody was put out who had come by it; the host has "
+        "another",
+        "ссылка этой комнаты закрыта: по ней пришёл тот, кого вывели; новая есть у ведущего",
+    ),
     "refused_room-over": (
         "the room of this --id has ended; choose another --id",
         "комната с этим --id закончилась; выберите другой --id",

@@ -261,8 +261,9 @@ class CallEndRequest(msgspec.Struct, frozen=True, tag="call_end", tag_field="typ
 class RoomLinkRequest(msgspec.Struct, frozen=True, tag="room_link", tag_field="type"):
     """Make a room that waits for its first visitor, who will be its host. Asked again under its
     `id` it gives the links of the room that was made, for as long as that waits or anybody is in
-    it. For a day after its end it is refused (``room-over``); then it makes another one, with other
-    links."""
+    it; they hold for a day from then, as from the first time. It is refused where one of them was
+    ended in the room (``link-over``), and for a day after the room's end (``room-over``); then it
+    makes another one, with other links."""
 
     id: EffectId | None = None
 

@@ -291,6 +291,18 @@ class Room:
         self._add_invitation(host_invitation, _Invitation(None, kept_until_ns, is_host=True))
         self._add_invitation(invitation, _Invitation(None, kept_until_ns))
 
+    def renew(self, host_invitation: str, invitation: str, now_ns: int) -> list[Effect]:
+        """Have both invitations that it was prepared with hold for as long again, and wait."""
+        both = [self._invitations.get(digest_of(token)) for token in (host_invitation, invitation)]
+        if None in both:
+            # Whoever was kicked has come by it, and would be back by it.
+            raise SignalingError("link-over", "a link of this room was ended; its host has another")
+        kept_until_ns = now_ns + INVITATION_TTL_S * NS_PER_S
+        for one in filter(None, both):
+            one.expires_ns = kept_until_ns
+        self._index.kept[self.id] = kept_until_ns
+        return [Changed(self.id)]
+
     def join(
         self, digest: bytes, message: JoinRoom, relay_only: bool, now_ns: int
     ) -> tuple[Seat, list[Effect]]:

@@ -204,17 +204,20 @@ class RoomDesk:
     async def prepare(self, effect: str = "") -> tuple[str, str]:
         """A room in which nobody is yet, stored when this returns: the invitations of its host and
         of the others. Under an id (`core.api.fields.EffectId`) one room is made, and none until a
-        day after it has ended.
+        day after it has ended; its invitations hold for a day from whenever they were asked for.
 
         Raises:
-            SignalingError: ``unavailable``; ``room-over``: the one of this id has ended.
-            OperationError: it can't be stored; there is none.
+            SignalingError: ``unavailable``; ``room-over``: the one of this id has ended;
+                ``link-over``: one of its invitations has.
+            OperationError: it can't be stored.
         """
         # Who asks again at the same time is answered when it is stored, or makes it.
         async with self._preparing:
             known = self._rooms.named(effect)
             if known is not None:
                 prepared = named_under(self._secret, known)
+                self._carry_out(self._rooms.renew_untrusted(prepared, self._now_ns()))
+                await self._store.write({prepared.room: self._rooms.export(prepared.room)})
             else:
                 prepared = await self._make(effect)
         return prepared.host_invitation, prepared.invitation

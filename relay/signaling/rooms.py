@@ -83,7 +83,7 @@ class Rooms:
         self._check_quota = check_quota
         self._relay_only = relay_only
         self._rooms: dict[str, Room] = {}
-        self._named: dict[str, Named] = {}
+        self._named: dict[str, Room] = {}
         self.ends = RoomEnds()
         self._index = RoomIndex()
 
@@ -140,10 +140,11 @@ class Rooms:
         )
         if prepared.named is not None:
             self._assert_unused(prepared.named.effect)
-            self._named[prepared.named.effect] = prepared.named
         room = self._new_room(prepared.room, lobby=False, payment=None, named=prepared.named)
         room.prepare(prepared.host_invitation, prepared.invitation, now_ns)
         self._rooms[room.id] = room
+        if prepared.named is not None:
+            self._named[prepared.named.effect] = room
         return prepared, [Changed(room.id)]
 
     def withdraw(self, room: str) -> list[Effect]:
@@ -155,7 +156,17 @@ class Rooms:
 
     def named(self, effect: str) -> Named | None:
         """What was drawn for the room of an id; None where there is none."""
-        return self._named.get(effect)
+        return self._named[effect].named if effect in self._named else None
+
+    def renew_untrusted(self, prepared: Prepared, now_ns: int) -> list[Effect]:
+        """Have the links of a room that was prepared under an id hold for as long again.
+
+        Raises:
+            SignalingError: ``link-over``: somebody was kicked who had come by one of them.
+        """
+        assert prepared.named is not None, "what has no id is not asked for again"
+        room = self._named[prepared.named.effect]
+        return room.renew(prepared.host_invitation, prepared.invitation, now_ns)
 
     def join_untrusted(self, message: JoinRoom, now_ns: int) -> tuple[Seat, list[Effect]]:
         """Have somebody enter by an invitation, or knock.
@@ -279,7 +290,7 @@ class Rooms:
         room.restore(stored, now_ns)
         self._rooms[room.id] = room
         if stored.named is not None:
-            self._named[stored.named.effect] = stored.named
+            self._named[stored.named.effect] = room
 
     def _assert_place(self) -> None:
         if len(self._rooms) >= ROOMS_MAXIMUM:

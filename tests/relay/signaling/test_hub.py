@@ -727,6 +727,52 @@ def stored_ends(folder: Path) -> int:
         return len(tables.items(ROOMS, b"ended ", b"ended!", limit=10))
 
 
+def test_links_that_are_asked_for_again_hold_for_a_day_again(tmp_path: Path) -> None:
+    clock, one = VirtualClock(), effect_id("test", "one")
+    made: list[tuple[str, str]] = []
+
+    async def before() -> None:
+        async with running(tmp_path, clock=clock) as node:
+            made.append(await node.desk.prepare(one))
+            page = node.connect()
+            await page.ask("join", invitation=made[0][1])
+            clock.advance_s(DAY_S)
+            await node.desk.tick()
+            assert (await node.connect().ask("join", invitation=made[0][0]))["code"] == "expired"
+            assert await node.desk.prepare(one) == made[0]
+            for token in made[0]:
+                assert (await node.connect().ask("join", invitation=token))["type"] == "entered"
+
+    async def after() -> None:
+        # It is answered when it is stored, and waits for as long when nobody is left.
+        async with running(tmp_path, clock=clock) as node:
+            await node.pass_s(KEEP_S + 1)
+            assert (len(node.desk), node.desk.people) == (1, 0)
+            clock.advance_s(DAY_S - KEEP_S - 2)
+            await node.desk.tick()
+            for token in made[0]:
+                assert (await node.connect().ask("join", invitation=token))["type"] == "entered"
+
+    trio.run(before)
+    trio.run(after)
+
+
+def test_a_link_that_a_kick_has_ended_is_not_given_as_a_good_one(tmp_path: Path) -> None:
+    async def test(node: Node) -> None:
+        one = effect_id("test", "one")
+        made = await node.desk.prepare(one)
+        host, guest = node.connect(), node.connect()
+        await host.ask("join", invitation=made[0])
+        entered = await guest.ask("join", invitation=made[1])
+        host.say("kick", peer=entered["you"])
+        with pytest.raises(SignalingError, match="link of this room was ended") as refused:
+            await node.desk.prepare(one)
+        assert refused.value.code == "link-over"
+        assert (await node.connect().ask("join", invitation=made[1]))["code"] == "bad-secret"
+
+    in_hub(test, tmp_path)
+
+
 def test_a_room_that_the_quota_has_ended_is_not_made_again(tmp_path: Path) -> None:
     async def test(node: Node) -> None:
         one = effect_id("test", "one")
