@@ -65,8 +65,20 @@ class Calling:
             kind,
             id=desk.offers.effect(token),
             username=desk.people.of(offer.user).username,
+            sms_price=offer.sms_price,
         )
-        made = await desk.ask(incoming, request, CallLinkReply)
+        try:
+            made = await desk.ask(incoming, request, CallLinkReply)
+        except OperationError as error:
+            if error.code != "sms-price":
+                raise
+            # When it was offered, the telephone's owner was to hear of it without an SMS, or by a
+            # cheaper one. An SMS is what numbers alone are sent.
+            await self._offer(incoming, Contact(offer.to, offer.name, None))
+            text = say(language, "cancelled")
+            await desk.offers.refuse(token, offer, text)
+            await desk.change(incoming, text)
+            return
         if incoming.is_private:
             text = say(language, "calling", name=offer.name)
             keyboard = keyboards.caller_buttons(language, made.call_id, made.caller_url)
@@ -167,7 +179,11 @@ class Calling:
             await desk.tell(incoming, "unreachable", name=contact.name)
             return
         token = await desk.offers.make(
-            incoming.update, incoming.sender.user, contact.address, contact.name
+            incoming.update,
+            incoming.sender.user,
+            contact.address,
+            contact.name,
+            sms_price=quote.sms_price,
         )
         if incoming.is_private:
             sms = ""

@@ -28,6 +28,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         user: whose it is; nobody else may choose.
         to, name: the address that it is about, and what it is called.
         amount: in Ɉ; empty for a call.
+        sms_price: what the SMS costs by which a callee hears of a call, as was shown, in Ɉ.
         chosen: what is to be done, once that was said.
         refused: what was said when that was refused: it is over then.
     """
@@ -36,6 +37,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     to: str
     name: str
     amount: str = ""
+    sms_price: str = "0"
     made_s: int
     chosen: Choice = ""
     refused: str = ""
@@ -49,13 +51,24 @@ class Offers:
         self._clock = clock
         self._bot_id = str(bot_id)
 
-    async def make(self, update: int, user: int, to: str, name: str, amount: str = "") -> str:
+    async def make(
+        self,
+        update: int,
+        user: int,
+        to: str,
+        name: str,
+        amount: str = "",
+        *,
+        sms_price: str = "0",
+    ) -> str:
         """Offer something that an update has asked for; returns the token."""
         token = effect_id("telegram", self._bot_id, "offer", str(update))[:_TOKEN_CHARACTERS]
         # An update that is carried out again must not take back what was chosen meanwhile.
         if token not in self._table:
             made_s = int(self._clock.unix_s())
-            offer = Offer(user=user, to=to, name=name, amount=amount, made_s=made_s)
+            offer = Offer(
+                user=user, to=to, name=name, amount=amount, sms_price=sms_price, made_s=made_s
+            )
             await self._table.put(token, msgspec.json.encode(offer))
         return token
 

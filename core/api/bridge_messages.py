@@ -176,13 +176,19 @@ class CallQuoteRequest(msgspec.Struct, frozen=True, tag="call_quote", tag_field=
 class CallStartRequest(msgspec.Struct, frozen=True, tag="call_start", tag_field="type"):
     """Make a call, whose caller pays, and have the callee told: where they are rung, as soon as the
     caller's page has come; by an SMS with a link at once, which names the caller by `username`, as
-    `CallQuoteRequest` has it."""
+    `CallQuoteRequest` has it.
+
+    Attributes:
+        sms_price: the most that an SMS may cost the caller, who was shown it as
+            `CallQuoteReply.sms_price`; a call that takes a dearer one is refused (``sms-price``).
+    """
 
     caller: AccountName
     callee: AccountName
     kind: CallKind = "voice"
     id: EffectId | None = None
     username: ShortText = ""
+    sms_price: ShortText = "0"
 
 
 class CallSideRequest(msgspec.Struct, frozen=True, tag="call_side", tag_field="type"):

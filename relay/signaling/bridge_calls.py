@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 
 from billing.accounts import AddressError, normalise_address_untrusted
 from billing.ledger import LmdbLedger
-from billing.money import J, format_amount
+from billing.money import AmountError, J, format_amount, parse_amount_untrusted
 from billing.tariff import Line
 from billing.transfers import Code, Transfer, TransferRefused, derive_id, new_id, refusal_of
 from core.api.bridge_messages import (
@@ -146,7 +146,8 @@ class BridgeCalls:
         """Make a call; under a request's id the one that was made first.
 
         Raises:
-            SignalingError: as `CallManager.create`.
+            SignalingError: as `CallManager.create`; ``sms-price``: it takes an SMS that costs more
+                than the caller has agreed to.
             OperationError: the SMS can't be sent, or not be paid for.
         """
         effect = request.id or ""
@@ -161,19 +162,30 @@ class BridgeCalls:
         if self._reach(phone, callee, caller_address, request.username) != "sms":
             return await self._calls.create_once(*asked)
         identity = derive_id(bytes.fromhex(effect) if effect else new_id(self._clock), b"call")
+        agreed = _agreed_untrusted(request.sms_price)
 
         async def keep(info: CallInfo) -> bool:
-            await self._invite(info, phone, request.username, identity)
+            await self._invite(info, phone, request.username, identity, agreed)
             return True
 
         return await self._calls.create_once(*asked, expires_s=INVITATION_S, keep=keep)
 
-    async def _invite(self, info: CallInfo, phone: str, username: str, identity: bytes) -> None:
+    async def _invite(
+        self, info: CallInfo, phone: str, username: str, identity: bytes, agreed: int
+    ) -> None:
         """Store a call, send its link and have the caller pay for that: all or nothing."""
         assert self.sms is not None
         sms = self.sms
         text = self._invitation(phone, info.from_address, username, info.id)
         price, into = self._sms_line.price_command * sms_parts(text), self._sms_line.into
+        if price > agreed:
+            # The callee's page may have been open when the caller was told what it costs.
+            raise SignalingError(
+                "sms-price",
+                f"this call takes an SMS, which costs {format_amount(price)} Ɉ; that was not "
+                "agreed to",
+                price=format_amount(price),
+            )
 
         def write(writing: Writing) -> None:
             is_new = self._calls.records.put_new(writing, info)
@@ -324,6 +336,19 @@ class BridgeCalls:
         if info.callee is None:
             return Side.CALLEE if info.to_address == address else None
         return Side.CALLEE if self._ledger.heir(info.callee) == account else None
+
+
+def _agreed_untrusted(text: str) -> int:
+    """
+    Raises:
+        AmountError: it is no amount.
+    """
+    try:
+        return parse_amount_untrusted(text)
+    except AmountError as error:
+        if error.code == "zero_amount":
+            return 0
+        raise
 
 
 def _no_call() -> SignalingError:

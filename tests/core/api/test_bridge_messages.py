@@ -79,7 +79,7 @@ REQUESTS: list[BridgeRequest] = [
     LinkLookRequest("tg:17", "ABCD-2345"),
     LinkConfirmRequest("tg:17", "123456"),
     CallQuoteRequest("tg:17", "+79991234567", "video", "anna_1"),
-    CallStartRequest("tg:17", "tg:18", "screen", ID, "anna_1"),
+    CallStartRequest("tg:17", "tg:18", "screen", ID, "anna_1", "1.000000"),
     CallSideRequest(CALL, "tg:17"),
     CallRejectRequest(CALL, "tg:17"),
     CallHangUpRequest(None, "tg:17", ID),

@@ -47,6 +47,7 @@ from core.stun.address import Address
 from core.tables import Writing
 from relay.credential_issuer import CredentialIssuer
 from relay.event_source import EventSource
+from relay.signaling.account_desk import AccountDesk
 from relay.signaling.bridge_calls import INVITATION_S
 from relay.signaling.call_states import Status
 from relay.signaling.calls import PENDING_S, RINGING_S
@@ -62,6 +63,7 @@ pytestmark = pytest.mark.trio
 ANN, BEN, PHONE, PHONE_RU = "tg:5", "tg:6", "+4915112345678", "+79161234567"
 TARIFF = BillingConfig().tariff
 SMS_PRICE = parse_amount_untrusted(TARIFF["sms"].command)
+AGREED = format_amount(SMS_PRICE)
 VOICE_PRICE = parse_amount_untrusted(TARIFF["voice"].second)
 
 
@@ -463,7 +465,9 @@ async def test_a_telephone_is_sent_the_link_and_the_caller_pays_for_it(
         ann = await world.account(ANN, 1_000)
         node = world.ledger.balance(NODE, J).posted
         identity = effect_id("telegram", "call", "9")
-        link = await world.start(ANN, phone, id=identity)
+        price = parts * SMS_PRICE
+        agreed = format_amount(price)
+        link = await world.start(ANN, phone, id=identity, sms_price=agreed)
         (event,) = world.waiting()
         assert event.to == phone
         assert isinstance(event.body, SmsBody)
@@ -471,7 +475,6 @@ async def test_a_telephone_is_sent_the_link_and_the_caller_pays_for_it(
         assert event.body.text.startswith(words)
         assert ANN not in event.body.text
         assert sms_parts(event.body.text) == parts
-        price = parts * SMS_PRICE
         assert (await world.quote(ANN, phone)).sms_price == format_amount(price)
         # Asked again, and again after the SMS has gone: neither sent nor paid for twice.
         for _ in range(2):
@@ -503,8 +506,9 @@ async def test_an_invitation_names_the_caller_as_the_callee_may_know_them(
     async with open_bridged(tmp_path) as world:
         account = await world.account(caller, 1_000)
         request = CallQuoteRequest(caller, PHONE, username=username)
-        quoted = parse_amount_untrusted((await world.ask(request)).sms_price)
-        await world.start(caller, PHONE, username=username)
+        shown = (await world.ask(request)).sms_price
+        quoted = parse_amount_untrusted(shown)
+        await world.start(caller, PHONE, username=username, sms_price=shown)
         (event,) = world.waiting()
         assert isinstance(event.body, SmsBody)
         assert event.body.text.startswith(name)
@@ -517,7 +521,7 @@ async def test_a_link_that_was_sent_leads_nowhere_after_a_quarter_of_an_hour(
     clock = VirtualClock(monotonic_ns=1_900_000_000)
     async with open_bridged(tmp_path, clock) as world:
         await world.account(ANN, 1_000)
-        link = await world.start(ANN, PHONE)
+        link = await world.start(ANN, PHONE, sms_price=AGREED)
         waits = await world.start(ANN, BEN)
     clock.advance_s(INVITATION_S - 2)
     async with open_bridged(tmp_path, clock) as world:
@@ -541,7 +545,8 @@ async def test_what_can_not_be_sent_or_paid_for_is_no_call(tmp_path: Path) -> No
         ann = await world.account(ANN, 60)
         # Enough for the first minute, and not for the SMS besides.
         assert 60 * J.unit == 60 * VOICE_PRICE
-        assert await refusal(world, CallStartRequest(ANN, PHONE, id="a" * 32)) == "no-money"
+        request = CallStartRequest(ANN, PHONE, id="a" * 32, sms_price=AGREED)
+        assert await refusal(world, request) == "no-money"
         await world.bench.credit(ann, 1)
         assert parse_amount_untrusted((await world.quote(ANN, PHONE)).minimum) == 61 * J.unit
         before = world.ledger.balance(ann, J)
@@ -551,16 +556,46 @@ async def test_what_can_not_be_sent_or_paid_for_is_no_call(tmp_path: Path) -> No
             raise OperationError("no more SMS are sent today", "sms_budget")
 
         world.sms.put_sms = refuse  # type: ignore[method-assign]
-        assert await refusal(world, CallStartRequest(ANN, PHONE, id="a" * 32)) == "sms_budget"
+        assert await refusal(world, request) == "sms_budget"
         assert world.ledger.balance(ann, J) == before
         assert not world.calls.living()
         assert not world.calls.page_untrusted(ann, None, 10).calls
         assert not world.waiting()
         # The same id may be tried again, and is done then.
         world.sms.put_sms = put  # type: ignore[method-assign]
-        await world.start(ANN, PHONE, id="a" * 32)
+        await world.start(ANN, PHONE, id="a" * 32, sms_price=AGREED)
         assert len(world.waiting()) == 1
         assert world.ledger.balance(ann, J).posted == before.posted - SMS_PRICE
+
+
+async def test_no_sms_is_sent_that_costs_more_than_was_agreed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_page: list[int] = []
+    monkeypatch.setattr(AccountDesk, "has_page", lambda _desk, account: account in with_page)
+    async with open_bridged(tmp_path) as world:
+        ann = await world.account(ANN, 1_000)
+        with_page.append(await world.account(PHONE))
+        quote = await world.quote(ANN, PHONE)
+        assert quote.reach == "page"
+        # The page is closed while the caller reads what it costs.
+        with_page.clear()
+        request = CallStartRequest(ANN, PHONE, id="a" * 32, sms_price=quote.sms_price)
+        assert await refusal(world, request) == "sms-price"
+        smaller = CallStartRequest(ANN, PHONE, sms_price=format_amount(SMS_PRICE - 1))
+        for unagreed in (CallStartRequest(ANN, PHONE), smaller):
+            assert await refusal(world, unagreed) == "sms-price"
+        unreadable = CallStartRequest(ANN, PHONE, sms_price="free")
+        assert await refusal(world, unreadable) == "no_amount"
+        assert world.ledger.balance(ann, J).posted == 1_000 * J.unit
+        assert not world.calls.living()
+        assert not world.waiting()
+        # What was agreed to then is done; asked for again it is not held against another price.
+        shown = (await world.quote(ANN, PHONE)).sms_price
+        made = await world.ask(msgspec.structs.replace(request, sms_price=shown))
+        assert await world.ask(request) == made
+        assert world.ledger.balance(ann, J).posted == 1_000 * J.unit - SMS_PRICE
+        assert len(world.waiting()) == 1
 
 
 async def test_of_calls_that_can_be_paid_for_once_one_is_made(tmp_path: Path) -> None:
@@ -568,9 +603,11 @@ async def test_of_calls_that_can_be_paid_for_once_one_is_made(tmp_path: Path) ->
         ann = await world.account(ANN, 61)
         made: list[object] = []
 
+        request = CallStartRequest(ANN, PHONE, sms_price=AGREED)
+
         async def start(number: int) -> None:
             with suppress(SignalingError, TransferRefused):
-                made.append(await world.signaling.answer_bridge(CallStartRequest(ANN, PHONE)))
+                made.append(await world.signaling.answer_bridge(request))
 
         async with trio.open_nursery() as nursery:
             for number in range(10):
@@ -604,7 +641,7 @@ async def test_sides_belong_to_addresses(tmp_path: Path) -> None:
         assert await refusal(world, CallSideRequest("CALL-AAAAAAAA", ANN)) == "no-call"
         assert await refusal(world, CallRejectRequest(link.call_id, ANN)) == "no-call"
         # Who was called before they had an account has the side still.
-        phone_link = await world.start(ANN, "+4915187654321")
+        phone_link = await world.start(ANN, "+4915187654321", sms_price=AGREED)
         await world.account("+4915187654321")
         side = await world.ask(CallSideRequest(phone_link.call_id, "+4915187654321"))
         assert side.url == phone_link.callee_url
