@@ -70,14 +70,25 @@ class RepeatedEvent:
 
 def stack_of(error: BaseException) -> str:
     """Where an error and those behind it were raised, the first one first, and of which kind they
-    are; not what they say, since that may quote what somebody has written."""
+    are; not what they say, since that may quote what somebody has written. Those in a group are
+    behind it."""
     parts: list[str] = []
-    one: BaseException | None = error
-    while one is not None and len(parts) < STACK_ERRORS_MAXIMUM:
+    count = 0
+    waiting, seen = [error], {id(error)}
+    while waiting and count < STACK_ERRORS_MAXIMUM:
+        one = waiting.pop()
         frames = traceback.format_tb(one.__traceback__, -STACK_FRAMES_MAXIMUM)
         parts.append(f"{''.join(frames)}{type(one).__name__}")
-        hidden = one.__suppress_context__
-        one = one.__cause__ or (None if hidden else one.__context__)
+        behind = [one.__cause__ or (None if one.__suppress_context__ else one.__context__)]
+        if isinstance(one, BaseExceptionGroup):
+            # Groups are not counted: however many stand around an error, it is what tells most.
+            behind.extend(one.exceptions[:STACK_ERRORS_MAXIMUM])
+        else:
+            count += 1
+        for other in behind:
+            if other is not None and id(other) not in seen:
+                seen.add(id(other))
+                waiting.append(other)
     return "\nand then\n".join(reversed(parts))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from core.clock import VirtualClock
 from core.log import (
     REPEATED_INTERVAL_S,
+    STACK_ERRORS_MAXIMUM,
     STACK_FRAMES_MAXIMUM,
     RepeatedEvent,
     TextFormatter,
@@ -108,6 +110,53 @@ def test_what_comes_again_and_again_is_a_line_a_minute_for_each_reason() -> None
     refused.happened("a wrong token", status=403)
     assert lines()[2:] == [("a wrong token", 10_001)]
     assert refused.count == 10_004
+
+
+def test_the_stack_of_a_group_tells_where_its_members_were_raised() -> None:
+    def read(text: str) -> int:
+        return int(text)
+
+    def write(text: str) -> None:
+        raise KeyError(text)
+
+    written = "hunter2"
+    members: list[Exception] = []
+    for task in (read, write):
+        try:
+            task(written)
+        except Exception as error:
+            members.append(error)
+    # As tasks in tasks that have failed.
+    group: Exception = ExceptionGroup(written, members)
+    for _ in range(2 * STACK_ERRORS_MAXIMUM):
+        group = ExceptionGroup(written, [group])
+    with pytest.raises(RuntimeError) as caught:
+        raise RuntimeError from group
+    stack = stack_of(caught.value)
+    first, second, *groups, last = stack.split("\nand then\n")
+    assert (first.splitlines()[-1], second.splitlines()[-1]) == ("ValueError", "KeyError")
+    assert "in read" in first
+    assert "in write" in second
+    assert groups == ["ExceptionGroup"] * (2 * STACK_ERRORS_MAXIMUM + 1)
+    assert last.splitlines()[-1] == "RuntimeError"
+    assert written not in stack
+
+
+def test_the_stack_of_many_errors_ends_and_tells_each_once() -> None:
+    many = ExceptionGroup("", [ValueError(number) for number in range(1_000)])
+    stack = stack_of(many)
+    assert stack.split("\nand then\n") == ["ValueError"] * STACK_ERRORS_MAXIMUM + ["ExceptionGroup"]
+    wide = ExceptionGroup("", [many, many.derive(many.exceptions)])
+    assert stack_of(wide).count("ValueError") == STACK_ERRORS_MAXIMUM
+    chain = [ValueError() for _ in range(2 * STACK_ERRORS_MAXIMUM)]
+    for error, cause in itertools.pairwise(chain):
+        error.__cause__ = cause
+    assert stack_of(chain[0]).count("ValueError") == STACK_ERRORS_MAXIMUM
+    # One that was made of what was being handled, and has come to stand behind that.
+    one = ValueError()
+    around = ExceptionGroup("", [one])
+    around.__context__, one.__cause__ = one, around
+    assert stack_of(around) == "ValueError\nand then\nExceptionGroup"
 
 
 def test_a_stack_tells_where_and_of_which_kind_and_not_what_was_said() -> None:
