@@ -430,6 +430,44 @@ async def test_a_call_that_was_given_and_then_rang_is_told_to_be_over_as_others_
         assert RingOverBody not in [type(body) for body in await world.take(BEN)]
 
 
+async def test_who_is_given_a_call_that_ends_meanwhile_is_told_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_bridged(tmp_path) as world:
+        await world.account(ANN, 1_000)
+        await world.account(BEN)
+        link = await world.start(ANN, BEN)
+        store = world.calls.store_changes
+
+        async def end_meanwhile() -> None:
+            monkeypatch.undo()
+            await store()
+            await world.ask(CallHangUpRequest(link.call_id, ANN))
+
+        monkeypatch.setattr(world.calls, "store_changes", end_meanwhile)
+        side = await world.ask(CallSideRequest(link.call_id, BEN))
+        assert (side.role, side.status) == ("callee", "missed")
+
+
+async def test_of_a_call_that_was_answered_it_is_not_noted_who_was_given_it(
+    tmp_path: Path,
+) -> None:
+    async with open_bridged(tmp_path) as world:
+        await world.account(ANN, 1_000)
+        await world.account(BEN)
+        link = await world.start(ANN, BEN)
+        await world.open(link.caller_url)
+        await world.open(link.callee_url)
+        world.calls.set_offer(link.call_id, description())
+        await world.calls.answer_call(link.call_id, description())
+        side = await world.ask(CallSideRequest(link.call_id, BEN))
+        assert side.status == "active"
+        await world.seconds(1)
+        stored = world.calls.records.find(link.call_id)
+        assert stored is not None
+        assert (stored.status, stored.shown_address) == (Status.ACTIVE, "")
+
+
 async def test_who_is_blocked_rings_in_no_telegram(tmp_path: Path) -> None:
     async with open_bridged(tmp_path) as world:
         await world.account(ANN, 1_000)
