@@ -88,6 +88,8 @@ class Inbox:
         self._numbers = numbers
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._reassembly = Reassembly()
+        self._unstored: list[Whole] = []
+        """Whose storing was given up, as a modem's line was lost while the disk was full."""
         self._waiting: OrderedDict[str, _Message] = OrderedDict()
         self._taken: list[Change] = []
         self._last_ms = 0
@@ -304,7 +306,12 @@ class Inbox:
             if not whole.is_complete:
                 log_event(_log, logging.WARNING, "parts of an SMS have not come", modem=whole.sim)
         if changes:
-            await self._context.spool.change_at_last(*changes)
+            try:
+                await self._context.spool.change_at_last(*changes)
+            except BaseException:
+                # Nobody else knows of them: their parts are seen and deleted from the SIM.
+                self._unstored += wholes
+                raise
         for one in received:
             self._receive(*one)
 
@@ -356,7 +363,8 @@ class Inbox:
     async def _expire(self) -> None:
         while True:
             now_s = self._context.clock.unix_s()
-            await self._store_wholes(self._reassembly.expire(now_s))
+            unstored, self._unstored = self._unstored, []
+            await self._store_wholes([*unstored, *self._reassembly.expire(now_s)])
             await trio.sleep(EXPIRY_INTERVAL_S)
 
 

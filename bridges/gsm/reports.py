@@ -121,23 +121,27 @@ class Reports:
             return
         if report.fate is Fate.TRYING:
             return
-        self._forget((sim, report.reference))
-        is_last = sent.event not in self._outstanding and not is_sending(sent.event)
+        is_last = self._outstanding[sent.event] == {sent.part} and not is_sending(sent.event)
         told: Told | None = None
         if report.fate is Fate.UNDELIVERED:
-            self._figures[sim].count_undelivered()
             detail = f"TP-Status {report.status}"
             told = self._told(_Tell(sent.event, "undelivered", detail, None))
-        elif report.fate is Fate.DELIVERED:
-            self._figures[sim].count_delivered(self._context.clock.unix_s() - sent.at_s)
-            if is_last:
-                told = self._told(_Tell(sent.event, "delivered", "", None))
+        elif report.fate is Fate.DELIVERED and is_last:
+            told = self._told(_Tell(sent.event, "delivered", "", None))
         changes = [Change("sent", f"{sim}.{report.reference}", None)]
         if told and not sent.event.startswith(ANSWER):
             changes.append(told[1])
         else:
             told = None
+        arrived_s = self._context.clock.unix_s()
         await self._context.spool.change_at_last(*changes)
+        # Not before: while the disk is full the modem's line may be lost, and the report, which is
+        # still on the SIM then, is to be known when it is read again.
+        self._forget((sim, report.reference))
+        if report.fate is Fate.UNDELIVERED:
+            self._figures[sim].count_undelivered()
+        elif report.fate is Fate.DELIVERED:
+            self._figures[sim].count_delivered(arrived_s - sent.at_s)
         if told:
             self.tell(told)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import lmdb
 import pytest
 import trio
 from trio.testing import MockClock
@@ -22,12 +23,13 @@ from bridges.gsm.inbox import (
 )
 from bridges.gsm.pdu import Deliver, Part
 from bridges.gsm.reassembly import PARTS_LIFETIME_S
-from bridges.spool import Change
+from bridges.spool import Change, Spool, SpoolFull
 from core.api.bridge_messages import SmsReceivedRequest
 from core.clock import VirtualClock
 from core.errors import OperationError
 from core.units import DAY_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+from tests.support.modem_faults import ReportStore
 
 pytestmark = pytest.mark.trio
 
@@ -250,3 +252,62 @@ async def test_what_is_to_be_sent_waits_for_room_on_the_disk(
         world.spool._entries_maximum = 1000
         await world.until(lambda: world.node.outcomes == {event: "done"})
         assert [message.text for message in world.network.messages] == ["one"]
+
+
+def has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch, kind: str, *, deletes: bool
+) -> tuple[trio.Event, list[Change]]:
+    """Have a disk be full for new entries of a kind, or for deletions of it, until the event is
+    set; also returns what was refused."""
+    has_room = trio.Event()
+    refused: list[Change] = []
+    carry_out = Spool._do
+
+    def refuse(
+        spool: Spool, transaction: lmdb.Transaction, changes: Sequence[Change]
+    ) -> bool | SpoolFull:
+        found = [one for one in changes if one.kind == kind and (one.value is None) == deletes]
+        if not found or has_room.is_set():
+            return carry_out(spool, transaction, changes)
+        refused.extend(found)
+        return SpoolFull("the disk is full")
+
+    monkeypatch.setattr(Spool, "_do", refuse)
+    return has_room, refused
+
+
+async def test_a_long_message_outlives_a_line_that_is_lost_while_the_disk_is_full(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        has_room, refused = has_no_room_for(monkeypatch, "in", deletes=False)
+        world.deliver("y" * 200)
+        await world.until(lambda: refused)
+        world.modem.unplug()
+        await world.until(lambda: world.figure("state") in ("lost", "away"))
+        has_room.set()
+        world.modem.plug_in()
+        await world.until(lambda: world.texts)
+        assert world.texts == ["y" * 200]
+        await world.until(lambda: not world.stored)
+        assert world.spool.items("part") == []
+
+
+async def test_a_report_outlives_a_line_that_is_lost_while_the_disk_is_full(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        world.modem.faults.report_store = ReportStore.READABLE
+        await world.until_state("ready")
+        has_room, refused = has_no_room_for(monkeypatch, "sent", deletes=True)
+        event = world.node.send_sms(PERSON, "one")
+        await world.until(lambda: refused)
+        world.modem.unplug()
+        await world.until(lambda: world.figure("state") in ("lost", "away"))
+        assert world.figure("delivered") == "0"
+        has_room.set()
+        world.modem.plug_in()
+        await world.until(lambda: (event, "delivered") in world.node.statuses)
+        await world.until(lambda: world.figure("delivered") == "1")
+        assert world.node.figures["reports_of_nothing"] == "0"
