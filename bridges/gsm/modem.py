@@ -164,6 +164,9 @@ class Modem:
         is_lost = False
         try:
             async with self._turn:
+                # It may have waited for minutes, while a store was looked through.
+                if await outbound.expire(job):
+                    return
                 part = outbound.part(job)
                 command = Command(
                     f"AT+CMGS={part.tpdu_bytes}",

@@ -47,6 +47,7 @@ ANSWER_LIFETIME_S: Final = DAY_S
 JOBS_MAXIMUM: Final = 10_000
 CAP_INTERVAL_S: Final = 60.0
 EXPIRY_INTERVAL_S: Final = 5.0
+EXPIRED: Final = "expired before it could be sent"
 OVERLOAD_JOBS: Final = 10
 """A SIM with so many waiting gets no more of those that others can send."""
 
@@ -269,6 +270,13 @@ class Outbound:
         have waited."""
         return self._parts(job.record)[job.sent]
 
+    async def expire(self, job: Job) -> bool:
+        """End a job that was taken where it is of no use any more; whether it was."""
+        if self._context.clock.unix_s() < job.record.expires_s:
+            return False
+        await self._end(job, "failed", EXPIRED, "failed")
+        return True
+
     async def begin(self, job: Job) -> None:
         """The job's next part is about to be given to a modem; durable when this returns."""
         if not job.id.startswith(ANSWER):
@@ -374,7 +382,7 @@ class Outbound:
                 for job in stale:
                     jobs.remove(job)
             for job in expired:
-                await self._end(job, "failed", "expired before it could be sent", "failed")
+                await self._end(job, "failed", EXPIRED, "failed")
             for sim in self._own:
                 if not self._sims.is_expected(sim):
                     self._leave_to_others(sim)

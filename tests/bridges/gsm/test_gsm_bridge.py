@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from bridges.gsm.port import may_be_another
 from core.units import MINUTE_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
-from tests.support.modem_faults import Refuse
+from tests.support.modem_faults import SILENCE, Refuse
 
 pytestmark = pytest.mark.trio
 EMOJI = "Привет 👍🏽 {мир} " * 20
@@ -143,6 +143,23 @@ async def test_what_expires_before_a_modem_is_there_fails(
         await world.until(lambda: event in world.node.outcomes)
         assert world.node.outcomes == {event: "failed"}
         assert world.network.parts == []
+
+
+async def test_what_expires_while_a_store_is_looked_through_is_not_sent(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        commands = world.modem.commands
+        looks = commands.count("AT+CMGL=4")
+        world.modem.faults.answer_next("+CMGL", SILENCE)
+        await world.until(lambda: commands.count("AT+CMGL=4") > looks)
+        event = world.node.send_sms(PERSON, "a code of five seconds", expires_ms=world.ms_in(5))
+        await world.until(lambda: event in world.node.outcomes)
+        assert world.node.outcomes == {event: "failed"}
+        assert world.node.statuses == [(event, "failed")]
+        assert world.network.parts == []
+        assert world.spool.items("out") == []
 
 
 async def test_23_040_9_2_3_12_1_nobody_delivers_what_is_of_no_use_any_more(
