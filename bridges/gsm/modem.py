@@ -174,7 +174,7 @@ class Modem:
                     payload=part.line,
                     timeout_s=SUBMIT_TIMEOUT_S,
                 )
-                await outbound.begin(job)
+                await outbound.begin(name, job)
                 # What is on its way is waited for, or nobody would know what became of it.
                 with trio.CancelScope(shield=True):
                     answer = await self._port_now().ask(command)

@@ -123,7 +123,10 @@ class Outbound:
             job = self._job(key, msgspec.json.decode(value, type=_Out))
             if job.record.is_sending:
                 self._jobs[key] = job
-                await self._end(job, "unknown", "the bridge died meanwhile", "unknown")
+                # As in `unknown`: a bridge that dies at each would send any number in a day.
+                sim = job.record.sim
+                counted = [self._sims.count_today(sim)] if sim in self._own else []
+                await self._end(job, "unknown", "the bridge died meanwhile", "unknown", counted)
             else:
                 self._enqueue(job)
 
@@ -277,10 +280,10 @@ class Outbound:
         await self._end(job, "failed", EXPIRED, "failed")
         return True
 
-    async def begin(self, job: Job) -> None:
-        """The job's next part is about to be given to a modem; durable when this returns."""
+    async def begin(self, sim: str, job: Job) -> None:
+        """The job's next part is about to be given to a SIM's modem; durable when this returns."""
         if not job.id.startswith(ANSWER):
-            await self._store(job, is_sending=True)
+            await self._store(job, sim=sim, is_sending=True)
 
     async def accepted(self, sim: str, job: Job, reference: int | None) -> None:
         """The network has taken the job's next part; durable when this returns.
@@ -389,10 +392,13 @@ class Outbound:
             self._sims.roll_day()
             await trio.sleep(EXPIRY_INTERVAL_S)
 
-    async def _store(self, job: Job, *changes: Change, is_sending: bool = False) -> None:
-        """Store how far the job is, together with other changes."""
+    async def _store(
+        self, job: Job, *changes: Change, sim: str = "", is_sending: bool = False
+    ) -> None:
+        """Store how far the job is, together with other changes; `sim` is the one that sends it
+        now."""
         job.record = msgspec.structs.replace(
-            job.record, sim=job.sim or "", sent=job.sent, is_sending=is_sending
+            job.record, sim=sim or job.sim or "", sent=job.sent, is_sending=is_sending
         )
         stored = Change("out", job.id, msgspec.json.encode(job.record))
         await self._context.spool.change_at_last(stored, *changes)

@@ -254,6 +254,27 @@ async def test_caps_of_a_day_hold_over_a_restart(tmp_path: Path, mock_clock: Moc
         assert events[3] not in world.node.outcomes
 
 
+async def test_what_a_crash_has_left_unknown_counts_against_the_cap_of_a_day(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, daily_cap=1, sending_s=5.0) as world:
+        await world.until_state("ready")
+        unknown = world.node.send_sms(PERSON, "one")
+        await world.until(lambda: any("+CMGS" in one for one in world.modem.commands), fast=False)
+        world.crash()
+        await world.start()
+        await world.until(lambda: world.node.outcomes == {unknown: "unknown"})
+        await world.until_state("ready")
+        world.node.send_sms(PERSON, "two")
+        await world.pass_s(100)
+        assert [message.text for message in world.network.messages] == ["one"]
+        assert world.figure("sent_today") == "1"
+        # Nor is it counted again by the next process.
+        await world.restart()
+        await world.until_state("ready")
+        assert world.figure("sent_today") == "1"
+
+
 async def test_messages_of_a_sim_are_paced(tmp_path: Path, mock_clock: MockClock) -> None:
     async with gsm_world(tmp_path, mock_clock, pace_s=20) as world:
         await world.until_state("ready")
