@@ -62,6 +62,7 @@ class _Out(msgspec.Struct, frozen=True):
     sim: str = ""
     sent: int = 0
     is_sending: bool = False
+    is_provable: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -290,7 +291,7 @@ class Outbound:
 
         Args:
             reference: the TP-MR; None where the modem didn't tell it, so that its report will be
-                nobody's.
+                nobody's, and nobody is told that the message has arrived.
         """
         self._sims.trust(sim)
         self._figures[sim].count_sent()
@@ -298,11 +299,11 @@ class Outbound:
         job.sent += 1
         job.attempts = 0
         job.refused_by.clear()
-        changes = [self._sims.count_today(sim), *self._sims.keep(job.record.to, sim)]
-        if reference is not None:
-            changes.append(
-                self._reports.await_report(sim, reference, job.id, job.sent, job.record.to)
-            )
+        is_provable, awaited = self._reports.await_report(
+            sim, reference, job.id, job.sent, job.record.to, is_provable=job.record.is_provable
+        )
+        job.record = msgspec.structs.replace(job.record, is_provable=is_provable)
+        changes = [self._sims.count_today(sim), *self._sims.keep(job.record.to, sim), *awaited]
         if job.sent == job.parts:
             await self._end(job, "sent", "", "done", changes)
             return

@@ -106,12 +106,14 @@ class StatusReport(NamedTuple):
     Attributes:
         reference: TP-MR, which the modem told when it took the message.
         recipient: as `Deliver.sender`.
+        sent_s: when the service centre took the message, as `Deliver.sent_s`.
         status: TP-ST.
         tpdu: all of it, without the service centre's address.
     """
 
     reference: int
     recipient: str
+    sent_s: int | None
     status: int
     tpdu: bytes
 
@@ -355,9 +357,10 @@ def _decode_deliver(reader: _Reader, first: int, tpdu: bytes) -> Deliver:
 def _decode_status_report(reader: _Reader, tpdu: bytes) -> StatusReport:
     reference = reader.octet()
     recipient = _decode_address(reader)
-    reader.octets(14)  # When the service centre took it, and when it was done with it.
+    sent_s = _decode_timestamp(reader.octets(7))
+    reader.octets(7)  # When the service centre was done with it.
     # What may follow TP-ST says nothing about the message's fate.
-    return StatusReport(reference, recipient, reader.octet(), tpdu)
+    return StatusReport(reference, recipient, sent_s, reader.octet(), tpdu)
 
 
 def _decode_address(reader: _Reader) -> str:

@@ -1,7 +1,8 @@
 """What became of messages that were sent, by the service centres' reports.
 
-A report names the message by the modem's TP-MR, which comes round after 256 messages, and by the
-recipient. Kinds in the spool:
+A report names the message by the modem's TP-MR, which comes round after 256 messages and in some
+modems begins anew with the modem; by the recipient; and by when the service centre took it. A
+message has arrived where all of its parts have, each by a report of its own. Kinds in the spool:
 
     sent     the SIM and TP-MR of a part whose report hasn't come -> which message it is of
     tell     what the node is to be told of a message, in order
@@ -24,11 +25,13 @@ from bridges.spool import Change
 from core.api.bridge_messages import Outcome, SmsStatusRequest
 from core.errors import OperationError
 from core.log import log_event
-from core.units import DAY_S
+from core.units import DAY_S, HOUR_S
 
 SAME_DIGITS: Final = 7
 """So many last digits of two spellings of a number are equal."""
 LOAD_MAXIMUM: Final = 1_000_000
+CLOCKS_DIFFER_S: Final = 2 * HOUR_S
+"""A service centre's clock may be so far behind ours: some don't know summer time."""
 RETRY_S: Final = 10.0
 TELL_LIFETIME_S: Final = DAY_S
 """What the node has refused for so long it isn't told any more."""
@@ -41,10 +44,22 @@ _log = logging.getLogger("montana.bridge.gsm")
 
 
 class _Sent(msgspec.Struct, frozen=True):
+    """A part whose report hasn't come.
+
+    Attributes:
+        ending: of the recipient's number.
+        earlier_s: when one was sent to the same recipient that had this TP-MR until then, and whose
+            report hadn't come; 0 for none.
+        is_provable: whether reports can still tell that the whole message has arrived; not where
+            that of another part is nobody's.
+    """
+
     event: str
     part: int
     ending: str
     at_s: float
+    earlier_s: float = 0.0
+    is_provable: bool = True
 
 
 class _Tell(msgspec.Struct, frozen=True):
@@ -101,12 +116,49 @@ class Reports:
         self._wake.set()
 
     def await_report(
-        self, sim: str, reference: int, event: str, part: int, recipient: str
-    ) -> Change:
-        """A part was sent under a TP-MR; returns how that is stored."""
-        sent = _Sent(event, part, _last_digits(recipient), self._context.clock.unix_s())
-        self._remember((sim, reference), sent)
-        return Change("sent", f"{sim}.{reference}", msgspec.json.encode(sent))
+        self,
+        sim: str,
+        reference: int | None,
+        event: str,
+        part: int,
+        recipient: str,
+        *,
+        is_provable: bool,
+    ) -> tuple[bool, list[Change]]:
+        """A part was sent under a TP-MR, or under one that nobody knows.
+
+        Args:
+            is_provable: whether the parts before it can be proved to have arrived.
+
+        Returns:
+            whether these and it can be; and how all of it is stored.
+        """
+        if reference is None:
+            return False, self._doubt(event)
+        key = (sim, reference)
+        ending = _last_digits(recipient)
+        earlier_s = 0.0
+        changes = []
+        if (earlier := self._sent.get(key)) is not None:
+            # TP-MR has come round or begun anew; what comes late for the earlier one is nobody's.
+            self._forget(key)
+            changes = self._doubt(earlier.event)
+            is_provable = is_provable and earlier.event != event
+            if earlier.ending == ending:
+                earlier_s = earlier.at_s
+        now_s = self._context.clock.unix_s()
+        sent = _Sent(event, part, ending, now_s, earlier_s, is_provable)
+        self._remember(key, sent)
+        return is_provable, [*changes, _stored(key, sent)]
+
+    def _doubt(self, event: str) -> list[Change]:
+        """The report of a part is nobody's; returns how that is stored with the other parts."""
+        changes = []
+        for key, sent in self._sent.items():
+            if sent.event == event and sent.is_provable:
+                self._sent[key] = msgspec.structs.replace(sent, is_provable=False)
+                changes.append(_stored(key, self._sent[key]))
+        return changes
 
     async def take(self, sim: str, report: StatusReport, is_sending: Callable[[str], bool]) -> None:
         """What a service centre says of a message that this SIM has sent; durable when this
@@ -116,17 +168,18 @@ class Reports:
             is_sending: whether parts of an event's message are still to be sent.
         """
         sent = self._sent.get((sim, report.reference))
-        if sent is None or sent.ending != _last_digits(report.recipient):
+        if sent is None or not _is_of(report, sent):
             self.unmatched += 1
             return
         if report.fate is Fate.TRYING:
             return
         is_last = self._outstanding[sent.event] == {sent.part} and not is_sending(sent.event)
+        has_arrived = is_last and sent.is_provable
         told: Told | None = None
         if report.fate is Fate.UNDELIVERED:
             detail = f"TP-Status {report.status}"
             told = self._told(_Tell(sent.event, "undelivered", detail, None))
-        elif report.fate is Fate.DELIVERED and is_last:
+        elif report.fate is Fate.DELIVERED and has_arrived:
             told = self._told(_Tell(sent.event, "delivered", "", None))
         changes = [Change("sent", f"{sim}.{report.reference}", None)]
         if told and not sent.event.startswith(ANSWER):
@@ -182,9 +235,6 @@ class Reports:
         return key, Change("tell", key, msgspec.json.encode(one))
 
     def _remember(self, key: tuple[str, int], sent: _Sent) -> None:
-        if key in self._sent:
-            # TP-MR has come round, and the earlier one's report never will.
-            self._forget(key)
         self._sent[key] = sent
         self._outstanding.setdefault(sent.event, set()).add(sent.part)
 
@@ -194,6 +244,20 @@ class Reports:
         parts.discard(sent.part)
         if not parts:
             del self._outstanding[sent.event]
+
+
+def _stored(key: tuple[str, int], sent: _Sent) -> Change:
+    sim, reference = key
+    return Change("sent", f"{sim}.{reference}", msgspec.json.encode(sent))
+
+
+def _is_of(report: StatusReport, sent: _Sent) -> bool:
+    """Whether a report under the TP-MR of `sent` is of it, and not of one before."""
+    if sent.ending != _last_digits(report.recipient):
+        return False
+    # Of two that may be meant, the nearer one is.
+    tolerance_s = min(CLOCKS_DIFFER_S, abs(sent.at_s - sent.earlier_s) / 2)
+    return report.sent_s is None or report.sent_s >= sent.at_s - tolerance_s
 
 
 def _last_digits(number: str) -> str:

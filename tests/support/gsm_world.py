@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ from core.clock import SystemClock
 from core.config_file import validate_untrusted
 from core.errors import OperationError
 from core.units import NS_PER_S
-from tests.support.modem_emulator import EmulatedNetwork, ModemEmulator, sms_network
+from tests.support.modem_emulator import ZONE, EmulatedNetwork, ModemEmulator, sms_network
 from tests.support.modem_sim import SimCard
 
 STEP_S = 0.2
@@ -188,6 +189,8 @@ class GsmWorld:
         self.modem = modems[0]
         self.node = NodeStandIn()
         self._time = WorldClock()
+        # A service centre's time passes as fast as the bridge's.
+        network._now = lambda: datetime.fromtimestamp(self._time.unix_s(), ZONE)
         self.settings = settings
         self._folder = folder
         self._spools_open = spools

@@ -501,6 +501,7 @@ def test_9_2_3_15_status(status: int, fate: Fate) -> None:
     report = decode_untrusted(line, len(line) // 2 - 1)
     assert isinstance(report, StatusReport)
     assert (report.reference, report.recipient, report.fate) == (200, "+79991234567", fate)
+    assert report.sent_s == datetime(2026, 11, 21, 17, 22, 32, tzinfo=UTC).timestamp() - 3 * HOUR_S
     theirs = gsmmodem.pdu.decodeSmsPdu(line)
     assert (theirs["reference"], theirs["number"]) == (report.reference, report.recipient)
     assert theirs["status"] == report.status
