@@ -216,8 +216,13 @@ class Inbox:
         if self.written + len(new) > WRITTEN_MAXIMUM:
             return False
         if new:
-            await spool.change(*(Change("written", key, line) for key, line in new.items()))
+            # Counted before it is waited for: other SIMs make room at the same time.
             self.written += len(new)
+            try:
+                await spool.change(*(Change("written", key, line) for key, line in new.items()))
+            except OperationError:
+                self.written -= len(new)
+                raise
             event = "what was written on a full SIM is kept in the spool"
             log_event(_log, logging.WARNING, event, modem=sim, messages=len(new))
         return True

@@ -197,6 +197,49 @@ async def test_what_cannot_be_read_is_kept_and_bounded(
         assert made.world.texts == []
 
 
+def drafts(sim: str, count: int) -> list[str]:
+    return [f"{sim} {number}".encode().hex() for number in range(count)]
+
+
+async def test_what_was_written_is_kept_up_to_its_maximum_by_all_sims_together(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "WRITTEN_MAXIMUM", 7)
+    async with desk(tmp_path, mock_clock) as made:
+        kept: dict[str, bool] = {}
+
+        async def keep(sim: str) -> None:
+            kept[sim] = await made.inbox.keep_written(sim, drafts(sim, 5))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(keep, f"sim{number}")
+        (taken,) = (sim for sim, is_kept in kept.items() if is_kept)
+        assert len(kept) == 4
+        assert len(made.world.spool.items("written")) == made.inbox.written == 5
+        # What could not be deleted from its SIM comes again: it is kept already, and takes no room.
+        assert await made.inbox.keep_written(taken, drafts(taken, 5))
+        assert made.inbox.written == 5
+        assert await made.inbox.keep_written(taken, drafts(taken, 7))
+        assert not await made.inbox.keep_written(taken, drafts(taken, 8))
+        assert len(made.world.spool.items("written")) == made.inbox.written == 7
+
+
+async def test_what_was_written_and_had_no_room_on_the_disk_takes_none(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_module, "WRITTEN_MAXIMUM", 5)
+    async with desk(tmp_path, mock_clock) as made:
+        has_room, refused = has_no_room_for(monkeypatch, "written", deletes=False)
+        with pytest.raises(SpoolFull):
+            await made.inbox.keep_written("sim0", drafts("sim0", 5))
+        assert len(refused) == 5
+        assert made.inbox.written == 0
+        has_room.set()
+        assert await made.inbox.keep_written("sim0", drafts("sim0", 5))
+        assert made.inbox.written == 5
+
+
 async def test_one_that_the_node_refuses_stays_and_holds_no_other_up(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
