@@ -89,13 +89,15 @@ class Bridge:
 
     async def _keep_alive(self, name: str) -> None:
         """Begin with a modem again and again, after longer and longer pauses."""
-        figures = self._figures[name]
+        figures, modem = self._figures[name], self._modems[name]
         delay_s = RETRY_FIRST_S
         told: tuple[str, str] | None = None
         while True:
-            began = trio.current_time()
+            modem.serves_since = float("inf")
             ended = await self._live(name)
-            if trio.current_time() - began >= LIVED_S:
+            # How long it took to start counts for nothing: one that falls silent there does so for
+            # a minute and more, each time.
+            if trio.current_time() - modem.serves_since >= LIVED_S:
                 delay_s = RETRY_FIRST_S
                 told = None
             figures.state, figures.advice = ended

@@ -49,7 +49,11 @@ class Restarted(MontanaError):
 
 
 class Modem:
-    """A modem on an open line; `heard` is what the line hands over."""
+    """A modem on an open line; `heard` is what the line hands over.
+
+    Attributes:
+        serves_since: when it was ready, in trio's time; infinite until it is. `run` leaves it.
+    """
 
     def __init__(
         self,
@@ -74,6 +78,7 @@ class Modem:
         self._ussd = UssdSession(self._ask)
         self._smsc: str | None = None
         self._looks = 0
+        self.serves_since = float("inf")
 
     # ------------------------------------------------------------ its life
 
@@ -94,6 +99,7 @@ class Modem:
             # is why it has begun again.
             await self._receiver.take()
             self._ready = ready
+            self.serves_since = trio.current_time()
             self._figures.advice = ""
             await self._look_around()
             async with trio.open_nursery() as nursery:

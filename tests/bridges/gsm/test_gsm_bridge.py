@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from bridges.gsm.bridge import LIVED_S
 from bridges.gsm.port import may_be_another
 from core.units import MINUTE_S
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
-from tests.support.modem_faults import SILENCE, Refuse
+from tests.support.modem_emulator import ModemEmulator
+from tests.support.modem_faults import FOREVER, SILENCE, Refuse
 
 pytestmark = pytest.mark.trio
 EMOJI = "Привет 👍🏽 {мир} " * 20
@@ -320,6 +322,60 @@ async def test_a_path_that_may_be_another_modem_tomorrow_is_warned_of_once(
     warned = "a modem's device may be another one after a restart"
     (record,) = (one for one in caplog.records if one.getMessage() == warned)
     assert "/dev/ttyUSB999999" in repr(record.__dict__)
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The fields of each warning."""
+    return [repr(one.__dict__) for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+async def begins_again(world: GsmWorld, times: int) -> None:
+    """Wait until the bridge has begun so often again with the first modem."""
+    end = int(world.figure("restarts") or 0) + times
+    await world.until(lambda: int(world.figure("restarts") or 0) >= end)
+
+
+@pytest.mark.parametrize(("command", "answer"), [("+CMGL", SILENCE), ("+CPIN?", "+CME ERROR: 14")])
+async def test_a_modem_that_never_gets_ready_is_warned_of_once(
+    tmp_path: Path,
+    mock_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    command: str,
+    answer: str,
+) -> None:
+    def never_ready(modem: ModemEmulator) -> None:
+        modem.faults.answer_next(command, answer, FOREVER)
+
+    async with gsm_world(tmp_path, mock_clock, prepare=never_ready) as world:
+        await begins_again(world, 6)
+        state = world.figure("state") or ""
+        assert [state in fields for fields in warned(caplog)] == [True]
+
+
+async def test_a_modem_that_has_served_and_falls_back_is_warned_of_again(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        for count in (1, 2):
+            await world.until_state("ready")
+            await world.pass_s(2 * LIVED_S)
+            world.modem.faults.answer_next("+CMGL", SILENCE, FOREVER)
+            await begins_again(world, 3)
+            assert len(warned(caplog)) == count
+            world.modem.faults._answers.clear()
+
+
+async def test_a_modem_that_has_served_and_stays_away_is_warned_of_once(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        await world.pass_s(2 * LIVED_S)
+        world.modem.unplug()
+        await begins_again(world, 6)
+        lost, away = warned(caplog)
+        assert "'lost'" in lost
+        assert "'away'" in away
 
 
 @pytest.mark.parametrize("packed", [True, False])
