@@ -418,6 +418,8 @@ class Outbound:
             told = self._reports.ending(job.id, status, detail, outcome)
             ended.append(told[1])
         if status != "sent":
+            # What has arrived of it isn't all of it.
+            ended += self._reports.doubt(job.id)
             log_event(_log, logging.WARNING, "an SMS was not sent", state=status, reason=detail)
         await self._context.spool.change_at_last(*ended)
         if told:

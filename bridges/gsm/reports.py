@@ -51,7 +51,7 @@ class _Sent(msgspec.Struct, frozen=True):
         earlier_s: when one was sent to the same recipient that had this TP-MR until then, and whose
             report hadn't come; 0 for none.
         is_provable: whether reports can still tell that the whole message has arrived; not where
-            that of another part is nobody's.
+            that of another part is nobody's, or it wasn't sent.
     """
 
     event: str
@@ -134,7 +134,7 @@ class Reports:
             whether these and it can be; and how all of it is stored.
         """
         if reference is None:
-            return False, self._doubt(event)
+            return False, self.doubt(event)
         key = (sim, reference)
         ending = _last_digits(recipient)
         earlier_s = 0.0
@@ -142,7 +142,7 @@ class Reports:
         if (earlier := self._sent.get(key)) is not None:
             # TP-MR has come round or begun anew; what comes late for the earlier one is nobody's.
             self._forget(key)
-            changes = self._doubt(earlier.event)
+            changes = self.doubt(earlier.event)
             is_provable = is_provable and earlier.event != event
             if earlier.ending == ending:
                 earlier_s = earlier.at_s
@@ -151,8 +151,8 @@ class Reports:
         self._remember(key, sent)
         return is_provable, [*changes, _stored(key, sent)]
 
-    def _doubt(self, event: str) -> list[Change]:
-        """The report of a part is nobody's; returns how that is stored with the other parts."""
+    def doubt(self, event: str) -> list[Change]:
+        """No report will tell of a part; returns how that is stored with the other parts."""
         changes = []
         for key, sent in self._sent.items():
             if sent.event == event and sent.is_provable:

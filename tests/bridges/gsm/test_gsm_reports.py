@@ -17,6 +17,7 @@ from bridges.gsm.pdu import StatusReport
 from bridges.gsm.reports import CLOCKS_DIFFER_S, RETRY_S, TELL_LIFETIME_S, Reports
 from core.clock import VirtualClock
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+from tests.support.modem_faults import Refuse
 
 pytestmark = pytest.mark.trio
 
@@ -183,6 +184,20 @@ async def test_a_part_under_no_tp_mr_leaves_its_message_open_and_no_other(
             (OTHER, "delivered"),
             (ONE, "undelivered"),
         ]
+
+
+async def test_a_message_that_failed_after_a_part_is_not_told_to_have_arrived(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock) as world:
+        await world.until_state("ready")
+        world.network.report_delay_s = 30.0
+        world.modem.faults.at_submit += [None, Refuse(1)]
+        event = world.node.send_sms(PERSON, "x" * 200)
+        await world.until(lambda: event in world.node.outcomes)
+        await world.until(lambda: world.figure("delivered") == "1")
+        await world.pass_s(10)
+        assert world.node.statuses == [(event, "failed")]
 
 
 @pytest.mark.parametrize("without", [1, 2, 3])
