@@ -56,13 +56,16 @@ class RateLimit:
     what came minutes apart is brought at once after an outage, and by all in the present one.
     Those that were refused don't count for the others. Nothing is remembered beyond the present
     minute.
+
+    Attributes:
+        minute: that one, since 1970.
     """
 
     def __init__(self, config: SmsConfig, clock: Clock) -> None:
         self._of_one = config.commands_per_minute
         self._of_all = config.commands_in_total or RATED_NUMBERS_MAXIMUM
         self._clock = clock
-        self._minute = 0
+        self.minute = 0
         self._total = 0
         self._numbers: Counter[tuple[str, int]] = Counter()
         self._told: set[str] = set()
@@ -76,8 +79,8 @@ class RateLimit:
         """
         now_s = self._clock.unix_s()
         minute = int(now_s // MINUTE_S)
-        if minute != self._minute:
-            self._minute, self._total = minute, 0
+        if minute != self.minute:
+            self.minute, self._total = minute, 0
             self._numbers.clear()
             self._told.clear()
         received = self._minute_of(received_ms)
@@ -89,20 +92,23 @@ class RateLimit:
         self._numbers[phone, received] += 1
         return "now"
 
-    def give_back(self, phone: str, received_ms: int | None) -> None:
-        """What was just admitted could not be carried out, and comes again."""
+    def give_back(self, phone: str, received_ms: int | None, minute: int) -> None:
+        """What was admitted in `minute` could not be carried out, and comes again."""
+        if minute != self.minute:
+            # Nothing of that minute is counted any more.
+            return
         key = phone, self._minute_of(received_ms)
-        # Where another minute has begun, nothing of it is counted any more.
-        if self._numbers[key]:
-            self._numbers[key] -= 1
-            self._total -= 1
+        self._numbers[key] -= 1
+        self._total -= 1
+        if not self._numbers[key]:
+            del self._numbers[key]
 
     def _minute_of(self, received_ms: int | None) -> int:
         """The minute that one counts in, once the present one is known."""
-        received = self._minute if received_ms is None else received_ms // (MINUTE_S * 1000)
-        if self._minute - RECEIVED_BEFORE_S // MINUTE_S <= received <= self._minute:
+        received = self.minute if received_ms is None else received_ms // (MINUTE_S * 1000)
+        if self.minute - RECEIVED_BEFORE_S // MINUTE_S <= received <= self.minute:
             return received
-        return self._minute
+        return self.minute
 
     def may_tell(self, phone: str) -> bool:
         """Whether a number has not been told in this minute that it has asked for too much; it

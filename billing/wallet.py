@@ -198,7 +198,7 @@ class SMSGateway:
         if self._is_for_owner(message):
             forward = self._forward(message, body, recipient, received_ms)
         rate = "now" if message.is_answered else self._rate.admit(phone, received_ms)
-        is_counted = rate == "now" and not message.is_answered
+        is_counted, minute = rate == "now" and not message.is_answered, self._rate.minute
         if is_always_heard and rate != "now":
             # Heard, and not answered: both in turns would be a way to have SMS sent without end.
             message, rate = message._replace(is_answered=True), "now"
@@ -221,7 +221,7 @@ class SMSGateway:
         except OperationError:
             # It comes again, and would use up its sender's rate, and all others'.
             if is_counted:
-                self._rate.give_back(phone, received_ms)
+                self._rate.give_back(phone, received_ms, minute)
             raise
 
     async def _refuse(self, message: Message, number: str | None) -> None:

@@ -6,13 +6,15 @@ own otherwise: after a restart as well, for whatever is still on the disk was no
 surely. That is when an answer may come twice; the node does nothing twice, it knows the message.
 
 What one sender has sent is carried out in the order in which it has come. A text whose owner has no
-room for it is kept until there is some, and holds up nothing but later texts to the same number.
+room for it is kept until there is some, and is offered before what comes later to the same number,
+which it holds up for half a second at most.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
@@ -43,10 +45,15 @@ PASSING: Final = frozenset({"sms_rate", "disk_full"})
 """What a message is refused for whose turn comes, however long that takes."""
 OWNER_FULL: Final = "sms_full"
 """What a text is refused for whose owner has not read those before it."""
+KEPT_HOLDS_UP_S: Final = 0.5
 KEPT_INTERVAL_S: Final = 60.0
 """How often such texts are offered to the node again."""
 KEPT_LIFETIME_S: Final = 3 * 24 * 3600
 """The node keeps them for its owner for no longer, either."""
+RECENT_LIFETIME_S: Final = 900.0
+RECENT_MAXIMUM: Final = 10_000
+"""How long, and of how many, it is known that they were answered: the node, which knows it for
+longer, may be slow to say so."""
 KEPT_MAXIMUM: Final = 10_000
 """Of one recipient."""
 _PAGE: Final = 1_000
@@ -122,7 +129,9 @@ class Inbox:
         self._has_more = trio.Event()
         self._kept: dict[str, deque[str]] = {}
         """By recipient, the texts for which its owner has no room, the first one first."""
-        self._offering: set[str] = set()
+        self._offering: dict[str, trio.Event] = {}
+        self._recent = OrderedDict[str, float]()
+        """Those that were answered a short while ago, and when."""
         self._answered: dict[str, trio.Event] = {}
         """Those that are to be erased, and what tells that they are."""
         self._has_answered = trio.Event()
@@ -145,13 +154,20 @@ class Inbox:
                     nursery.start_soon(self._deal_with, self._idle.popleft())
                 await self._has_more.wait()
 
-    async def put(self, key: str, received: Received) -> bool:
+    async def put(self, key: str, received: Received, *, is_again: bool = False) -> bool:
         """Take a message in: it is durable when this returns, and the caller's, who ends it by
-        `done` or `later`. False for one that is here already, and durable as well.
+        `done` or `later`. False for one that is here already, and durable as well, and for one that
+        was answered a short while ago.
+
+        Args:
+            is_again: whoever brings it says that the response to it has not come. What was answered
+                by an SMS has arrived all the same.
 
         Raises:
             OperationError: the disk is full.
         """
+        if self._late.was_sent(key) if is_again else self._was_answered(key):
+            return False
         if (erased := self._answered.get(key)) is not None:
             # Whoever has not got the answer asks again at once.
             with trio.move_on_after(ERASED_WITHIN_S):
@@ -210,36 +226,55 @@ class Inbox:
         heappush(left, _Left(received.received_ms, key, is_first))
         self._has_more.set()
 
-    def was_answered_late(self, key: str) -> bool:
-        """Whether a message was answered by an SMS, a short while ago."""
-        return self._late.was_sent(key)
-
     def done(self, key: str) -> None:
         """A message was answered: it is erased, with others in one commit."""
         self._answered.setdefault(key, trio.Event())
         self._has_answered.set()
+        self._recent[key] = self._clock.unix_s()
+        if len(self._recent) > RECENT_MAXIMUM:
+            self._recent.popitem(last=False)
+
+    def _was_answered(self, key: str) -> bool:
+        answered_s = self._recent.get(key)
+        return answered_s is not None and self._clock.unix_s() - answered_s < RECENT_LIFETIME_S
 
     async def _erase(self) -> None:
-        while True:
-            await self._has_answered.wait()
-            await trio.sleep(ERASE_AFTER_S)
-            self._has_answered = trio.Event()
-            answered = dict(self._answered)
-            try:
-                await self._spool.change(*(Change(KIND, key, None) for key in answered))
-            except OperationError as error:
-                log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
-                self._has_answered.set()
-                await trio.sleep(RETRY_LAST_S)
-            else:
-                for key, erased in answered.items():
-                    del self._answered[key]
-                    self._held.discard(key)
-                    erased.set()
+        try:
+            while True:
+                await self._has_answered.wait()
+                await trio.sleep(ERASE_AFTER_S)
+                self._has_answered = trio.Event()
+                try:
+                    await self._erase_answered()
+                except OperationError as error:
+                    log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
+                    self._has_answered.set()
+                    await trio.sleep(RETRY_LAST_S)
+        finally:
+            # Or what was answered just now would be answered again after the next start.
+            until_s = trio.current_time() + ERASED_WITHIN_S
+            with (
+                trio.CancelScope(shield=True, deadline=until_s),
+                contextlib.suppress(OperationError),
+            ):
+                await self._erase_answered()
+
+    async def _erase_answered(self) -> None:
+        answered = dict(self._answered)
+        if not answered:
+            return
+        await self._spool.change(*(Change(KIND, key, None) for key in answered))
+        for key, erased in answered.items():
+            del self._answered[key]
+            self._held.discard(key)
+            erased.set()
 
     async def _deal_with(self, sender: str) -> None:
         left = self._left[sender]
         while left:
+            while (ended := self._direct.get(sender)) is not None:
+                # One that has come before is carried out for its response.
+                await ended.wait()
             _, key, is_first = heappop(left)
             await self._finish(key, self._stored(key), is_first)
         # Not before: what comes from them meanwhile is behind.
@@ -324,28 +359,46 @@ class Inbox:
 
     async def _offer(self, recipient: str) -> None:
         """Have kept texts handed on, in order, as far as there is room for them."""
-        kept = self._kept.get(recipient)
-        if kept is None or recipient in self._offering:
+        if (offered := self._offering.get(recipient)) is not None:
+            await offered.wait()
             return
-        self._offering.add(recipient)
+        kept = self._kept.get(recipient)
+        if kept is None:
+            return
+        offered = self._offering[recipient] = trio.Event()
+        refused: deque[str] = deque()
         try:
             while kept:
-                key = kept[0]
-                received = self._stored(key)
-                if self._clock.unix_s() - received.received_ms / 1000 > KEPT_LIFETIME_S:
-                    self._give_up(key)
-                else:
-                    reply = await self._ask(key, received, NODE_TIMEOUT_S)
-                    self._answer(key, received, reply.reply)
+                try:
+                    await self._offer_one(kept[0])
+                except NodeAway:
+                    break
+                except OperationError as error:
+                    if error.code == OWNER_FULL or error.code in PASSING:
+                        break
+                    # For what that is, others need not wait.
+                    refused.append(kept[0])
                 kept.popleft()
-        except (OperationError, ApiError):
-            # There is no room yet, or no node: it is offered again.
-            pass
         finally:
-            self._offering.discard(recipient)
+            kept.extendleft(reversed(refused))
+            del self._offering[recipient]
+            offered.set()
             if not kept:
                 del self._kept[recipient]
             self._show_kept()
+
+    async def _offer_one(self, key: str) -> None:
+        received = self._stored(key)
+        if self._clock.unix_s() - received.received_ms / 1000 > KEPT_LIFETIME_S:
+            self._give_up(key)
+            return
+        try:
+            reply = await self._ask(key, received, NODE_TIMEOUT_S)
+        except ApiError as error:
+            log_event(_log, logging.ERROR, "an SMS no node reads", reason=error, sid=key)
+            self.done(key)
+        else:
+            self._answer(key, received, reply.reply)
 
     def _show_kept(self) -> None:
         self._figures.show("kept_for_owners", sum(map(len, self._kept.values())))
@@ -379,7 +432,7 @@ class Inbox:
         if received.recipient in self._kept:
             # Or a text would take the place of those that have come before it.
             begun_s = trio.current_time()
-            with trio.move_on_after(NODE_TIMEOUT_S if timeout_s is None else timeout_s):
+            with trio.move_on_after(KEPT_HOLDS_UP_S):
                 await self._offer(received.recipient)
             if timeout_s is not None:
                 timeout_s = max(0.0, timeout_s - (trio.current_time() - begun_s))

@@ -28,6 +28,8 @@ AT_ONCE_MAXIMUM: Final = 16
 LIFETIME_S: Final = 24 * 3600
 """From when on an answer would surprise more than help."""
 OPT_OUT_TIMEOUT_S: Final = 30.0
+OPTED_OUT_MAXIMUM: Final = 100
+"""Of whom the node is told at the same time."""
 SENT_LIFETIME_S: Final = 900.0
 SENT_MAXIMUM: Final = 10_000
 """How long, and of how many, it is known that they were answered so: a carrier that has not got the
@@ -86,6 +88,9 @@ class LateAnswers:
         self._sending = 0
         self._has_changed = trio.Event()
         self._sent: OrderedDict[str, float] = OrderedDict()
+        self._opted_out: set[str] = set()
+        """Of whom the node is being told."""
+        self._nursery: trio.Nursery
 
     def put(
         self,
@@ -117,6 +122,7 @@ class LateAnswers:
     async def run(self) -> None:
         """Send until cancelled."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             while True:
                 self._has_changed = trio.Event()
                 while self._resting and self._resting[0][0] <= trio.current_time():
@@ -161,7 +167,7 @@ class LateAnswers:
             if not isinstance(outcome, Accepted):
                 self._lose(figures, outcome.detail)
                 if isinstance(outcome, Refused) and outcome.code == OPTED_OUT:
-                    await self._tell_opted_out(number)
+                    self._has_opted_out(number)
                 return None
             figures.advise("")
             figures.count("answered_by_sms")
@@ -176,8 +182,13 @@ class LateAnswers:
         figures.count("answers_lost")
         log_event(_log, logging.WARNING, "an answer was not sent", reason=reason)
 
+    def _has_opted_out(self, number: str) -> None:
+        """Have the node told: or they would go on paying for answers that they never get."""
+        if number not in self._opted_out and len(self._opted_out) < OPTED_OUT_MAXIMUM:
+            self._opted_out.add(number)
+            self._nursery.start_soon(self._tell_opted_out, number)
+
     async def _tell_opted_out(self, number: str) -> None:
-        """Or they would go on paying for answers that they never get."""
         try:
             await self._node.try_request(
                 SmsOptOutRequest(number, True), timeout_s=OPT_OUT_TIMEOUT_S
@@ -185,3 +196,5 @@ class LateAnswers:
         except (OperationError, ApiError) as error:
             # The next answer will be refused as well.
             log_event(_log, logging.WARNING, "an opt-out could not be told", reason=error)
+        finally:
+            self._opted_out.discard(number)

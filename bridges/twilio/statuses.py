@@ -65,6 +65,7 @@ class Statuses:
         self._spool = spool
         self._clock = clock
         self._has_more = trio.Event()
+        self._back_off = BackOff()
 
     def tracking(self, event: str) -> Change:
         """What has to be spooled, with it that an SMS is about to be sent."""
@@ -99,7 +100,7 @@ class Statuses:
 
     async def _tell_all(self) -> None:
         """Offer each status once."""
-        back_off, after = BackOff(), ""
+        after = ""
         while told := self._spool.items(_TOLD, _BATCH, after):
             for after, value in told:
                 try:
@@ -108,9 +109,9 @@ class Statuses:
                     # Of the node, which is offered the next one then, or of a disk that is full.
                     log_event(_log, logging.WARNING, "a status has to wait", code=error.code)
                     self._has_more.set()
-                    await trio.sleep(back_off.next_s())
+                    await trio.sleep(self._back_off.next_s())
                 else:
-                    back_off = BackOff()
+                    self._back_off = BackOff()
 
     def _tracked(self, event: str) -> _Tracked | None:
         stored = self._spool.get(_TRACKED, event)

@@ -160,9 +160,7 @@ class Webhooks:
         )
         self._figures.count("fallbacks")
         received = self._received(message)
-        if self._inbox.was_answered_late(message.sid):
-            return _twiml(None)
-        if not await self._inbox.put(message.sid, received):
+        if not await self._inbox.put(message.sid, received, is_again=True):
             return _twiml(None)
         # It may have been answered in a response that Twilio hasn't got: it says so itself.
         return await self._answer(request, message.sid, received, is_again=True)

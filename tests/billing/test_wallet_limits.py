@@ -16,7 +16,7 @@ from billing.money import J
 from billing.outbox import RECIPIENT_MAXIMUM, Outcome
 from billing.sms_codes import TRIES_OF_CODE
 from billing.sms_commands import parse_phone_untrusted
-from billing.sms_limits import RECEIVED_BEFORE_S, SmsRefused
+from billing.sms_limits import RECEIVED_BEFORE_S, RateLimit, SmsRefused
 from billing.sms_records import add_record, read_number
 from billing.sms_texts import Answer
 from billing.tables import SMS_NUMBERS, SMS_RECIPIENTS
@@ -36,6 +36,7 @@ from core.api.sms_messages import (
     SmsSendReply,
     SmsSendRequest,
 )
+from core.clock import VirtualClock
 from core.errors import OperationError
 from core.units import DAY_S, MINUTE_S
 from tests.support.sms_world import ALICE, BOB, CAROL, World, open_world, with_sms
@@ -366,6 +367,23 @@ async def test_what_is_refused_for_now_uses_up_no_rate(tmp_path: Path) -> None:
             assert refused.value.code == "sms_full"
         answers = [await world.say("BAL") for _ in range(3)]
         assert answers == ["Balance: 0 J"] * 2 + [Answer("limited").text("en")]
+
+
+async def test_what_is_given_back_is_that_of_its_own_minute_and_leaves_nothing() -> None:
+    clock = VirtualClock()
+    rate = RateLimit(with_sms(commands_per_minute=2, commands_in_total=100).sms, clock)
+    assert rate.admit(ALICE, None) == "now"
+    before = rate.minute
+    clock.advance_s(MINUTE_S)
+    assert [rate.admit(ALICE, None) for _ in range(3)] == ["now", "now", "never"]
+    rate.give_back(ALICE, None, before)
+    assert rate.admit(ALICE, None) == "never"
+    rate.give_back(ALICE, None, rate.minute)
+    assert rate.admit(ALICE, None) == "now"
+    for phone in numbers(500):
+        assert rate.admit(phone, None) == "now"
+        rate.give_back(phone, None, rate.minute)
+    assert len(rate._numbers) == 1
 
 
 async def test_a_refused_text_has_nobody_elses_work_done_anew(

@@ -89,6 +89,8 @@ class Node:
         self.statuses: list[SmsStatusRequest] = []
         self.acknowledged: dict[str, AcknowledgeRequest] = {}
         self.opted_out: list[str] = []
+        self.may_opt_out = trio.Event()
+        self.may_opt_out.set()
         self.send: Callable[[Event], None]
         self.has_subscriber = trio.Event()
 
@@ -104,6 +106,7 @@ class Node:
             case AcknowledgeRequest():
                 self.acknowledged[body.id] = body
             case SmsOptOutRequest(opted_out=True):
+                await self.may_opt_out.wait()
                 self.opted_out.append(body.number)
             case BridgeStatusRequest():
                 pass

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from bridges.node_link import NodeLink
 from bridges.process import BridgeContext
 from bridges.spool import Change, Spool, open_spool
+from bridges.twilio.carrier import RETRY_FIRST_S, RETRY_LAST_S, BackOff
 from bridges.twilio.figures import Figures
 from bridges.twilio.inbox import (
     KEPT_LIFETIME_S,
@@ -164,6 +165,25 @@ async def test_a_status_that_is_refused_for_now_is_offered_again(tmp_path: Path)
 
 
 @pytest.mark.trio
+async def test_a_status_that_is_refused_is_offered_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits_s: list[float] = []
+    next_s = BackOff.next_s
+
+    def noted(back_off: BackOff, asked_s: float | None = None) -> float:
+        waits_s.append(next_s(back_off, asked_s))
+        return 0.0
+
+    monkeypatch.setattr(BackOff, "next_s", noted)
+    node = RefusingNode("disk_full", 12)
+    async with telling(tmp_path, node, VirtualClock()) as (statuses, spool):
+        assert await statuses.take(EVENT, "sent", "")
+        await until_forgotten(spool)
+    assert waits_s == [min(RETRY_FIRST_S * 2**number, RETRY_LAST_S) for number in range(12)]
+
+
+@pytest.mark.trio
 @pytest.mark.usefixtures("_at_once")
 async def test_a_status_that_is_refused_for_good_is_forgotten(tmp_path: Path) -> None:
     node = RefusingNode("no_id", 1)
@@ -213,7 +233,7 @@ class WaitingNode:
 
     def __init__(self, refusals: int, code: str = "busy") -> None:
         self.refusals = refusals
-        self._code = code
+        self.code = code
         self.carried_out: list[str] = []
         self.refused = 0
         self.may_go_on = trio.Event()
@@ -223,7 +243,7 @@ class WaitingNode:
         if isinstance(body, SmsReceivedRequest):
             if self.refused < self.refusals or body.body in self.refuses:
                 self.refused += 1
-                raise OperationError("not now", self._code)
+                raise OperationError("not now", self.code)
             await self.may_go_on.wait()
             self.carried_out.append(body.body)
             return SmsReceivedReply("", False)
@@ -405,6 +425,60 @@ async def test_no_later_text_takes_the_room_of_one_that_is_kept(tmp_path: Path) 
         while spool.items(KIND):
             await trio.sleep(0.005)
         assert not inbox._kept
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_a_text_that_comes_while_kept_ones_are_handed_on_is_behind_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.twilio.inbox.KEPT_INTERVAL_S", 0.1)
+    monkeypatch.setattr("bridges.twilio.inbox.KEPT_HOLDS_UP_S", WAIT_S)
+    clock = VirtualClock()
+    node = WaitingNode(0, OWNER_FULL)
+    texts = [f"hello {number}" for number in range(3)]
+    node.refuses.update(texts)
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        await leave(inbox, clock, *texts)
+        while len(inbox._kept.get(MESSAGE.recipient, ())) < 3:
+            await trio.sleep(0.005)
+        node.refuses.clear()
+        while not inbox._offering:
+            await trio.sleep(0.005)
+        async with trio.open_nursery() as nursery:
+            for number in (3, 4):
+                nursery.start_soon(ask_now, inbox, clock, f"hello {number}", f"+7999555010{number}")
+            await wait_all_tasks_blocked(0.05)
+            node.may_go_on.set()
+        assert node.carried_out[:3] == texts
+        assert sorted(node.carried_out[3:]) == ["hello 3", "hello 4"]
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+
+
+@pytest.mark.trio
+@pytest.mark.usefixtures("_at_once")
+async def test_a_kept_text_that_is_refused_for_good_holds_up_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridges.twilio.inbox.KEPT_INTERVAL_S", 0.02)
+    clock = VirtualClock()
+    node = WaitingNode(0, OWNER_FULL)
+    node.may_go_on.set()
+    texts = [f"hello {number}" for number in range(3)]
+    node.refuses.update(texts)
+    async with taking(tmp_path, node, clock) as (inbox, spool):
+        await leave(inbox, clock, *texts)
+        while len(inbox._kept.get(MESSAGE.recipient, ())) < 3:
+            await trio.sleep(0.005)
+        node.code, node.refuses = "anything_else", {"hello 0"}
+        while len(node.carried_out) < 2:
+            await trio.sleep(0.005)
+        assert node.carried_out == texts[1:]
+        node.refuses.clear()
+        while spool.items(KIND):
+            await trio.sleep(0.005)
+        assert node.carried_out[2:] == texts[:1]
 
 
 @pytest.mark.trio
