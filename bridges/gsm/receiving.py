@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 
 import trio
 
-from bridges.gsm.at import Command, Unsolicited
+from bridges.gsm.at import Answered, AtError, Command, ErrorKind, Unsolicited
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.inbox import Inbox
 from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted, tpdu_untrusted
-from bridges.gsm.port import Port
+from bridges.gsm.port import NoAnswer, Port
 from bridges.gsm.reports import Reports
-from bridges.gsm.starting import REPORTS_STORED, Ready, must, select_store, softly
+from bridges.gsm.starting import REPORTS_STORED, Ready, must, select_store
 from core.log import log_event
 
 SWEEP_INTERVAL_S: Final = 60.0
@@ -176,7 +176,7 @@ class Receiver:
         if await self._keep(said.pdu, length, is_last_try=is_last_try):
             self._spoilt_in_a_row = 0
             if self._ready.acknowledges:
-                await softly(self._port_now(), Command("AT+CNMA"))
+                await self._ask(Command("AT+CNMA"))
         else:
             self._spoilt.append(said.pdu)
             self._spoilt_in_a_row += 1
@@ -188,7 +188,7 @@ class Receiver:
         assert self._ready is not None
         if self._ready.announce == REPORTS_STORED and await self._use(_REPORT_STORE):
             # What was announced to nobody would fill it, and no report come any more.
-            reports = (await softly(self._port_now(), _LIST)).lines
+            reports = (await self._ask(_LIST)).lines
             await self._take_listed(_REPORT_STORE, _messages(_LISTED, reports, _NEW))
         for store in (*self._ready.stores[1:], self._ready.stores[0]):
             if await self._empty(store):
@@ -221,7 +221,7 @@ class Receiver:
 
     async def _is_full(self) -> bool:
         """Whether nothing more can come to the store that is in use."""
-        answer = await softly(self._port_now(), Command("AT+CPMS?", "+CPMS:"))
+        answer = await self._ask(Command("AT+CPMS?", "+CPMS:"))
         found = _USED.match("".join(answer.lines))
         return found is not None and int(found[1]) >= int(found[2]) > 0
 
@@ -269,7 +269,7 @@ class Receiver:
         for attempt in range(1, READ_ATTEMPTS + 1):
             if not await self._use(store):
                 break
-            answer = await softly(self._port_now(), command)
+            answer = await self._ask(command)
             found = _messages(_READ, answer.lines, _NEW)
             if not found:
                 if answer.error is not None and attempt < READ_ATTEMPTS:
@@ -305,9 +305,12 @@ class Receiver:
             # Told before it was deleted, so of what was kept.
             self._announced.pop((store, index), None)
         for line in _deletions(indexes, LINE_MAXIMUM if self._combines else 0):
-            answer = await softly(self._port_now(), Command(line, timeout_s=DELETION_TIMEOUT_S))
+            answer = await self._ask(Command(line, timeout_s=DELETION_TIMEOUT_S))
             if answer.error is not None and ";" in line:
                 self._combines = False
+                return
+            if self._store != store:
+                # What follows would be deleted from another one.
                 return
 
     async def _use(self, store: str) -> bool:
@@ -324,10 +327,19 @@ class Receiver:
             # TS 27.005 section 3.2.2: often nothing can be written into it, nor come to it.
             first = self._ready.stores[0]
             command = Command(f'AT+CPMS="{store}","{first}","{first}"', "+CPMS:")
-            if (await softly(self._port_now(), command)).error is not None:
+            if (await self._ask(command)).error is not None:
                 return False
         self._store = store
         return True
+
+    async def _ask(self, command: Command) -> Answered:
+        """As `softly`. A modem that doesn't answer may be starting anew; then another store is in
+        use than it was told, and what is read or deleted by a place there is another message."""
+        try:
+            return await self._port_now().ask(command)
+        except NoAnswer:
+            self._store = ""
+            return Answered(command, (), AtError(ErrorKind.PLAIN, None))
 
     def _port_now(self) -> Port:
         assert self._port is not None

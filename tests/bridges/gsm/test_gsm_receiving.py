@@ -18,6 +18,8 @@ from bridges.gsm.receiving import (
     SWEEP_INTERVAL_S,
 )
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
+from tests.support.modem_at import Reply
+from tests.support.modem_command import Command as AtCommand
 from tests.support.modem_emulator import ModemEmulator
 from tests.support.modem_faults import FOREVER, Combined
 from tests.support.modem_sim import Status, StoredMessage
@@ -109,6 +111,43 @@ async def test_a_result_that_never_comes_to_a_line_of_deletions(
         texts = fill(world, 20)
         await world.start()
         await all_come_once(world, texts)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_modem_that_starts_anew_amid_deletions_loses_nothing(
+    tmp_path: Path, mock_clock: MockClock, *, is_told: bool
+) -> None:
+    """It has its SIM in use then, where other messages lie at the same places."""
+
+    def poor(modem: ModemEmulator) -> None:
+        modem.faults.combined = Combined.REFUSED
+        modem.faults.starts_silently = not is_told
+
+    async with gsm_world(
+        tmp_path, mock_clock, starts=False, slots=5, boot_s=3.0, prepare=poor
+    ) as world:
+        texts = fill(world, 5)
+        stores = world.modem.sim.stores
+        await world.until(lambda: len(stores["SM"]) == 5)
+        stores["ME"], stores["SM"] = stores["SM"], stores["ME"]
+        texts += [f"later {text}" for text in texts]
+        for text in texts[5:]:
+            world.deliver(text)
+        await world.until(lambda: len(stores["SM"]) == 5)
+        delete = world.modem._handlers["+CMGD"]
+        has_started: list[str] = []
+
+        def deletes(command: AtCommand) -> Reply:
+            if world.modem.settings.stores[0] == "ME" and not has_started:
+                has_started.append("anew")
+                world.modem.reboot()
+                return None
+            return delete(command)
+
+        world.modem._handlers["+CMGD"] = deletes
+        await world.start()
+        await all_come_once(world, texts)
+        assert has_started
 
 
 async def test_what_noise_keeps_from_the_bridge_is_not_deleted(
