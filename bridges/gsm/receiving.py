@@ -12,6 +12,7 @@ import logging
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate, zip_longest
 from typing import Final, NamedTuple
 
 import trio
@@ -41,6 +42,8 @@ commands in one have room for 256 and more."""
 ROOM_MESSAGES: Final = 10
 """So many are moved from a store that is full of what somebody has written: a long message comes as
 several, and no more is taken from its owner than has to be."""
+PLACE_MAXIMUM: Final = 99_999
+"""Of five digits."""
 LISTING_TIMEOUT_S: Final = 60.0
 DELETION_TIMEOUT_S: Final = 60.0
 
@@ -60,12 +63,13 @@ _log = logging.getLogger("montana.bridge.gsm")
 
 
 class _Stored(NamedTuple):
-    """A message in a store: its <index> (0 where the answer doesn't say), how long its TPDU is, and
-    its PDU, empty where that has got lost."""
+    """A message in a store: its <index> (0 where the answer doesn't say), how long its TPDU is,
+    its PDU, empty where that has got lost, and whether the index is sure to be the modem's."""
 
     place: int
     length: int
     line: str
+    is_sure: bool
 
 
 class Receiver:
@@ -230,7 +234,7 @@ class Receiver:
         to the spool; whether there was any that can be."""
         lines = (await must(self._port_now(), _LIST)).lines
         written = _messages(_LISTED, lines, _SENT) + _messages(_LISTED, lines, _UNSENT)
-        moved = [one for one in written if _is_whole(one)][:ROOM_MESSAGES]
+        moved = [one for one in written if one.is_sure and _is_whole(one)][:ROOM_MESSAGES]
         if not moved or not await self._inbox.keep_written(self._name, [one.line for one in moved]):
             return False
         await self._delete(store, [one.place for one in moved])
@@ -246,12 +250,16 @@ class Receiver:
     async def _take_listed(self, store: str, listed: Sequence[_Stored]) -> None:
         messages: list[Deliver] = []
         taken: list[int] = []
-        spoilt: list[int] = []
-        for index, length, line in listed:
+        again: list[int] = []
+        for index, length, line, is_sure in listed:
             try:
                 message = decode_untrusted(line, length)
             except PduError:
-                spoilt.append(index)
+                again.append(index)
+                continue
+            if not is_sure:
+                # What lies there is read before it is deleted.
+                again.append(index)
                 continue
             taken.append(index)
             if isinstance(message, StatusReport):
@@ -260,7 +268,7 @@ class Receiver:
                 messages.append(message)
         self._figures.received += await self._inbox.keep(self._name, messages)
         await self._delete(store, taken)
-        for index in spoilt:
+        for index in again:
             await self._take_stored(store, index)
 
     async def _take_stored(self, store: str, index: int) -> None:
@@ -276,7 +284,7 @@ class Receiver:
                     continue
                 # It is gone: it was found in another way already.
                 break
-            _, length, line = found[0]
+            _, length, line, _ = found[0]
             if await self._keep(line, length, is_last_try=attempt == READ_ATTEMPTS):
                 await self._delete(store, [index])
                 break
@@ -349,14 +357,26 @@ class Receiver:
 def _messages(
     form: re.Pattern[str], lines: Sequence[str], statuses: Sequence[int]
 ) -> list[_Stored]:
-    """The messages in an answer that have one of these <stat>."""
-    found = []
-    for place, line in enumerate(lines):
-        if (header := form.match(line)) and int(header[2]) in statuses:
-            following = lines[place + 1] if place + 1 < len(lines) else ""
-            pdu = "" if following.startswith("+") else following
-            found.append(_Stored(int(header[1] or 0), int(header[3]), pdu))
-    return found
+    """The messages in an answer that have one of these <stat>.
+
+    They come in the order of their indexes. One that isn't above all before it and below all after
+    it may have lost a digit on the line, and be another message's.
+    """
+    headers = [
+        (header, following)
+        for line, following in zip_longest(lines, lines[1:], fillvalue="")
+        if (header := form.match(line))
+    ]
+    places = [int(header[1] or 0) for header, _ in headers]
+    below = accumulate(places, max, initial=-1)
+    above = [*accumulate(reversed(places), min, initial=PLACE_MAXIMUM + 1)][-2::-1]
+    return [
+        _Stored(place, int(header[3]), "" if pdu.startswith("+") else pdu, highest < place < lowest)
+        for (header, pdu), place, highest, lowest in zip(
+            headers, places, below, above, strict=False
+        )
+        if int(header[2]) in statuses
+    ]
 
 
 def _is_whole(one: _Stored) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -173,6 +174,93 @@ async def test_what_noise_keeps_from_the_bridge_is_not_deleted(
         await all_come_once(world, texts)
         assert len(lost) == 3
         assert world.spool.items("broken") == []
+
+
+def spoil(
+    world: GsmWorld,
+    monkeypatch: pytest.MonkeyPatch,
+    index: int,
+    shown: int,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+    listings: int = 1,
+) -> list[bytes]:
+    """Another index is shown, once, in the so-manieth listing that has this one; what was spoilt
+    is in the list that this returns."""
+    write = world.modem.write
+    seen: list[bytes] = []
+    spoilt: list[bytes] = []
+
+    def noisy(data: bytes) -> None:
+        header = b"+CMGL: %d," % index
+        if header in data:
+            seen.append(data)
+            if len(seen) == listings:
+                data = data.replace(header, b"+CMGL: %d," % shown)
+                spoilt.append(data)
+                meanwhile()
+        write(data)
+
+    monkeypatch.setattr(world.modem, "write", noisy)
+    return spoilt
+
+
+@pytest.mark.parametrize(("index", "shown"), [(13, 3), (12, 17)])
+async def test_27_005_3_4_2_an_index_that_has_come_spoilt_has_no_other_message_deleted(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, index: int, shown: int
+) -> None:
+    """It may have lost a digit, and stand too late, or have another one, and stand too early."""
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        write(world, Status.STORED_UNSENT, 18)
+        places = world.modem.sim.stores["SM"]
+        drafts = {place: message for place, message in places.items() if place != index}
+        del places[index]
+        world.deliver("hello")
+        await world.until(lambda: index in places)
+        spoilt = spoil(world, monkeypatch, index, shown)
+        await world.start()
+        await world.until(lambda: world.texts == ["hello"] and index not in places)
+        await world.until_state("ready")
+        await world.pass_s(2 * SWEEP_INTERVAL_S)
+        assert spoilt
+        assert places == drafts
+        assert world.asked == ["hello"]
+        assert world.spool.items("broken") == []
+        assert kept(world) == set()
+
+
+async def test_what_comes_to_the_place_that_a_spoilt_index_names_is_not_deleted_unread(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        write(world, Status.STORED_UNSENT, 10)
+        places = world.modem.sim.stores["SM"]
+        world.deliver("one")
+        await world.until(lambda: 10 in places)
+        del places[0]
+        spoilt = spoil(world, monkeypatch, 10, 0, meanwhile=lambda: world.deliver("two"))
+        await world.start()
+        await world.until(lambda: len(world.texts) == 2)
+        await world.until(lambda: sorted(places) == [*range(1, 10)])
+        assert spoilt
+        assert sorted(world.texts) == ["one", "two"]
+
+
+async def test_a_spoilt_index_has_no_draft_deleted_that_was_not_kept(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        drafts = write(world, Status.STORED_UNSENT, 15)
+        sent = write(world, Status.STORED_SENT, 5)
+        # The second is looked through for what can be moved.
+        spoilt = spoil(world, monkeypatch, 19, 9, listings=2)
+        await world.start()
+        await world.until_state("ready")
+        await world.pass_s(2 * SWEEP_INTERVAL_S)
+        assert spoilt
+        left = {f"00{one.tpdu.hex().upper()}" for one in world.modem.sim.stores["SM"].values()}
+        assert left | kept(world) == {*drafts, *sent}
+        assert kept(world)
 
 
 # ------------------------------------------------------------ stores that are full
