@@ -12,18 +12,28 @@ import logging
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from itertools import accumulate, zip_longest
-from typing import Final, NamedTuple
+from typing import Final
 
 import trio
 
 from bridges.gsm.at import Answered, AtError, Command, ErrorKind, Unsolicited
 from bridges.gsm.figures import ModemFigures
 from bridges.gsm.inbox import Inbox
-from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted, tpdu_untrusted
+from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
 from bridges.gsm.port import NoAnswer, Port
 from bridges.gsm.reports import Reports
 from bridges.gsm.starting import REPORTS_STORED, Ready, must, select_store
+from bridges.gsm.stored import (
+    LIST,
+    LISTED,
+    NEW,
+    READ,
+    SENT,
+    UNSENT,
+    Stored,
+    deletions,
+    messages_untrusted,
+)
 from core.log import log_event
 
 SWEEP_INTERVAL_S: Final = 60.0
@@ -42,34 +52,14 @@ commands in one have room for 256 and more."""
 ROOM_MESSAGES: Final = 10
 """So many are moved from a store that is full of what somebody has written: a long message comes as
 several, and no more is taken from its owner than has to be."""
-PLACE_MAXIMUM: Final = 99_999
-"""Of five digits."""
-LISTING_TIMEOUT_S: Final = 60.0
 DELETION_TIMEOUT_S: Final = 60.0
 
-_NEW: Final = (0, 1)
-"""<stat> of `+CMGL` and `+CMGR`: received, unread and read."""
-_UNSENT, _SENT = (2,), (3,)
-"""What was written here: drafts, and copies of what was sent."""
 _REPORT_STORE: Final = "SR"
-_LIST: Final = Command("AT+CMGL=4", "+CMGL:", with_pdus=True, timeout_s=LISTING_TIMEOUT_S)
 _USED: Final = re.compile(r'\+CPMS: *"[A-Z]{2}" *, *([0-9]{1,5}) *, *([0-9]{1,5})')
 _ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
 _LENGTH: Final = re.compile(r"(?:^|[,: ])([0-9]{1,3}) *\Z")
-_LISTED: Final = re.compile(r"\+CMGL: *([0-9]{1,5}) *, *([0-9]) *,.*, *([0-9]{1,3})\Z")
-_READ: Final = re.compile(r"\+CMGR: *()([0-9]) *,.*, *([0-9]{1,3})\Z")
 
 _log = logging.getLogger("montana.bridge.gsm")
-
-
-class _Stored(NamedTuple):
-    """A message in a store: its <index> (0 where the answer doesn't say), how long its TPDU is,
-    its PDU, empty where that has got lost, and whether the index is sure to be the modem's."""
-
-    place: int
-    length: int
-    line: str
-    is_sure: bool
 
 
 class Receiver:
@@ -192,8 +182,8 @@ class Receiver:
         assert self._ready is not None
         if self._ready.announce == REPORTS_STORED and await self._use(_REPORT_STORE):
             # What was announced to nobody would fill it, and no report come any more.
-            reports = (await self._ask(_LIST)).lines
-            await self._take_listed(_REPORT_STORE, _messages(_LISTED, reports, _NEW))
+            reports = (await self._ask(LIST)).lines
+            await self._take_listed(_REPORT_STORE, messages_untrusted(LISTED, reports, NEW))
         for store in (*self._ready.stores[1:], self._ready.stores[0]):
             if await self._empty(store):
                 is_full = await self._is_full()
@@ -209,11 +199,11 @@ class Receiver:
         A modem that has not carried out all of a line is told one thing at a time from then on.
         """
         assert self._ready is not None
-        before: set[_Stored] = set()
+        before: set[Stored] = set()
         was_combined = False
         for _ in range(LOOKS_MAXIMUM):
             await self._use(store)
-            listed = _messages(_LISTED, (await must(self._port_now(), _LIST)).lines, _NEW)
+            listed = messages_untrusted(LISTED, (await must(self._port_now(), LIST)).lines, NEW)
             if was_combined and not before.isdisjoint(listed):
                 self._combines = False
             elif before.issuperset(listed):
@@ -232,9 +222,11 @@ class Receiver:
     async def _make_room(self, store: str) -> bool:
         """Move some of what was written in the store that is in use, copies of what was sent first,
         to the spool; whether there was any that can be."""
-        lines = (await must(self._port_now(), _LIST)).lines
-        written = _messages(_LISTED, lines, _SENT) + _messages(_LISTED, lines, _UNSENT)
-        moved = [one for one in written if one.is_sure and _is_whole(one)][:ROOM_MESSAGES]
+        lines = (await must(self._port_now(), LIST)).lines
+        written = messages_untrusted(LISTED, lines, SENT) + messages_untrusted(
+            LISTED, lines, UNSENT
+        )
+        moved = [one for one in written if one.is_sure and one.is_whole][:ROOM_MESSAGES]
         if not moved or not await self._inbox.keep_written(self._name, [one.line for one in moved]):
             return False
         await self._delete(store, [one.place for one in moved])
@@ -247,7 +239,7 @@ class Receiver:
             log_event(_log, logging.ERROR, "a store for SMS is full", modem=self._name, store=said)
         self._figures.full = said
 
-    async def _take_listed(self, store: str, listed: Sequence[_Stored]) -> None:
+    async def _take_listed(self, store: str, listed: Sequence[Stored]) -> None:
         messages: list[Deliver] = []
         taken: list[int] = []
         again: list[int] = []
@@ -278,7 +270,7 @@ class Receiver:
             if not await self._use(store):
                 break
             answer = await self._ask(command)
-            found = _messages(_READ, answer.lines, _NEW)
+            found = messages_untrusted(READ, answer.lines, NEW)
             if not found:
                 if answer.error is not None and attempt < READ_ATTEMPTS:
                     continue
@@ -312,7 +304,7 @@ class Receiver:
         for index in indexes:
             # Told before it was deleted, so of what was kept.
             self._announced.pop((store, index), None)
-        for line in _deletions(indexes, LINE_MAXIMUM if self._combines else 0):
+        for line in deletions(indexes, LINE_MAXIMUM if self._combines else 0):
             answer = await self._ask(Command(line, timeout_s=DELETION_TIMEOUT_S))
             if answer.error is not None and ";" in line:
                 self._combines = False
@@ -352,48 +344,3 @@ class Receiver:
     def _port_now(self) -> Port:
         assert self._port is not None
         return self._port
-
-
-def _messages(
-    form: re.Pattern[str], lines: Sequence[str], statuses: Sequence[int]
-) -> list[_Stored]:
-    """The messages in an answer that have one of these <stat>.
-
-    They come in the order of their indexes. One that isn't above all before it and below all after
-    it may have lost a digit on the line, and be another message's.
-    """
-    headers = [
-        (header, following)
-        for line, following in zip_longest(lines, lines[1:], fillvalue="")
-        if (header := form.match(line))
-    ]
-    places = [int(header[1] or 0) for header, _ in headers]
-    below = accumulate(places, max, initial=-1)
-    above = [*accumulate(reversed(places), min, initial=PLACE_MAXIMUM + 1)][-2::-1]
-    return [
-        _Stored(place, int(header[3]), "" if pdu.startswith("+") else pdu, highest < place < lowest)
-        for (header, pdu), place, highest, lowest in zip(
-            headers, places, below, above, strict=False
-        )
-        if int(header[2]) in statuses
-    ]
-
-
-def _is_whole(one: _Stored) -> bool:
-    try:
-        return bool(tpdu_untrusted(one.line, one.length))
-    except PduError:
-        return False
-
-
-def _deletions(indexes: Sequence[int], line_maximum: int) -> list[str]:
-    """Command lines that delete messages, of several commands each as far as they fit (V.250
-    section 5.4.1)."""
-    lines: list[str] = []
-    for index in indexes:
-        command = f"+CMGD={index}"
-        if lines and len(lines[-1]) + len(command) < line_maximum:
-            lines[-1] += ";" + command
-        else:
-            lines.append("AT" + command)
-    return lines
