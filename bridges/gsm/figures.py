@@ -22,7 +22,7 @@ class ModemFigures:
     Attributes:
         state: in a word or two, for people: ``ready``, ``roaming``, ``no SIM``, ``wrong PIN`` ...
         advice: what the operator has to do about that; empty for nothing.
-        full: which stores have no room for what comes; empty for none.
+        full: the store that messages come to, while it has no room; else empty.
         rest: why the SIM sends nothing for a while, and what to do; empty while it may.
         refused_today: how often the network or the modem has refused something, in this process.
         signal: <rssi> of `+CSQ` (TS 27.007 section 8.5): 0 to 31, 99 where it isn't known.
@@ -94,7 +94,7 @@ class ModemFigures:
         """Names and values, as `BridgeStatusRequest` takes them."""
         values: dict[str, object] = {
             "state": (self._is_in_network and self._trouble) or self.state,
-            "advice": self.advice or (self.full and _MAKE_ROOM) or None,
+            "advice": self.advice or (self._is_in_network and self.full and _MAKE_ROOM) or None,
             "operator": self.operator or None,
             "signal_dbm": None if self.signal > 31 else 2 * self.signal - 113,
             "received": self.received,

@@ -82,7 +82,7 @@ class Receiver:
         self._ready: Ready | None = None
         self._store = ""
         self._combines = False
-        self._full: set[str] = set()
+        self._has_told_full = False
         self._announced: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._direct: deque[Unsolicited] = deque()
         self._spoilt: deque[str] = deque(maxlen=SPOILT_MAXIMUM)
@@ -100,6 +100,8 @@ class Receiver:
         self._ready = ready
         self._store = ready.stores[0]
         self._combines = ready.combines
+        # It may be another SIM than on the line before.
+        self._figures.full = ""
         self.want_sweep()
 
     def end(self) -> None:
@@ -184,13 +186,17 @@ class Receiver:
             # What was announced to nobody would fill it, and no report come any more.
             reports = (await self._ask(LIST)).lines
             await self._take_listed(_REPORT_STORE, messages_untrusted(LISTED, reports, NEW))
-        for store in (*self._ready.stores[1:], self._ready.stores[0]):
-            if await self._empty(store):
-                is_full = await self._is_full()
-                if is_full and await self._make_room(store):
-                    # What has waited for room has come.
-                    is_full = await self._empty(store) and await self._is_full()
-                self._tell_full(store, is_full=is_full)
+        first, *others = self._ready.stores
+        for store in others:
+            await self._empty(store)
+        # To it messages come; to the others, only while these are looked through.
+        if await self._empty(first):
+            is_full = await self._is_full()
+            if is_full and await self._make_room(first):
+                # What has waited for room has come.
+                is_full = await self._empty(first) and await self._is_full()
+            if is_full is not None:
+                self._tell_full(first if is_full else "")
 
     async def _empty(self, store: str) -> bool:
         """Keep and delete what has come to a store, which is in use then; whether nothing new is in
@@ -213,16 +219,20 @@ class Receiver:
             await self._take_listed(store, listed)
         return False
 
-    async def _is_full(self) -> bool:
-        """Whether nothing more can come to the store that is in use."""
+    async def _is_full(self) -> bool | None:
+        """Whether nothing more can come to the store that is in use; None where the modem doesn't
+        tell."""
         answer = await self._ask(Command("AT+CPMS?", "+CPMS:"))
         found = _USED.match("".join(answer.lines))
-        return found is not None and int(found[1]) >= int(found[2]) > 0
+        return int(found[1]) >= int(found[2]) > 0 if found else None
 
     async def _make_room(self, store: str) -> bool:
         """Move some of what was written in the store that is in use, copies of what was sent first,
-        to the spool; whether there was any that can be."""
+        to the spool; whether there is room then, or will be when the store is emptied again."""
         lines = (await must(self._port_now(), LIST)).lines
+        if messages_untrusted(LISTED, lines, NEW):
+            # It is what has filled the store, since that was emptied.
+            return True
         written = messages_untrusted(LISTED, lines, SENT) + messages_untrusted(
             LISTED, lines, UNSENT
         )
@@ -232,12 +242,11 @@ class Receiver:
         await self._delete(store, [one.place for one in moved])
         return True
 
-    def _tell_full(self, store: str, *, is_full: bool) -> None:
-        self._full = self._full | {store} if is_full else self._full - {store}
-        said = " and ".join(sorted(self._full))
-        if said and said != self._figures.full:
-            log_event(_log, logging.ERROR, "a store for SMS is full", modem=self._name, store=said)
-        self._figures.full = said
+    def _tell_full(self, store: str) -> None:
+        if store and not self._has_told_full:
+            log_event(_log, logging.ERROR, "a store for SMS is full", modem=self._name, store=store)
+        self._has_told_full = bool(store)
+        self._figures.full = store
 
     async def _take_listed(self, store: str, listed: Sequence[Stored]) -> None:
         messages: list[Deliver] = []

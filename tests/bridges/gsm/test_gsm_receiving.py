@@ -22,7 +22,7 @@ from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_at import Reply
 from tests.support.modem_command import Command as AtCommand
 from tests.support.modem_emulator import ModemEmulator
-from tests.support.modem_faults import FOREVER, Combined
+from tests.support.modem_faults import FOREVER, SILENCE, Combined
 from tests.support.modem_sim import Status, StoredMessage
 
 pytestmark = pytest.mark.trio
@@ -281,6 +281,18 @@ def write(world: GsmWorld, status: Status, count: int) -> list[str]:
     return lines
 
 
+def hinder(world: GsmWorld, name: str, wrong: Callable[[AtCommand], Reply | None]) -> None:
+    """Have a command of the modem's go wrong: what `wrong` answers to it is answered; where that is
+    None, it is carried out."""
+    handler = world.modem._handlers[name]
+
+    def hindered(command: AtCommand) -> Reply:
+        answer = wrong(command)
+        return handler(command) if answer is None else answer
+
+    world.modem._handlers[name] = hindered
+
+
 def kept(world: GsmWorld) -> set[str]:
     return {line.decode() for _, line in world.spool.items("written")}
 
@@ -313,6 +325,21 @@ async def test_a_sim_full_of_what_was_written_on_it_receives_and_nothing_is_lost
     ]
     assert PERSON not in world.logged(caplog)
     assert "STORED_" not in world.logged(caplog)
+
+
+async def test_what_is_cut_short_on_the_line_is_not_moved_from_a_full_sim(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False) as world:
+        lines = write(world, Status.STORED_UNSENT, 5)
+        world.modem.faults.cut_pdu_octets = 1
+        await world.start()
+        await world.until_state("receives no SMS: no room in SM")
+        assert world.stored == 5
+        assert kept(world) == set()
+        world.modem.faults.cut_pdu_octets = 0
+        await world.until(lambda: not world.stored)
+        assert kept(world) == {*lines}
 
 
 async def test_a_sim_with_room_keeps_what_was_written_on_it(
@@ -369,6 +396,103 @@ async def test_what_was_written_on_sims_is_never_given_up_for_more_of_it(
         await world.until_state("receives no SMS: no room in SM")
         assert kept(world) == {*first}
         assert world.stored == 5
+
+
+async def test_what_fills_a_store_while_it_is_looked_through_has_nothing_moved(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        write(world, Status.STORED_UNSENT, 19)
+        await world.start()
+        await world.until_state("ready")
+        came: list[str] = []
+
+        def comes(command: AtCommand) -> None:
+            # After the look, before the question whether there is room.
+            if command.form == "?" and not came:
+                came.append("in between")
+                world.modem.faults.lose_unsolicited = True
+                world.deliver("in between")
+
+        hinder(world, "+CPMS", comes)
+        await world.until(lambda: world.texts == ["in between"])
+        await world.pass_s(2 * SWEEP_INTERVAL_S)
+        assert world.stored == 19
+        assert kept(world) == set()
+        assert world.figure("state") == "ready"
+
+
+async def test_a_memory_beside_the_sim_may_be_full(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing comes to it while the SIM is what messages come to."""
+    async with gsm_world(tmp_path, mock_clock, starts=False) as world:
+        write(world, Status.STORED_UNSENT, 5)
+        sim = world.modem.sim
+        sim.slots_me = 5
+        sim.stores["ME"], sim.stores["SM"] = sim.stores["SM"], sim.stores["ME"]
+        await world.start()
+        await world.until_state("ready")
+        world.deliver("one")
+        await world.until(lambda: world.texts == ["one"])
+        await world.pass_s(2 * SWEEP_INTERVAL_S)
+        assert len(sim.stores["ME"]) == world.stored == 5
+        assert kept(world) == set()
+        assert world.figure("state") == "ready"
+    assert "a store for SMS is full" not in caplog.messages
+
+
+@pytest.mark.parametrize("answer", ["+CMS ERROR: 314", '+CPMS: "SM",,5\r\n\r\nOK', SILENCE])
+async def test_a_store_of_which_nothing_is_told_is_as_it_was(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(inbox, "WRITTEN_MAXIMUM", 0)
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False) as world:
+        write(world, Status.STORED_UNSENT, 5)
+        await world.start()
+        full = "receives no SMS: no room in SM"
+        await world.until_state(full)
+        world.modem.faults.answer_next("+CPMS?", answer, times=2)
+        said = set()
+        while world.modem.faults._answers:
+            await world.pass_s(1)
+            said.add(world.figure("state"))
+        await world.pass_s(5)
+        assert said | {world.figure("state")} == {full}
+
+
+async def test_that_a_store_is_full_is_of_its_sim_and_of_a_modem_in_its_network(
+    tmp_path: Path,
+    mock_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(inbox, "WRITTEN_MAXIMUM", 0)
+    async with gsm_world(tmp_path, mock_clock, slots=5, starts=False) as world:
+        write(world, Status.STORED_UNSENT, 5)
+        await world.start()
+        full = "receives no SMS: no room in SM"
+        await world.until_state(full)
+        world.modem.registration = 3
+        await world.until_state("registration denied")
+        assert world.figure("advice") is None
+        world.modem.registration = 1
+        await world.until_state(full)
+        world.modem.unplug()
+        await world.until_state("away")
+        assert "plug the modem in" in (world.figure("advice") or "")
+        world.modem.plug_in()
+        await world.until_state(full)
+        # It is told once, however often the modem begins again.
+        assert caplog.messages.count("a store for SMS is full") == 1
+        world.modem.unplug()
+        await world.until_state("away")
+        world.modem.sim.stores["SM"].clear()
+        world.modem.faults.answer_next("+CPMS?", "+CMS ERROR: 314", times=FOREVER)
+        world.modem.plug_in()
+        await world.until(lambda: world.figure("state") not in ("away", "lost"))
+        assert world.figure("state") == "ready"
+        assert world.figure("advice") is None
 
 
 @pytest.mark.parametrize("is_told", [True, False])
