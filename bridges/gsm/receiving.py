@@ -22,7 +22,7 @@ from bridges.gsm.inbox import Inbox
 from bridges.gsm.pdu import Deliver, PduError, StatusReport, decode_untrusted
 from bridges.gsm.port import NoAnswer, Port
 from bridges.gsm.reports import Reports
-from bridges.gsm.starting import REPORTS_STORED, Ready, must, select_store
+from bridges.gsm.starting import Ready, must, select_store
 from bridges.gsm.stored import (
     LIST,
     LISTED,
@@ -54,7 +54,6 @@ ROOM_MESSAGES: Final = 10
 several, and no more is taken from its owner than has to be."""
 DELETION_TIMEOUT_S: Final = 60.0
 
-_REPORT_STORE: Final = "SR"
 _USED: Final = re.compile(r'\+CPMS: *"[A-Z]{2}" *, *([0-9]{1,5}) *, *([0-9]{1,5})')
 _ANNOUNCED: Final = re.compile(r'\+C(?:MT|DS)I: *"([A-Z]{2})" *, *([0-9]{1,5})')
 _LENGTH: Final = re.compile(r"(?:^|[,: ])([0-9]{1,3}) *\Z")
@@ -142,7 +141,7 @@ class Receiver:
         assert self._ready is not None
         while self._announced:
             store, index = next(iter(self._announced))
-            if len(self._announced) < LISTED_FROM or store not in self._ready.stores:
+            if len(self._announced) < LISTED_FROM:
                 del self._announced[store, index]
                 await self._take_stored(store, index)
             else:
@@ -182,12 +181,8 @@ class Receiver:
     async def _sweep(self) -> None:
         """Look through all that is stored, and see that there is room for more."""
         assert self._ready is not None
-        if self._ready.announce == REPORTS_STORED and await self._use(_REPORT_STORE):
-            # What was announced to nobody would fill it, and no report come any more.
-            reports = (await self._ask(LIST)).lines
-            await self._take_listed(_REPORT_STORE, messages_untrusted(LISTED, reports, NEW))
         first, *others = self._ready.stores
-        for store in others:
+        for store in (*self._ready.readable, *others):
             await self._empty(store)
         # To it messages come; to the others, only while these are looked through.
         if await self._empty(first):
@@ -208,8 +203,7 @@ class Receiver:
         before: set[Stored] = set()
         was_combined = False
         for _ in range(LOOKS_MAXIMUM):
-            await self._use(store)
-            listed = messages_untrusted(LISTED, (await must(self._port_now(), LIST)).lines, NEW)
+            listed = messages_untrusted(LISTED, await self._list(store), NEW)
             if was_combined and not before.isdisjoint(listed):
                 self._combines = False
             elif before.issuperset(listed):
@@ -218,6 +212,15 @@ class Receiver:
             before = set(listed)
             await self._take_listed(store, listed)
         return False
+
+    async def _list(self, store: str) -> Sequence[str]:
+        """What is in a store, which is in use then; nothing where it can't be read but needn't."""
+        assert self._ready is not None
+        if not await self._use(store):
+            return ()
+        if store in self._ready.stores:
+            return (await must(self._port_now(), LIST)).lines
+        return (await self._ask(LIST)).lines
 
     async def _is_full(self) -> bool | None:
         """Whether nothing more can come to the store that is in use; None where the modem doesn't
@@ -229,7 +232,7 @@ class Receiver:
     async def _make_room(self, store: str) -> bool:
         """Move some of what was written in the store that is in use, copies of what was sent first,
         to the spool; whether there is room then, or will be when the store is emptied again."""
-        lines = (await must(self._port_now(), LIST)).lines
+        lines = await self._list(store)
         if messages_untrusted(LISTED, lines, NEW):
             # It is what has filled the store, since that was emptied.
             return True

@@ -34,10 +34,11 @@ RESULTS_APART_S: Final = 1.0
 """So long the results of two commands that do nothing may be apart."""
 
 _STORES: Final = ("SM", "ME")
-"""Where messages come to: the SIM, and the modem's own memory."""
+"""Where messages lie: the SIM, and the modem's own memory."""
+_REPORT_STORE: Final = "SR"
 _REPORTS_DIRECTLY: Final = "AT+CNMI=2,1,0,1,0"
-REPORTS_STORED: Final = "AT+CNMI=2,1,0,2,0"
-_ANNOUNCE: Final = (_REPORTS_DIRECTLY, REPORTS_STORED, "AT+CNMI=1,1,0,1,0", "AT+CNMI=2,1")
+_REPORTS_STORED: Final = "AT+CNMI=2,1,0,2,0"
+_ANNOUNCE: Final = (_REPORTS_DIRECTLY, _REPORTS_STORED, "AT+CNMI=1,1,0,1,0", "AT+CNMI=2,1")
 """Messages are stored and announced, reports come directly; else as much of it as there is."""
 STATE_MAXIMUM_CHARACTERS: Final = 32
 """What a SIM waits for has at most 13 (TS 27.007 section 8.3); the rest is noise."""
@@ -67,13 +68,15 @@ class Ready(NamedTuple):
     """What the start has found out.
 
     Attributes:
-        stores: where messages may lie, the one that is in use first.
+        stores: where messages come to as they are told, the one that is in use first.
+        readable: others, which may be no more than read and emptied, or not even that.
         acknowledges: whether what comes directly is to be acknowledged (`+CNMA`).
         announce: the `+CNMI` that the modem has taken.
         combines: whether several commands of messages can stand on a line (V.250 section 5.4.1).
     """
 
     stores: tuple[str, ...]
+    readable: tuple[str, ...]
     acknowledges: bool
     announce: str
     combines: bool
@@ -97,14 +100,17 @@ async def start(port: Port, config: ModemConfig, spool: Spool) -> Ready:
     await _open_sim(port, config, spool)
     await softly(port, Command("AT+CREG=1"))
     await patiently(port, Command("AT+CMGF=0"))
-    stores = await _choose_stores(port)
+    stores, readable = await _choose_stores(port)
     acknowledges = (await softly(port, Command("AT+CSMS=1", "+CSMS:"))).error is None
     if acknowledges:
         # What was handed to a process that is dead was not received. Without a word the modem would
         # hand over nothing more, and announce nothing after a while (TS 27.005 section 3.4.4).
         await softly(port, Command("AT+CNMA=2"))
     announce = await _announce(port)
-    return Ready(stores, acknowledges, announce, await _combines(port))
+    if announce == _REPORTS_STORED:
+        # What was announced to nobody would fill it, and no report come any more.
+        readable += (_REPORT_STORE,)
+    return Ready(stores, readable, acknowledges, announce, await _combines(port))
 
 
 async def must(port: Port, command: Command) -> Answered:
@@ -165,13 +171,16 @@ async def _switch_on(port: Port) -> None:
         await softly(port, Command("AT+CFUN=1", timeout_s=30.0))
 
 
-async def _choose_stores(port: Port) -> tuple[str, ...]:
+async def _choose_stores(port: Port) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`Ready.stores` and `Ready.readable`. The modem says what can be read, what can be written
+    into, and what messages can come to (TS 27.005 section 3.2.2)."""
     answer = await patiently(port, Command("AT+CPMS=?", "+CPMS:"))
-    first = "".join(answer.lines).partition(")")[0]
-    there = _QUOTED.findall(first)
-    stores = tuple(store for store in _STORES if store in there) or _STORES[:1]
+    lists = [set(_QUOTED.findall(one)) for one in "".join(answer.lines).split(")")[:3]]
+    told = [one for one in lists if one] or [set()]
+    stores = tuple(store for store in _STORES if all(store in one for one in told)) or _STORES[:1]
+    readable = tuple(store for store in _STORES if store in told[0] and store not in stores)
     await select_store(port, stores[0])
-    return stores
+    return stores, readable
 
 
 async def _announce(port: Port) -> str:

@@ -14,15 +14,17 @@ from bridges.gsm import inbox
 from bridges.gsm.pdu import encode_submit
 from bridges.gsm.receiving import (
     LINE_MAXIMUM,
+    LISTED_FROM,
     READ_ATTEMPTS,
     ROOM_MESSAGES,
     SWEEP_INTERVAL_S,
 )
 from tests.support.gsm_world import PERSON, GsmWorld, gsm_world
 from tests.support.modem_at import Reply
+from tests.support.modem_command import CMS_NOT_ALLOWED, AtError
 from tests.support.modem_command import Command as AtCommand
 from tests.support.modem_emulator import ModemEmulator
-from tests.support.modem_faults import FOREVER, SILENCE, Combined
+from tests.support.modem_faults import FOREVER, SILENCE, Combined, ReportStore
 from tests.support.modem_sim import Status, StoredMessage
 
 pytestmark = pytest.mark.trio
@@ -516,6 +518,82 @@ async def test_a_store_that_fills_while_the_bridge_runs_is_emptied_and_nothing_i
         world.deliver("after that")
         await world.until(lambda: "after that" in world.texts and not world.stored)
         assert kept(world) == set()
+
+
+# ------------------------------------------------------------ stores that can only be read
+
+
+def has_stores(readable: str, usable: str) -> Callable[[ModemEmulator], None]:
+    """A modem that names these stores, each two letters, and takes the latter alone for what
+    messages are written into and come to (TS 27.005 section 3.2.2)."""
+
+    def prepare(modem: ModemEmulator) -> None:
+        handler = modem._handlers["+CPMS"]
+        first, second = (
+            ",".join(f'"{names[at : at + 2]}"' for at in range(0, len(names), 2))
+            for names in (readable, usable)
+        )
+
+        def stores(command: AtCommand) -> Reply:
+            if command.form == "=?":
+                return [f"+CPMS: ({first}),({second}),({second})"]
+            named = [command.text(place) for place in range(len(command.arguments))]
+            if not all(name in usable for name in named[1:]):
+                raise AtError(cms=CMS_NOT_ALLOWED)
+            return handler(command)
+
+        modem._handlers["+CPMS"] = stores
+        modem.settings.stores[:] = [usable[:2]] * 3
+
+    return prepare
+
+
+@pytest.mark.parametrize("usable", ["SM", "ME"])
+async def test_27_005_3_2_2_a_store_that_can_only_be_read_is_emptied(
+    tmp_path: Path, mock_clock: MockClock, usable: str
+) -> None:
+    async with gsm_world(
+        tmp_path, mock_clock, starts=False, prepare=has_stores("SMME", usable)
+    ) as world:
+        texts = fill(world, 5)
+        stores = world.modem.sim.stores
+        await world.until(lambda: len(stores[usable]) == 5)
+        stores["ME"], stores["SM"] = stores["SM"], stores["ME"]
+        await world.start()
+        await all_come_once(world, texts)
+        await world.until_state("ready")
+        world.deliver("later")
+        await world.until(lambda: "later" in world.texts and not world.stored)
+        assert world.modem.commands.count("ATZ") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2 * LISTED_FROM])
+async def test_a_store_that_is_refused_and_chosen_all_the_same_is_not_read_for_another(
+    tmp_path: Path, mock_clock: MockClock, count: int
+) -> None:
+    def apart(modem: ModemEmulator) -> None:
+        has_stores("SM", "SM")(modem)
+        modem.faults.report_store = ReportStore.UNREADABLE
+        handler = modem._handlers["+CPMS"]
+
+        def stores(command: AtCommand) -> Reply:
+            if command.arguments and command.text(0) == "SR":
+                modem.settings.stores[0] = "SR"
+                raise AtError(cms=CMS_NOT_ALLOWED)
+            return handler(command)
+
+        modem._handlers["+CPMS"] = stores
+
+    async with gsm_world(tmp_path, mock_clock, starts=False, prepare=apart) as world:
+        world.deliver("at first")
+        await world.start()
+        await world.until_state("ready")
+        assert world.texts == ["at first"]
+        for number in range(count):
+            world.modem.unsolicited(f'+CDSI: "SR",{number}')
+        world.deliver("later")
+        await world.until(lambda: world.texts == ["at first", "later"] and not world.stored)
+        assert world.modem.commands.count("ATZ") == 1
 
 
 # ------------------------------------------------------------ what comes directly
