@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -567,6 +568,25 @@ async def test_27_005_3_2_2_a_store_that_can_only_be_read_is_emptied(
         assert world.modem.commands.count("ATZ") == 1
 
 
+async def test_a_store_that_can_only_be_read_and_then_cannot_costs_nothing_else(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(
+        tmp_path, mock_clock, starts=False, prepare=has_stores("SMME", "SM")
+    ) as world:
+
+        def refuses(_: AtCommand) -> None:
+            if world.modem.settings.stores[0] == "ME":
+                raise AtError(cms=CMS_NOT_ALLOWED)
+
+        hinder(world, "+CMGL", refuses)
+        world.deliver("one")
+        await world.start()
+        await world.until(lambda: world.texts == ["one"] and not world.stored)
+        await world.until_state("ready")
+        assert world.modem.commands.count("ATZ") == 1
+
+
 @pytest.mark.parametrize("count", [1, 2 * LISTED_FROM])
 async def test_a_store_that_is_refused_and_chosen_all_the_same_is_not_read_for_another(
     tmp_path: Path, mock_clock: MockClock, count: int
@@ -594,6 +614,10 @@ async def test_a_store_that_is_refused_and_chosen_all_the_same_is_not_read_for_a
         world.deliver("later")
         await world.until(lambda: world.texts == ["at first", "later"] and not world.stored)
         assert world.modem.commands.count("ATZ") == 1
+        refused = 'AT+CPMS="SR","SM","SM"'
+        after = [line for before, line in pairwise(world.modem.commands) if before == refused]
+        assert after
+        assert not any("+CMGL" in line or "+CMGR" in line for line in after)
 
 
 # ------------------------------------------------------------ what comes directly
