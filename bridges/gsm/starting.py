@@ -207,12 +207,12 @@ async def _combines(port: Port) -> bool:
 async def _open_sim(port: Port, config: ModemConfig, spool: Spool) -> None:
     lock = await _lock(port)
     if lock == "READY":
-        await _confirm_attempt(config, spool)
+        await _confirm_attempt(port, config, spool)
         return
     if lock != "SIM PIN":
         raise NotReady(f"SIM locked: {lock}", "unlock the SIM in a telephone, then put it back")
     if config.pin is None:
-        await spool.delete("pin", config.name)
+        await _forget_attempts(config, spool, await _serial(port))
         raise NotReady("PIN missing", "write the SIM's pin into its [[bridges.gsm.modems]]")
     await _enter_pin(port, config, config.pin, spool)
     for _ in range(BUSY_ATTEMPTS):
@@ -247,8 +247,14 @@ async def _sim_answer(port: Port, command: Command) -> Answered:
     raise NotReady("SIM busy")
 
 
+async def _serial(port: Port) -> str:
+    """The SIM's; empty where the modem doesn't tell it, as some don't of one that is locked."""
+    told = "".join((await _sim_answer(port, Command("AT+CCID", "+CCID:", bare=True))).lines)
+    return re.sub("[^0-9A-Fa-f]", "", told.removeprefix("+CCID:"))[-22:]
+
+
 class _Attempt(msgspec.Struct, frozen=True):
-    """The last PIN that was entered by a modem.
+    """The last PIN that was entered by a modem, or into a SIM.
 
     Attributes:
         serial: of the SIM; empty where the modem doesn't tell it of one that is locked.
@@ -263,8 +269,13 @@ class _Attempt(msgspec.Struct, frozen=True):
 
     def forbids(self, other: _Attempt) -> bool:
         """Whether `other`, which is about to be made, may be the same and as wrong."""
-        same_sim = not self.serial or not other.serial or self.serial == other.serial
-        return same_sim and compare_digest(self.pin, other.pin) and self.state != "good"
+        is_same = self.may_be_of(other.serial) and compare_digest(self.pin, other.pin)
+        return is_same and self.state != "good"
+
+    def may_be_of(self, serial: str) -> bool:
+        """Whether it may have been entered into the SIM of this serial, which is empty where nobody
+        knows it."""
+        return not self.serial or not serial or self.serial == serial
 
     def vouches_for(self, other: _Attempt) -> bool:
         """Whether `other` is the one that was right the last time."""
@@ -278,13 +289,12 @@ async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) ->
 
     That it was entered is stored before it is; who dies before the answer doesn't enter it again.
     """
-    serial = await _sim_answer(port, Command("AT+CCID", "+CCID:", bare=True))
-    digest = sha256(f"{config.name}\0{pin}".encode()).digest()
-    attempt = _Attempt(re.sub("[^0-9A-Fa-f]", "", "".join(serial.lines)[-22:]), digest, "tried")
-    known = _known_attempt(config, spool)
-    if known is not None and known.forbids(attempt):
+    serial = await _serial(port)
+    attempt = _Attempt(serial, sha256(pin.encode()).digest(), "tried")
+    known = _known_attempts(config, spool, serial)
+    if any(one.forbids(attempt) for one in known):
         raise NotReady("wrong PIN", _CORRECT_PIN)
-    if known is None or not known.vouches_for(attempt):
+    if not any(one.vouches_for(attempt) for one in known):
         await _remember(config, spool, attempt)
     answer = await port.ask(Command(f'AT+CPIN="{pin}"', timeout_s=30.0))
     if answer.error is None:
@@ -292,7 +302,7 @@ async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) ->
         return
     if is_busy(answer.error):
         # It was not looked at.
-        await spool.delete("pin", config.name)
+        await _forget_attempts(config, spool, serial)
         raise NotReady("SIM busy")
     await _remember(config, spool, msgspec.structs.replace(attempt, state="wrong"))
     log_event(_log, logging.ERROR, "the PIN was refused", modem=config.name, reason=answer.error)
@@ -301,20 +311,36 @@ async def _enter_pin(port: Port, config: ModemConfig, pin: str, spool: Spool) ->
     )
 
 
-async def _confirm_attempt(config: ModemConfig, spool: Spool) -> None:
+async def _confirm_attempt(port: Port, config: ModemConfig, spool: Spool) -> None:
     """A SIM that is open: if its PIN was entered and nothing heard of it, it was right."""
-    known = _known_attempt(config, spool)
-    if known is not None and known.state == "tried":
-        await _remember(config, spool, msgspec.structs.replace(known, state="good"))
+    if not spool.items("pin", 1):
+        return
+    serial = await _serial(port)
+    for known in _known_attempts(config, spool, serial):
+        if known.state == "tried" and known.may_be_of(serial):
+            await _remember(config, spool, msgspec.structs.replace(known, state="good"))
 
 
-def _known_attempt(config: ModemConfig, spool: Spool) -> _Attempt | None:
-    stored = spool.get("pin", config.name)
-    return None if stored is None else msgspec.json.decode(stored, type=_Attempt)
+def _attempt_keys(config: ModemConfig, serial: str) -> list[str]:
+    """Where an attempt is kept: with its SIM, for modems are renamed and SIMs put into others; and
+    with its modem, for one that doesn't tell the serial, or not each time."""
+    return [config.name, *([f"serial:{serial}"] if serial else [])]
+
+
+def _known_attempts(config: ModemConfig, spool: Spool, serial: str) -> list[_Attempt]:
+    stored = [spool.get("pin", key) for key in _attempt_keys(config, serial)]
+    return [msgspec.json.decode(one, type=_Attempt) for one in stored if one is not None]
 
 
 async def _remember(config: ModemConfig, spool: Spool, attempt: _Attempt) -> None:
-    await spool.change(Change("pin", config.name, msgspec.json.encode(attempt)))
+    value = msgspec.json.encode(attempt)
+    keys = _attempt_keys(config, attempt.serial)
+    await spool.change(*(Change("pin", key, value) for key in keys))
+
+
+async def _forget_attempts(config: ModemConfig, spool: Spool, serial: str) -> None:
+    keys = _attempt_keys(config, serial)
+    await spool.change(*(Change("pin", key, None) for key in keys))
 
 
 def number_in(lines: Sequence[str], place: int) -> int | None:

@@ -761,13 +761,104 @@ async def test_a_wrong_pin_is_never_entered_again(
         await world.restart()
         await world.pass_s(200)
         assert world.modem.sim.pin_entries == ["9999"]
-        ((_, attempt),) = world.spool.items("pin")
-        assert b"9999" not in attempt
+        attempts = world.spool.items("pin")
+        assert attempts
+        assert not any(b"9999" in attempt for _, attempt in attempts)
         # The operator has corrected it.
         world.settings[0]["pin"] = "1234"
         await world.restart()
         await world.until_state("ready")
         assert world.modem.sim.pin_entries == ["9999", "1234"]
+
+
+async def test_a_wrong_pin_is_not_entered_again_by_a_modem_of_another_name(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    async with gsm_world(tmp_path, mock_clock, pin="1234", configured_pin="9999") as world:
+        await world.until_state("wrong PIN")
+        for number in range(2):
+            name = world.settings[0]["name"] = f"other{number}"
+            await world.restart()
+            await world.until_state("wrong PIN", name)
+            await world.pass_s(100)
+        assert world.modem.sim.pin_entries == ["9999"]
+        # It is as wrong under the first name.
+        world.settings[0]["name"] = "sim0"
+        await world.restart()
+        await world.until_state("wrong PIN")
+        # Another SIM's PIN it may be.
+        world.modem.sim.iccid = "8970101000000054321"
+        await world.restart()
+        await world.until(lambda: len(world.modem.sim.pin_entries) == 2)
+        await world.until_state("wrong PIN")
+        world.settings[0]["pin"] = "1234"
+        await world.restart()
+        await world.until_state("ready")
+        assert world.modem.sim.pin_entries == ["9999", "9999", "1234"]
+
+
+@pytest.mark.parametrize("untold", [0, 1])
+async def test_a_wrong_pin_is_not_entered_again_where_a_serial_is_told_now_and_then(
+    tmp_path: Path, mock_clock: MockClock, untold: int
+) -> None:
+    def shy(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CCID", "ERROR", times=1 - untold or FOREVER)
+
+    async with gsm_world(
+        tmp_path, mock_clock, starts=False, pin="1234", configured_pin="9999"
+    ) as world:
+        if not untold:
+            shy(world.modem)
+        await world.start()
+        await world.until_state("wrong PIN")
+        if untold:
+            shy(world.modem)
+        await world.restart()
+        await world.until_state("wrong PIN")
+        await world.pass_s(100)
+        assert world.modem.sim.pin_entries == ["9999"]
+
+
+async def test_a_pin_that_was_right_for_a_sim_is_entered_again_by_a_modem_of_another_name(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Nothing was heard of it, but the SIM was open then."""
+
+    def silent(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CPIN=", SILENCE)
+
+    async with gsm_world(
+        tmp_path, mock_clock, pin="1234", configured_pin="1234", prepare=silent
+    ) as world:
+        await world.until_state("wrong PIN")
+        world.modem.sim.enter_pin("1234")
+        world.settings[0]["name"] = "other"
+        await world.restart()
+        await world.until_state("ready", "other")
+        world.modem.reboot()
+        await world.until(lambda: len(world.modem.sim.pin_entries) == 2)
+        await world.until_state("ready", "other")
+
+
+async def test_a_sim_that_is_open_says_nothing_of_the_pin_of_another(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    def silent(modem: ModemEmulator) -> None:
+        modem.faults.answer_next("+CPIN=", SILENCE)
+
+    async with gsm_world(
+        tmp_path, mock_clock, pin="1234", configured_pin="9999", prepare=silent
+    ) as world:
+        await world.until_state("wrong PIN")
+        sim, serial = world.modem.sim, world.modem.sim.iccid
+        sim.pin, sim.iccid = None, "8970101000000054321"
+        world.modem.reboot()
+        await world.until_state("ready")
+        sim.pin, sim.iccid = "1234", serial
+        world.modem.reboot()
+        await world.until_state("wrong PIN")
+        await world.pass_s(100)
+        assert sum(one.startswith("AT+CPIN=") for one in world.modem.commands) == 1
 
 
 async def test_a_pin_that_was_taken_out_may_be_tried_again(
@@ -778,6 +869,7 @@ async def test_a_pin_that_was_taken_out_may_be_tried_again(
         del world.settings[0]["pin"]
         await world.restart()
         await world.until_state("PIN missing")
+        assert world.spool.items("pin") == []
         world.modem.sim.pin = "9999"
         world.settings[0]["pin"] = "9999"
         await world.restart()
