@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,7 +25,11 @@ class Table:
             for key, value in spool.items(kind, maximum + 1)
         )
         self._next_place = stored[-1][0] + 1 if stored else 0
-        self._values = {key: value for _, key, value in stored}
+        self._values = OrderedDict((key, value) for _, key, value in stored)
+        self._in_flight = Counter[str]()
+        """How many changes of each entry wait for the disk."""
+        self._doubted: set[str] = set()
+        """Those of them of which one was not stored."""
 
     def __len__(self) -> int:
         return len(self._values)
@@ -36,18 +41,18 @@ class Table:
         return key in self._values
 
     def get(self, key: str) -> bytes | None:
-        """What is stored under a key."""
+        """What is stored under a key, or is about to be."""
         return self._values.get(key)
 
     def put_changes(self, key: str, value: bytes) -> list[Change]:
-        """Put an entry as the newest: what is to be done in the spool, which the caller does."""
+        """Put an entry as the newest: what is to be done in the spool, which the caller does, and
+        doesn't give up."""
         self._values.pop(key, None)
         self._values[key] = value
         place, self._next_place = self._next_place, self._next_place + 1
         changes = [Change(self._kind, key, _PLACE.pack(place) + value)]
         while len(self._values) > self._maximum:
-            oldest = next(iter(self._values))
-            del self._values[oldest]
+            oldest, _ = self._values.popitem(last=False)
             changes.append(Change(self._kind, oldest, None))
         return changes
 
@@ -55,6 +60,37 @@ class Table:
         """Put an entry as the newest; durable when this returns.
 
         Raises:
-            OperationError: the disk is full.
+            OperationError: the disk is full, and the entry is what it was.
         """
-        await self._spool.change(*self.put_changes(key, value))
+        # Memory has it at once: who changes the same entry meanwhile goes on from there.
+        changes = self.put_changes(key, value)
+        keys = [change.key for change in changes]
+        self._in_flight.update(keys)
+        try:
+            await self._spool.change(*changes)
+        except Exception:
+            self._doubted.update(keys)
+            raise
+        finally:
+            for one in keys:
+                self._settle(one)
+
+    def _settle(self, key: str) -> None:
+        """A change of an entry has ended. Where one was not stored, what the disk has holds, once
+        no other is under way: one that was made from it may have been stored."""
+        self._in_flight[key] -= 1
+        if self._in_flight[key]:
+            return
+        del self._in_flight[key]
+        if key not in self._doubted:
+            return
+        self._doubted.remove(key)
+        stored = self._spool.get(self._kind, key)
+        if stored is None:
+            self._values.pop(key, None)
+            return
+        has_gone = key not in self._values
+        self._values[key] = stored[_PLACE.size :]
+        if has_gone:
+            # It was the oldest.
+            self._values.move_to_end(key, last=False)
