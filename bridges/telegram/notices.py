@@ -89,11 +89,14 @@ class Notices:
             await self._node.acknowledge(event.id)
 
     async def _ring(self, chat: int, ring: RingBody, until_s: float) -> None:
-        if self._desk.rings.has_rung(ring.call):
-            # Only that the node was told got lost.
-            return
+        rings = self._desk.rings
         language = self._desk.people.language_of(chat)
         caller = self._desk.called(language, ring.caller)
+        # It may be over before Telegram has taken the message.
+        await rings.expect(ring.call, caller)
+        if rings.has_rung(ring.call) or rings.is_over(ring.call):
+            # Only that the node was told got lost, or there is nothing to answer any more.
+            return
         message = await self._desk.out.send(
             chat,
             say(
@@ -105,7 +108,7 @@ class Notices:
             keyboards.ring_buttons(language, ring.call, ring.url),
             until_s=until_s,
         )
-        await self._desk.rings.add(ring.call, chat, message, caller, has_rung=True)
+        await rings.add(ring.call, chat, message, caller, has_rung=True)
 
     def _text(self, chat: int, event: Event) -> str:
         language = self._desk.people.language_of(chat)

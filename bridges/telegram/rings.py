@@ -53,6 +53,11 @@ class Rings:
         ring = self._find(call)
         return ring is not None and ring.has_rung
 
+    def is_over(self, call: str) -> bool:
+        """Whether it is known that a call rings no more."""
+        ring = self._find(call)
+        return ring is not None and bool(ring.status)
+
     async def expect(self, call: str, caller: str) -> None:
         """A message that says that a call rings is about to be written: what has become of the
         call meanwhile is not to be missed."""

@@ -1,0 +1,145 @@
+"""What the node has told in chats, without processes: its events come from a test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from bridges.spool import Spool, open_spool
+from bridges.telegram.notices import Notices
+from core.api.bridge_messages import Event, EventBody, RingBody, RingOverBody
+from core.clock import SystemClock
+from core.log import RepeatedEvent
+from tests.support.bot_api import WAIT_S, BotApi, FakePerson, bot_api
+from tests.support.telegram_desk import TelegramDesk, telegram_desk
+
+CALL = "CALL-AAAAAAAA"
+URL = f"https://node.example/call?id={CALL}#secret"
+RING = RingBody(call=CALL, caller="tg:12", kind="voice", url=URL)
+OVER = RingOverBody(CALL, "missed", 0)
+RINGS = "📞 tg:12 calls you: voice."
+MISSED = "📞 tg:12: missed."
+
+
+class Events:
+    """What the node tells the bridge, and what it hears of that.
+
+    Attributes:
+        outcomes: of events, in the order in which they were acknowledged.
+    """
+
+    def __init__(self, world: TelegramDesk) -> None:
+        self.outcomes: list[tuple[str, str, str]] = []
+        self._give, self._events = anyio.create_memory_object_stream[Event](10)
+        self._changed = anyio.Event()
+        world.node.acknowledge = self._acknowledge  # type: ignore[method-assign]
+        world.node.events = self._told  # type: ignore[method-assign]
+
+    def tell(self, name: str, body: EventBody, *, to: str = "tg:11") -> None:
+        """Have the node tell something."""
+        self._give.send_nowait(
+            Event(id=name, to=to, created_ms=1, expires_ms=2**52, body=body),
+        )
+
+    async def heard(self, count: int) -> None:
+        """Wait until so many were acknowledged."""
+        with anyio.fail_after(WAIT_S):
+            while len(self.outcomes) < count:
+                await self._changed.wait()
+
+    async def _acknowledge(self, event: str, outcome: str = "done", detail: str = "") -> None:
+        self.outcomes.append((event, outcome, detail))
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def _told(self) -> AsyncIterator[Event]:
+        async for event in self._events:
+            yield event
+
+
+@asynccontextmanager
+async def told(world: TelegramDesk) -> AsyncIterator[Events]:
+    """A bridge's insides that tell what the node has to tell."""
+    events = Events(world)
+    clock = SystemClock()
+    forgeries = RepeatedEvent(logging.getLogger(__name__), "forged", clock)
+    notices = Notices(world.desk, world.node, clock, b"secret", forgeries)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(notices.run)
+        yield events
+        tasks.cancel_scope.cancel()
+
+
+Use = Callable[[BotApi, FakePerson, TelegramDesk, Spool], Awaitable[None]]
+
+
+def run(folder: Path, use: Use) -> None:
+    async def main(api: BotApi) -> None:
+        alice = api.person(11, "Alice", "alice_a", "en")
+        alice.has_started = True
+        with open_spool(folder) as spool:
+            async with telegram_desk(api, spool) as world:
+                await use(api, alice, world, spool)
+
+    with bot_api() as api:
+        anyio.run(main, api, backend="asyncio")
+        assert api.problems == []
+        assert api.slowed == 0
+
+
+async def asked(api: BotApi, method: str, count: int = 1) -> None:
+    """Wait until the Bot API was asked so often."""
+    with anyio.fail_after(WAIT_S):
+        while len(api.called(method)) < count:
+            await anyio.sleep(0.01)
+
+
+def test_a_ring_that_ends_while_its_message_waits_says_so(tmp_path: Path) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: Spool) -> None:
+        async with told(world) as events:
+            api.fail("sendMessage", "429")
+            events.tell("ring", RING)
+            await asked(api, "sendMessage")
+            events.tell("over", OVER)
+            await events.heard(1)
+            assert events.outcomes == [("over", "done", "")]
+            assert alice.messages == []
+            await events.heard(2)
+            assert events.outcomes[1] == ("ring", "done", "")
+        (message,) = alice.messages
+        assert (message.text, message.buttons) == (MISSED, [])
+
+    run(tmp_path, use)
+
+
+def test_a_call_that_is_known_to_be_over_does_not_ring(tmp_path: Path) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: Spool) -> None:
+        # The callee has asked for it before it rang.
+        await world.desk.rings.expect(CALL, "tg:12")
+        async with told(world) as events:
+            events.tell("over", OVER)
+            await events.heard(1)
+            events.tell("ring", RING)
+            await events.heard(2)
+            assert events.outcomes == [("over", "done", ""), ("ring", "done", "")]
+            assert api.called("sendMessage") == []
+
+    run(tmp_path, use)
+
+
+def test_a_ring_that_the_node_tells_of_twice_is_one_message(tmp_path: Path) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: Spool) -> None:
+        async with told(world) as events:
+            for count in (1, 2):
+                events.tell("ring", RING)
+                await events.heard(count)
+            assert alice.texts() == [RINGS]
+            events.tell("over", OVER)
+            await events.heard(3)
+            assert alice.texts() == [MISSED]
+
+    run(tmp_path, use)
