@@ -6,6 +6,7 @@ import logging
 import re
 from typing import Final
 
+from bridges.spool import SpoolFull
 from bridges.telegram import keyboards
 from bridges.telegram.calling import Calling, is_gone
 from bridges.telegram.desk import Desk
@@ -56,6 +57,9 @@ class Commands:
         try:
             try:
                 await self._answer(incoming)
+            except SpoolFull:
+                # No refusal: it may even be done already.
+                raise
             except OperationError as error:
                 await self._refuse(incoming, error)
             except ApiError as error:

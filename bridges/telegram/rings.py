@@ -4,6 +4,7 @@ callee has asked for. When it rings no more the buttons of all of them go.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from bridges.spool import Spool
 from bridges.telegram.outgoing import Outgoing
 from bridges.telegram.people import People
-from bridges.telegram.table import Table
+from bridges.telegram.table import Table, until_stored
 from bridges.telegram.texts import say, status_text
 
 RINGS_MAXIMUM: Final = 10_000
@@ -61,8 +62,7 @@ class Rings:
     async def expect(self, call: str, caller: str) -> None:
         """A message that says that a call rings is about to be written: what has become of the
         call meanwhile is not to be missed."""
-        if self._find(call) is None:
-            await self._put(call, _Ring(caller=caller))
+        await self._change(call, lambda ring: ring or _Ring(caller=caller))
 
     async def add(
         self, call: str, chat: int, message: int, caller: str, *, has_rung: bool = False
@@ -75,13 +75,19 @@ class Rings:
         Raises:
             NotSent: the call is over already, and Telegram doesn't let the message say so.
         """
-        ring = self._find(call) or _Ring(caller=caller)
-        copies = (*ring.copies, (chat, message))[-COPIES_MAXIMUM:]
-        await self._put(
-            call,
-            msgspec.structs.replace(ring, copies=copies, has_rung=ring.has_rung or has_rung),
-        )
-        if ring.status:
+        copy = chat, message
+
+        def with_copy(before: _Ring | None) -> _Ring:
+            ring = before or _Ring(caller=caller)
+            copies = tuple(one for one in ring.copies if one != copy)
+            return msgspec.structs.replace(
+                ring,
+                copies=(*copies, copy)[-COPIES_MAXIMUM:],
+                has_rung=ring.has_rung or has_rung,
+            )
+
+        await self._change(call, with_copy)
+        if self.is_over(call):
             await self._close(call, None)
 
     async def end(
@@ -95,12 +101,13 @@ class Rings:
         Raises:
             NotSent: Telegram does not take it.
         """
-        ring = self._find(call)
-        if ring is None:
-            return
-        if not ring.status:
-            ended = msgspec.structs.replace(ring, status=status, seconds=seconds)
-            await self._put(call, ended)
+
+        def ended(ring: _Ring | None) -> _Ring | None:
+            if ring is None or ring.status:
+                return ring
+            return msgspec.structs.replace(ring, status=status, seconds=seconds)
+
+        await self._change(call, ended)
         await self._close(call, until_s)
 
     async def _close(self, call: str, until_s: float | None) -> None:
@@ -121,14 +128,26 @@ class Rings:
             self._closing.discard(call)
 
     async def _forget(self, call: str, copy: tuple[int, int]) -> None:
-        ring = self._find(call)
-        if ring is not None:
+        def without_copy(ring: _Ring | None) -> _Ring | None:
+            if ring is None:
+                return None
             left = tuple(one for one in ring.copies if one != copy)
-            await self._put(call, msgspec.structs.replace(ring, copies=left))
+            return msgspec.structs.replace(ring, copies=left)
+
+        await self._change(call, without_copy)
 
     def _find(self, call: str) -> _Ring | None:
         value = self._table.get(call)
         return None if value is None else _decoder.decode(value)
 
-    async def _put(self, call: str, ring: _Ring) -> None:
-        await self._table.put(call, msgspec.json.encode(ring))
+    async def _change(self, call: str, change: Callable[[_Ring | None], _Ring | None]) -> None:
+        """Store what a ring becomes, however long the disk is full: a message that was written
+        isn't written again for that."""
+
+        async def store() -> None:
+            before = self._find(call)
+            after = change(before)
+            if after is not None and after != before:
+                await self._table.put(call, msgspec.json.encode(after))
+
+        await until_stored(store)

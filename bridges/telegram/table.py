@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final
 
-from bridges.spool import Change, Spool
+import anyio
+
+from bridges.spool import FULL_RETRY_S, Change, Spool, SpoolFull
+from core.log import log_event
 
 _PLACE: Final = struct.Struct(">Q")
 """Before each value: entries come back in the order in which they were put."""
+
+_log = logging.getLogger("montana.bridge.telegram")
 
 
 class Table:
@@ -94,3 +100,20 @@ class Table:
         if has_gone:
             # It was the oldest.
             self._values.move_to_end(key, last=False)
+
+
+async def until_stored(store: Callable[[], Awaitable[None]]) -> None:
+    """Have something stored, and wait while the disk is full: for what has happened and must be
+    known.
+
+    Args:
+        store: done anew each time, from what is in the table by then.
+    """
+    while True:
+        try:
+            await store()
+        except SpoolFull as error:
+            log_event(_log, logging.ERROR, "the spool can't be written", reason=error)
+            await anyio.sleep(FULL_RETRY_S)
+        else:
+            return

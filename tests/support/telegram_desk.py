@@ -3,17 +3,18 @@ real library against a stand-in Bot API server, and a node that a test plays."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import anyio
+import lmdb
 from telegram import Bot
 from telegram.request import HTTPXRequest
 
 from bridges.node_link import NodeAway, NodeLink
-from bridges.spool import Spool
+from bridges.spool import Change, Spool, SpoolFull
 from bridges.telegram.commands import Commands
 from bridges.telegram.desk import Desk
 from bridges.telegram.intake import Intake
@@ -30,6 +31,26 @@ from tests.support.bot_api import BOT_ID, BOT_NAME, WAIT_S, BotApi
 
 PATIENCE_S: Final = 3.0
 """So long an answer of the Bot API's is waited for, which has far less to do here."""
+
+
+class FullSpool(Spool):
+    """A spool whose disk takes nothing of what a test says.
+
+    Attributes:
+        refuses: whether a change is such.
+        refused: how often that was so.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        super().__init__(spool._environment)
+        self.refuses: Callable[[Change], bool] = lambda _: False
+        self.refused = 0
+
+    def _do(self, transaction: lmdb.Transaction, changes: Sequence[Change]) -> bool | SpoolFull:
+        if any(self.refuses(change) for change in changes):
+            self.refused += 1
+            return SpoolFull("the disk is full")
+        return super()._do(transaction, changes)
 
 
 class PlayedNode(NodeLink):

@@ -8,14 +8,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import pytest
 
-from bridges.spool import Spool, open_spool
+from bridges.spool import open_spool
+from bridges.telegram import table
 from bridges.telegram.notices import Notices
+from bridges.telegram.rings import Rings
 from core.api.bridge_messages import Event, EventBody, RingBody, RingOverBody
 from core.clock import SystemClock
 from core.log import RepeatedEvent
 from tests.support.bot_api import WAIT_S, BotApi, FakePerson, bot_api
-from tests.support.telegram_desk import TelegramDesk, telegram_desk
+from tests.support.telegram_desk import FullSpool, TelegramDesk, telegram_desk
 
 CALL = "CALL-AAAAAAAA"
 URL = f"https://node.example/call?id={CALL}#secret"
@@ -74,14 +77,15 @@ async def told(world: TelegramDesk) -> AsyncIterator[Events]:
         tasks.cancel_scope.cancel()
 
 
-Use = Callable[[BotApi, FakePerson, TelegramDesk, Spool], Awaitable[None]]
+Use = Callable[[BotApi, FakePerson, TelegramDesk, FullSpool], Awaitable[None]]
 
 
 def run(folder: Path, use: Use) -> None:
     async def main(api: BotApi) -> None:
         alice = api.person(11, "Alice", "alice_a", "en")
         alice.has_started = True
-        with open_spool(folder) as spool:
+        with open_spool(folder) as opened:
+            spool = FullSpool(opened)
             async with telegram_desk(api, spool) as world:
                 await use(api, alice, world, spool)
 
@@ -99,7 +103,7 @@ async def asked(api: BotApi, method: str, count: int = 1) -> None:
 
 
 def test_a_ring_that_ends_while_its_message_waits_says_so(tmp_path: Path) -> None:
-    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: Spool) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
         async with told(world) as events:
             api.fail("sendMessage", "429")
             events.tell("ring", RING)
@@ -117,7 +121,7 @@ def test_a_ring_that_ends_while_its_message_waits_says_so(tmp_path: Path) -> Non
 
 
 def test_a_call_that_is_known_to_be_over_does_not_ring(tmp_path: Path) -> None:
-    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: Spool) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
         # The callee has asked for it before it rang.
         await world.desk.rings.expect(CALL, "tg:12")
         async with told(world) as events:
@@ -132,7 +136,7 @@ def test_a_call_that_is_known_to_be_over_does_not_ring(tmp_path: Path) -> None:
 
 
 def test_a_ring_that_the_node_tells_of_twice_is_one_message(tmp_path: Path) -> None:
-    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: Spool) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
         async with told(world) as events:
             for count in (1, 2):
                 events.tell("ring", RING)
@@ -143,3 +147,46 @@ def test_a_ring_that_the_node_tells_of_twice_is_one_message(tmp_path: Path) -> N
             assert alice.texts() == [MISSED]
 
     run(tmp_path, use)
+
+
+def test_a_ring_is_written_once_however_often_the_disk_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "FULL_RETRY_S", 0.01)
+
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
+        async with told(world) as events:
+            # What can't be remembered isn't written.
+            await refused(spool, lambda: True, lambda: events.tell("ring", RING))
+            assert api.called("sendMessage") == []
+            # It can be now, and what was written then can't.
+            await refused(spool, lambda: bool(alice.messages))
+            assert alice.texts() == [RINGS]
+            assert events.outcomes == []
+            spool.refuses = lambda _: False
+            await events.heard(1)
+            # Nor can, at first, that it is over; and then, that its message says so.
+            await refused(spool, lambda: True, lambda: events.tell("over", OVER))
+            await refused(spool, lambda: alice.messages[0].edits > 0)
+            assert len(events.outcomes) == 1
+            spool.refuses = lambda _: False
+            await events.heard(2)
+        (message,) = alice.messages
+        assert (message.text, message.buttons, message.edits) == (MISSED, [], 1)
+        stored = Rings(spool, world.out, world.desk.people)
+        assert stored.has_rung(CALL)
+        assert stored.is_over(CALL)
+
+    run(tmp_path, use)
+
+
+async def refused(
+    spool: FullSpool, refuses: Callable[[], bool], do: Callable[[], None] = lambda: None
+) -> None:
+    """Have rings not stored when this is so, and wait until that has come to pass three times."""
+    spool.refuses = lambda change: change.kind == "ring" and refuses()
+    before = spool.refused
+    do()
+    with anyio.fail_after(WAIT_S):
+        while spool.refused < before + 3:
+            await anyio.sleep(0.01)

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import lmdb
 import pytest
 import trio
 import trio.testing
 
-from bridges.spool import Change, Spool, SpoolFull, open_spool
+from bridges.spool import Change, SpoolFull, open_spool
 from bridges.telegram.offers import Offers
 from bridges.telegram.table import Table
 from core.clock import SystemClock
+from tests.support.telegram_desk import FullSpool
 
 pytestmark = pytest.mark.trio
-
-
-class FullSpool(Spool):
-    """A spool whose disk takes no value of those in `refused`."""
-
-    refused: tuple[bytes, ...] = ()
-
-    def _do(self, transaction: lmdb.Transaction, changes: Sequence[Change]) -> bool | SpoolFull:
-        if any(change.value and change.value.endswith(self.refused) for change in changes):
-            return SpoolFull("the disk is full")
-        return super()._do(transaction, changes)
 
 
 @contextlib.contextmanager
 def full_spool(folder: Path) -> Iterator[FullSpool]:
     with open_spool(folder) as spool:
-        yield FullSpool(spool._environment)
+        yield FullSpool(spool)
+
+
+def values(*refused: bytes) -> Callable[[Change], bool]:
+    """Changes that put one of these values."""
+    return lambda change: (change.value or b"")[8:] in refused and change.value is not None
 
 
 def entries(table: Table) -> dict[str, bytes]:
@@ -45,13 +39,13 @@ async def test_what_was_not_stored_is_not_in_memory_either(tmp_path: Path) -> No
         table = Table(spool, "one", 2)
         await table.put("old", b"1")
         await table.put("new", b"1")
-        spool.refused = (b"2",)
+        spool.refuses = values(b"2")
         for key in ("newest", "old"):
             with pytest.raises(SpoolFull):
                 await table.put(key, b"2")
         assert entries(table) == {"old": b"1", "new": b"1"}
         assert entries(Table(spool, "one", 2)) == entries(table)
-        spool.refused = ()
+        spool.refuses = values()
         await table.put("newest", b"2")
         assert len(table) == 2
         assert table.get("newest") == b"2"
@@ -65,7 +59,7 @@ async def test_the_oldest_that_had_to_go_for_what_was_not_stored_is_the_oldest_a
         table = Table(spool, "one", 2)
         await table.put("old", b"1")
         await table.put("new", b"1")
-        spool.refused = (b"2",)
+        spool.refuses = values(b"2")
         with pytest.raises(SpoolFull):
             await table.put("newest", b"2")
         assert list(table) == [("old", b"1"), ("new", b"1")]
@@ -91,7 +85,7 @@ async def test_changes_beside_each_other_end_with_what_the_disk_has(
     with full_spool(tmp_path) as spool:
         table = Table(spool, "one", 2)
         await table.put("key", b"")
-        spool.refused = refused
+        spool.refuses = values(*refused)
         async with trio.open_nursery() as nursery:
             # The first waits for the disk, so that the second is under way beside it.
             with spool._environment.begin(write=True):
@@ -112,11 +106,11 @@ async def test_a_choice_that_was_not_stored_can_be_made_anew(tmp_path: Path) -> 
         token = await offers.make(1, 11, "tg:12", "Boris", "5")
         offer = offers.get(token)
         assert offer is not None
-        spool.refused = (b"}",)
+        spool.refuses = lambda _: True
         with pytest.raises(SpoolFull):
             await offers.choose(token, offer, "send")
         assert offers.get(token) == offer
-        spool.refused = ()
+        spool.refuses = values()
         await offers.choose(token, offer, "send")
         stored = Offers(spool, clock, 4242).get(token)
         assert stored is not None
