@@ -15,10 +15,11 @@ import anyio.abc
 import msgspec
 
 from bridges.spool import FULL_RETRY_S, Change, Spool, SpoolFull
+from bridges.telegram.mistakes import log_mistake
 from bridges.telegram.table import Table
 from bridges.telegram.updates import Incoming
 from core.errors import OperationError
-from core.log import log_event, stack_of
+from core.log import log_event
 
 PENDING_MAXIMUM: Final = 2_000
 """With so many nothing more is taken from Telegram, which keeps it."""
@@ -177,7 +178,10 @@ class Intake:
             incoming = waiting[0]
             await self._carry_out_one(incoming)
             if len(waiting) == 1 and (count := self._too_many.pop(chat, 0)):
-                await self._tell_too_many(incoming, count)
+                try:
+                    await self._tell_too_many(incoming, count)
+                except Exception as error:
+                    log_mistake("nobody was told that messages were too many", error)
             # Else it would be carried out again by the next process, and answered again.
             await self._spool.change_at_last(
                 Change(_KIND, _key(incoming), None),
@@ -208,16 +212,11 @@ class Intake:
         except Exception as error:
             # It would fail after each start, and nobody would be answered any more.
             self.failed += 1
-            _log_mistake("an update could not be carried out", error)
+            log_mistake("an update could not be carried out", error)
             try:
                 await self._tell_failed(incoming, incoming.update in self._found)
             except Exception as again:
-                _log_mistake("nobody was told of it", again)
-
-
-def _log_mistake(event: str, error: Exception) -> None:
-    """Log what nobody has foreseen; what it says may quote what somebody has written."""
-    log_event(_log, logging.ERROR, event, error=type(error).__name__, exception=stack_of(error))
+                log_mistake("nobody was told of it", again)
 
 
 def _key(incoming: Incoming) -> str:

@@ -11,7 +11,9 @@ from bridges.node_link import NodeLink
 from bridges.telegram import keyboards
 from bridges.telegram.desk import Desk
 from bridges.telegram.init_data import InitDataError, check_untrusted
+from bridges.telegram.mistakes import log_mistake
 from bridges.telegram.outgoing import NotSent
+from bridges.telegram.table import until_stored
 from bridges.telegram.texts import duration, kind_text, say, short, status_text
 from core.api.bridge_messages import (
     AlarmBody,
@@ -58,35 +60,41 @@ class Notices:
                 tasks.start_soon(self._deliver, event)
 
     async def _deliver(self, event: Event) -> None:
+        kind = type(event.body).__name__
         if isinstance(event.body, InitDataBody):
-            await self._answer_init_data(event.id, event.body.init_data)
+            try:
+                await self._answer_init_data(event.id, event.body.init_data)
+            except Exception as error:
+                log_mistake("a question could not be answered", error, kind=kind)
             return
         chat = _chat_of(event.to)
         if chat is None:
             await self._node.acknowledge(event.id, "failed", "not a user of Telegram")
             return
-        until_s = event.expires_ms / _MS_PER_S
         try:
-            match event.body:
-                case RingBody():
-                    await self._ring(chat, event.body, until_s)
-                case RingOverBody(call=call, status=status, seconds=seconds):
-                    await self._desk.rings.end(call, status, seconds, until_s=until_s)
-                case _:
-                    await self._desk.out.send(chat, self._text(chat, event), until_s=until_s)
+            await self._tell(chat, event)
         except NotSent as error:
-            if error.reason == "blocked":
-                await self._desk.people.know(chat, blocked=True)
-            log_event(
-                _log,
-                logging.WARNING,
-                "a notice was not taken",
-                kind=type(event.body).__name__,
-                reason=error.reason,
-            )
-            await self._node.acknowledge(event.id, "failed", error.reason)
+            reason = error.reason
+            log_event(_log, logging.WARNING, "a notice was not taken", kind=kind, reason=reason)
+            if reason == "blocked":
+                await until_stored(lambda: self._desk.people.know(chat, blocked=True))
+            await self._node.acknowledge(event.id, "failed", reason)
+        except Exception as error:
+            # It would fail after each start as well, and perhaps be written each time.
+            log_mistake("a notice could not be told", error, kind=kind)
+            await self._node.acknowledge(event.id, "failed", "unforeseen")
         else:
             await self._node.acknowledge(event.id)
+
+    async def _tell(self, chat: int, event: Event) -> None:
+        until_s = event.expires_ms / _MS_PER_S
+        match event.body:
+            case RingBody():
+                await self._ring(chat, event.body, until_s)
+            case RingOverBody(call=call, status=status, seconds=seconds):
+                await self._desk.rings.end(call, status, seconds, until_s=until_s)
+            case _:
+                await self._desk.out.send(chat, self._text(chat, event), until_s=until_s)
 
     async def _ring(self, chat: int, ring: RingBody, until_s: float) -> None:
         rings = self._desk.rings

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from bridges.spool import open_spool
-from bridges.telegram import commands, desk, money
+from bridges.telegram import commands, desk, intake, money, texts
 from bridges.telegram.updates import read_untrusted
 from core.api.messages import (
     AccountHistoryRequest,
@@ -201,6 +201,28 @@ def test_who_can_not_be_told_ends_nothing(
     log = logged(caplog)
     assert log.count("nobody was told of it") == 1
     assert log.count("an answer was not taken reason=blocked") == 1
+    assert SECRET not in log
+
+
+def test_who_can_not_be_told_that_messages_were_too_many_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(language: texts.Language, key: str, **values: object) -> str:
+        return fails() if key == "too_many" else texts.say(language, key, **values)
+
+    monkeypatch.setattr(intake, "CHAT_MAXIMUM", 1)
+    monkeypatch.setattr(desk, "say", say)
+
+    async def use(api: BotApi, world: TelegramDesk) -> None:
+        alice = alice_of(api)
+        await world.receive(api, alice.write("/help"), alice.write("/help"))
+        assert world.intake.refused == 1
+        await world.receive(api, alice.write("/help"))
+        assert [text.partition(":")[0] for text in alice.texts()] == ["What I can do"] * 2
+
+    run(tmp_path, use)
+    log = logged(caplog)
+    assert log.count("nobody was told that messages were too many error=KeyError") == 1
     assert SECRET not in log
 
 

@@ -11,12 +11,20 @@ import anyio
 import pytest
 
 from bridges.spool import open_spool
-from bridges.telegram import table
+from bridges.telegram import notices, table
 from bridges.telegram.notices import Notices
+from bridges.telegram.people import People
 from bridges.telegram.rings import Rings
-from core.api.bridge_messages import Event, EventBody, RingBody, RingOverBody
+from core.api.bridge_messages import (
+    AlarmBody,
+    Event,
+    EventBody,
+    InitDataBody,
+    RingBody,
+    RingOverBody,
+)
 from core.clock import SystemClock
-from core.log import RepeatedEvent
+from core.log import RepeatedEvent, TextFormatter
 from tests.support.bot_api import WAIT_S, BotApi, FakePerson, bot_api
 from tests.support.telegram_desk import FullSpool, TelegramDesk, telegram_desk
 
@@ -25,6 +33,7 @@ URL = f"https://node.example/call?id={CALL}#secret"
 RING = RingBody(call=CALL, caller="tg:12", kind="voice", url=URL)
 OVER = RingOverBody(CALL, "missed", 0)
 RINGS = "📞 tg:12 calls you: voice."
+SECRET = "what nobody else may read"
 MISSED = "📞 tg:12: missed."
 
 
@@ -70,9 +79,9 @@ async def told(world: TelegramDesk) -> AsyncIterator[Events]:
     events = Events(world)
     clock = SystemClock()
     forgeries = RepeatedEvent(logging.getLogger(__name__), "forged", clock)
-    notices = Notices(world.desk, world.node, clock, b"secret", forgeries)
+    telling = Notices(world.desk, world.node, clock, b"secret", forgeries)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(notices.run)
+        tasks.start_soon(telling.run)
         yield events
         tasks.cancel_scope.cancel()
 
@@ -190,3 +199,81 @@ async def refused(
     with anyio.fail_after(WAIT_S):
         while spool.refused < before + 3:
             await anyio.sleep(0.01)
+
+
+def test_a_notice_that_fails_unforeseen_is_written_once_and_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
+        whole = api.do_sendMessage
+
+        def without_date(form: dict[str, str]) -> dict[str, object]:
+            message = whole(form)
+            return {name: message[name] for name in ("message_id", "chat", "text")}
+
+        async with told(world) as events:
+            monkeypatch.setattr(api, "do_sendMessage", without_date)
+            events.tell("first", AlarmBody(SECRET))
+            await events.heard(1)
+            assert events.outcomes == [("first", "failed", "unforeseen")]
+            monkeypatch.setattr(api, "do_sendMessage", whole)
+            events.tell("second", AlarmBody("that is all"))
+            await events.heard(2)
+            assert events.outcomes[1] == ("second", "done", "")
+        first, second = alice.texts()
+        assert SECRET in first
+        assert "that is all" in second
+
+    run(tmp_path, use)
+    log = logged(caplog)
+    assert log.count("a notice could not be told error=KeyError kind=AlarmBody") == 1
+    assert "in send_message" in log
+    assert SECRET not in log
+
+
+def test_initdata_that_is_judged_unforeseen_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> int:
+        raise KeyError(SECRET)
+
+    monkeypatch.setattr(notices, "check_untrusted", fails)
+
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
+        async with told(world) as events:
+            events.tell("question", InitDataBody(SECRET))
+            events.tell("alarm", AlarmBody("that is all"))
+            await events.heard(1)
+            assert events.outcomes == [("alarm", "done", "")]
+
+    run(tmp_path, use)
+    log = logged(caplog)
+    assert log.count("a question could not be answered error=KeyError kind=InitDataBody") == 1
+    assert SECRET not in log
+
+
+def test_who_has_blocked_the_bot_is_known_as_soon_as_the_disk_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "FULL_RETRY_S", 0.01)
+
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
+        alice.has_blocked = True
+        async with told(world) as events:
+            spool.refuses = lambda change: change.kind == "person"
+            events.tell("alarm", AlarmBody("that is all"))
+            with anyio.fail_after(WAIT_S):
+                while spool.refused < 3:
+                    await anyio.sleep(0.01)
+            spool.refuses = lambda _: False
+            await events.heard(1)
+            assert events.outcomes == [("alarm", "failed", "blocked")]
+        assert People(spool).of(11).blocked
+        assert len(api.called("sendMessage")) == 1
+
+    run(tmp_path, use)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    """The log as it is written."""
+    return "\n".join(TextFormatter().format(record) for record in caplog.records)
