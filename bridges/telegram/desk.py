@@ -125,10 +125,8 @@ class Desk:
         Raises:
             as `ask`.
         """
-        user = incoming.sender.user
-        if not self.people.of(user).has_account:
-            await self.node.request(UserOpenRequest(f"tg:{user}"))
-            await self.people.know(user, has_account=True)
+        if not self.people.of(incoming.sender.user).has_account:
+            await self.account(incoming)
 
     async def account(self, incoming: Incoming) -> AccountReply:
         """The account of who writes, which is opened where they have none.

@@ -17,12 +17,13 @@ from core.api.messages import (
     AccountHistoryRequest,
     HistoryReply,
     ReplyBody,
+    RequestBody,
     TransferReply,
     VoucherRedeemRequest,
 )
 from core.errors import OperationError
 from core.log import TextFormatter
-from tests.support.bot_api import BOT_NAME, BotApi, FakePerson, bot_api
+from tests.support.bot_api import BOT_NAME, WAIT_S, BotApi, FakePerson, bot_api
 from tests.support.telegram_desk import TelegramDesk, telegram_bot, telegram_desk
 
 SECRET = "ABCD-what-was-written"
@@ -229,6 +230,8 @@ def test_who_can_not_be_told_that_messages_were_too_many_ends_nothing(
 def test_a_node_that_is_away_is_told_of_and_asked_until_it_answers(tmp_path: Path) -> None:
     async def use(api: BotApi, world: TelegramDesk) -> None:
         alice = alice_of(api)
+        # Else it would be away for two requests.
+        await world.desk.people.know(11, has_account=True)
         world.node.is_slow = True
         world.node.replies[VoucherRedeemRequest] = is_redeemed
         await world.receive(api, alice.write(f"/redeem {SECRET}"))
@@ -236,5 +239,33 @@ def test_a_node_that_is_away_is_told_of_and_asked_until_it_answers(tmp_path: Pat
         assert away.startswith("The node is away. What you asked for is kept")
         assert redeemed == "Redeemed: 25 Ɉ."
         assert len(world.node.asked) == 1
+
+    run(tmp_path, use)
+
+
+def test_who_is_new_is_told_that_the_node_is_away(tmp_path: Path) -> None:
+    async def use(api: BotApi, world: TelegramDesk) -> None:
+        alice = alice_of(api)
+        back = anyio.Event()
+        answer = world.node.request
+
+        async def when_back(body: RequestBody) -> ReplyBody:
+            await back.wait()
+            return await answer(body)
+
+        world.node.request = when_back  # type: ignore[method-assign]
+        world.node.is_slow = True
+        world.node.replies[AccountHistoryRequest] = lambda: HistoryReply("#17", [], None)
+        incoming = read_untrusted(api.given(alice.write("/history")))
+        assert incoming is not None
+        await world.intake.take([incoming])
+        with anyio.fail_after(WAIT_S):
+            while not alice.messages:
+                await anyio.sleep(0.01)
+        assert alice.texts()[0].startswith("The node is away. What you asked for is kept")
+        world.node.is_slow = False
+        back.set()
+        await world.settle()
+        assert alice.texts()[1:] == ["Nothing has come or gone yet."]
 
     run(tmp_path, use)
