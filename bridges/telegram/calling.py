@@ -100,7 +100,8 @@ class Calling:
             if call.status != "ringing":
                 continue
             side = await self._desk.ask(incoming, CallSideRequest(call.id, address), CallSideReply)
-            if side.role == "callee":
+            # It may be over by now.
+            if side.role == "callee" and side.status in _LIVES:
                 await self._show_ring(incoming, call.id, side)
                 return
         await self._desk.tell(incoming, "nothing_rings")

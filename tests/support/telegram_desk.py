@@ -24,11 +24,12 @@ from bridges.telegram.people import People
 from bridges.telegram.reachability import Reachability
 from bridges.telegram.rings import Rings
 from bridges.telegram.updates import read_untrusted
-from core.api.bridge_messages import UserOpenRequest
-from core.api.messages import AccountReply, ReplyBody, RequestBody
+from core.api.bridge_messages import CallSideReply, UserOpenRequest
+from core.api.messages import AccountReply, CallItem, ReplyBody, RequestBody
 from core.clock import SystemClock
 from tests.support.bot_api import BOT_ID, BOT_NAME, WAIT_S, BotApi
 
+CALL: Final = "CALL-AAAAAAAA"
 PATIENCE_S: Final = 3.0
 """So long an answer of the Bot API's is waited for, which has far less to do here."""
 
@@ -96,6 +97,28 @@ def account(address: str) -> AccountReply:
         merged_into=None,
         opened="2026-01-01T00:00:00Z",
     )
+
+
+def call_item(status: str) -> CallItem:
+    """A call of 12's to 11."""
+    return CallItem(
+        id=CALL,
+        caller="tg:12",
+        callee="tg:11",
+        kind="voice",
+        status=status,
+        created="2026-01-01T00:00:00Z",
+        started=None,
+        ended=None,
+        seconds=0,
+        cost="0",
+    )
+
+
+def call_side(status: str) -> CallSideReply:
+    """Its callee's side."""
+    url = f"https://node.example/call?id={CALL}#secret"
+    return CallSideReply(url=url, role="callee", status=status, kind="voice", other="tg:12")
 
 
 class TelegramDesk:

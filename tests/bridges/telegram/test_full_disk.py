@@ -12,19 +12,19 @@ import pytest
 from bridges.spool import Change, open_spool
 from bridges.telegram import intake, table
 from bridges.telegram.updates import read_untrusted
-from core.api.bridge_messages import (
-    CallRejectRequest,
-    CallSideReply,
-    CallSideRequest,
-    UserTransferRequest,
-)
-from core.api.messages import CallEndReply, CallItem, CallListReply, CallListRequest, TransferReply
+from core.api.bridge_messages import CallRejectRequest, CallSideRequest, UserTransferRequest
+from core.api.messages import CallEndReply, CallListReply, CallListRequest, TransferReply
 from core.log import TextFormatter
 from tests.support.bot_api import WAIT_S, BotApi, FakePerson, bot_api
-from tests.support.telegram_desk import FullSpool, TelegramDesk, telegram_desk
+from tests.support.telegram_desk import (
+    CALL,
+    FullSpool,
+    TelegramDesk,
+    call_item,
+    call_side,
+    telegram_desk,
+)
 
-CALL = "CALL-AAAAAAAA"
-URL = f"https://node.example/call?id={CALL}#secret"
 RINGS = "📞 tg:12 calls you: voice."
 
 Use = Callable[[BotApi, FakePerson, TelegramDesk, FullSpool], Awaitable[None]]
@@ -70,25 +70,6 @@ async def carried_out(
     await world.settle()
 
 
-def ringing(status: str = "ringing") -> CallItem:
-    return CallItem(
-        id=CALL,
-        caller="tg:12",
-        callee="tg:11",
-        kind="voice",
-        status=status,
-        created="2026-01-01T00:00:00Z",
-        started=None,
-        ended=None,
-        seconds=0,
-        cost="0",
-    )
-
-
-def side() -> CallSideReply:
-    return CallSideReply(url=URL, role="callee", status="ringing", kind="voice", other="tg:12")
-
-
 def test_what_is_chosen_is_done_once_it_is_stored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,7 +98,7 @@ def test_what_is_chosen_is_done_once_it_is_stored(
 
 def test_a_call_that_was_rejected_is_not_said_not_to_be(tmp_path: Path) -> None:
     async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
-        world.node.replies[CallRejectRequest] = lambda: CallEndReply(ringing("rejected"))
+        world.node.replies[CallRejectRequest] = lambda: CallEndReply(call_item("rejected"))
         await world.receive(api, alice.write("/help"))
         (shown,) = alice.messages
         await world.desk.rings.add(CALL, 11, shown.number, "Boris")
@@ -131,8 +112,8 @@ def test_a_call_that_was_rejected_is_not_said_not_to_be(tmp_path: Path) -> None:
 
 def test_a_ring_that_was_asked_for_is_shown_once(tmp_path: Path) -> None:
     async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
-        world.node.replies[CallListRequest] = lambda: CallListReply([ringing()], None)
-        world.node.replies[CallSideRequest] = side
+        world.node.replies[CallListRequest] = lambda: CallListReply([call_item("ringing")], None)
+        world.node.replies[CallSideRequest] = lambda: call_side("ringing")
         answer = api.given(alice.write("/answer"))
         await carried_out(world, spool, answer, lambda change: change.kind == "ring")
         assert alice.texts() == [RINGS]

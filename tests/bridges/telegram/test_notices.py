@@ -26,11 +26,9 @@ from core.api.bridge_messages import (
 from core.clock import SystemClock
 from core.log import RepeatedEvent, TextFormatter
 from tests.support.bot_api import WAIT_S, BotApi, FakePerson, bot_api
-from tests.support.telegram_desk import FullSpool, TelegramDesk, telegram_desk
+from tests.support.telegram_desk import CALL, FullSpool, TelegramDesk, call_side, telegram_desk
 
-CALL = "CALL-AAAAAAAA"
-URL = f"https://node.example/call?id={CALL}#secret"
-RING = RingBody(call=CALL, caller="tg:12", kind="voice", url=URL)
+RING = RingBody(call=CALL, caller="tg:12", kind="voice", url=call_side("ringing").url)
 OVER = RingOverBody(CALL, "missed", 0)
 RINGS = "📞 tg:12 calls you: voice."
 SECRET = "what nobody else may read"
