@@ -6,7 +6,7 @@ other.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -70,7 +70,7 @@ class Intake:
         self._chats: dict[int, deque[Incoming]] = {}
         self._pending: set[int] = set()
         self._storing: dict[int, _Storing] = {}
-        self._too_many: dict[int, int] = {}
+        self._too_many = Counter[int]()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._room = anyio.Event()
         self.taken = 0
@@ -116,6 +116,7 @@ class Intake:
         """
         new: dict[int, Incoming] = {}
         others: set[_Storing] = set()
+        refused = Counter[int]()
         for incoming in updates:
             if (other := self._storing.get(incoming.update)) is not None:
                 others.add(other)
@@ -125,8 +126,7 @@ class Intake:
             waiting = len(self._chats.get(incoming.chat, ()))
             waiting += sum(one.chat == incoming.chat for one in new.values())
             if waiting >= CHAT_MAXIMUM:
-                self.refused += 1
-                self._too_many[incoming.chat] = self._too_many.get(incoming.chat, 0) + 1
+                refused[incoming.chat] += 1
             else:
                 new[incoming.update] = incoming
         if new:
@@ -135,6 +135,9 @@ class Intake:
             await other.ended.wait()
             if other.error is not None:
                 raise other.error
+        # Not before: what fails comes again, with those that were refused.
+        self.refused += refused.total()
+        self._too_many.update(refused)
 
     async def _store(self, new: dict[int, Incoming]) -> None:
         # Before the disk is waited for: the same one may come again meanwhile.

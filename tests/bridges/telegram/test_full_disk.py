@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from bridges.spool import Change, open_spool
+from bridges.spool import Change, SpoolFull, open_spool
 from bridges.telegram import intake, table
 from bridges.telegram.updates import read_untrusted
 from core.api.bridge_messages import CallRejectRequest, CallSideRequest, UserTransferRequest
@@ -128,5 +128,28 @@ def test_a_ring_that_was_asked_for_is_shown_once(tmp_path: Path) -> None:
         assert alice.texts() == [RINGS] * 2
         await world.desk.rings.end(CALL, "missed", 0)
         assert alice.texts() == ["📞 tg:12: missed."] * 2
+
+    run(tmp_path, use)
+
+
+def test_what_was_too_much_is_counted_once_however_often_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "CHAT_MAXIMUM", 1)
+
+    async def use(api: BotApi, alice: FakePerson, world: TelegramDesk, spool: FullSpool) -> None:
+        updates = [api.given(alice.write("/help")) for _ in range(3)]
+        batch = [one for one in map(read_untrusted, updates) if one is not None]
+        spool.refuses = lambda change: change.kind == "update"
+        for _ in range(3):
+            with pytest.raises(SpoolFull):
+                await world.intake.take(batch)
+        assert world.intake.refused == 0
+        spool.refuses = lambda _: False
+        await world.intake.take(batch)
+        await world.settle()
+        assert (world.intake.taken, world.intake.refused) == (1, 2)
+        _, told = alice.texts()
+        assert "the last 2 messages were not carried out" in told
 
     run(tmp_path, use)
