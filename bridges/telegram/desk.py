@@ -170,11 +170,12 @@ class Desk:
             NotSent: they can't be told.
         """
         user: int | None = None
+        plain = " ".join(narrow(written).split())
         if incoming.others:
             user = incoming.others[0].user
-        elif _NUMBER.fullmatch(narrow(written)):
+        elif _NUMBER.fullmatch(plain):
             # What is shown is the number that is meant, however it was written.
-            number = phone_number_untrusted(narrow(written), self.region)
+            number = phone_number_untrusted(plain, self.region)
             if number is None:
                 await self.tell(incoming, "bad_number")
                 return None

@@ -146,6 +146,7 @@ class Money:
 
     async def link(self, incoming: Incoming, written: str) -> None:
         """Send a code to a telephone, or say what the one that came would do."""
+        written = " ".join(narrow(written).split())
         if _PHONE.fullmatch(written):
             await self._start_link(incoming, written)
         elif LINK_CODE.fullmatch(written):
