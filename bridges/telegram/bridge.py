@@ -96,7 +96,7 @@ async def run(context: BridgeContext) -> None:
         else:
             # While there is one, Telegram refuses to be asked.
             await outgoing.call(bot.delete_webhook)
-            tasks.start_soon(poll, bot, intake, reachability)
+            tasks.start_soon(poll, bot, intake, reachability, context.clock)
 
 
 def _requests(connections: int) -> HTTPXRequest:

@@ -22,13 +22,19 @@ from bridges.telegram.updates import (
     number_untrusted,
     read_untrusted,
 )
+from core.clock import Clock
 from core.errors import OperationError
 from core.log import log_event
+from core.units import DAY_S, NS_PER_S
 
 TIMEOUT_S: Final = 30
 """For which Telegram keeps a question that nothing answers yet."""
 LATE_S: Final = 10
 """So much later its answer may come."""
+IDLE_S: Final = 3 * DAY_S
+"""So long after the newest update all are asked for: after a week without any Telegram numbers them
+from anywhere, and would forget those below the offset. What was received before isn't given again.
+"""
 UPDATES: Final = 100
 RETRY_FIRST_S: Final = 0.5
 RETRY_LAST_S: Final = 30.0
@@ -38,12 +44,15 @@ _log = logging.getLogger("montana.bridge.telegram")
 warnings.filterwarnings("ignore", message="Please use 'Bot.getUpdates'")
 
 
-async def poll(bot: Bot, intake: Intake, reachability: Reachability) -> None:
+async def poll(bot: Bot, intake: Intake, reachability: Reachability, clock: Clock) -> None:
     """Take updates until cancelled."""
-    offset = 0
+    offset, moved_s = 0, clock.unix_s()
     delay_s = RETRY_FIRST_S
     while True:
         await intake.wait_for_room()
+        if clock.unix_s() - moved_s >= IDLE_S:
+            offset = 0
+        asked_ns = clock.monotonic_ns()
         try:
             updates = await bot.do_api_request(
                 "getUpdates",
@@ -56,8 +65,13 @@ async def poll(bot: Bot, intake: Intake, reachability: Reachability) -> None:
                 read_timeout=TIMEOUT_S + LATE_S,
             )
             reachability.answered()
-            offset = await _take(updates, offset, intake)
+            following = await _take(updates, offset, intake)
             delay_s = RETRY_FIRST_S
+            if following != offset:
+                offset, moved_s = following, clock.unix_s()
+            elif clock.monotonic_ns() - asked_ns < TIMEOUT_S * NS_PER_S:
+                # It should have kept the question: it would be asked hundreds of times a second.
+                await anyio.sleep(RETRY_FIRST_S)
         except RetryAfter as error:
             await anyio.sleep(seconds_of(error))
         except (TelegramError, OperationError) as error:

@@ -13,6 +13,7 @@ from bridges.telegram import polling
 from bridges.telegram.intake import Intake
 from bridges.telegram.reachability import Reachability
 from bridges.telegram.updates import Incoming
+from core.clock import SystemClock
 from tests.support.bot_api import TOKEN, WAIT_S, BotApi, bot_api
 
 
@@ -54,7 +55,7 @@ async def take(api: BotApi, spool: Spool, count: int) -> list[int]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(intake.run)
             reachability = Reachability(api.url, states.append)
-            tasks.start_soon(polling.poll, bot, intake, reachability)
+            tasks.start_soon(polling.poll, bot, intake, reachability, SystemClock())
             await ended.wait()
             tasks.cancel_scope.cancel()
     # It was told of what was wrong, and that it is over.
