@@ -21,7 +21,7 @@ from core.api.messages import (
     TransferReply,
     VoucherRedeemRequest,
 )
-from core.errors import OperationError
+from core.errors import ApiError, OperationError
 from core.log import TextFormatter
 from tests.support.bot_api import BOT_NAME, WAIT_S, BotApi, FakePerson, bot_api
 from tests.support.telegram_desk import TelegramDesk, telegram_bot, telegram_desk
@@ -54,6 +54,10 @@ def fails(*_: object) -> Any:
 
 def is_refused() -> ReplyBody:
     raise OperationError("there is no such voucher", "no_voucher")
+
+
+def is_unreadable() -> ReplyBody:
+    raise ApiError("a field is too long")
 
 
 def is_redeemed() -> ReplyBody:
@@ -141,6 +145,50 @@ def test_an_update_that_an_earlier_process_had_may_have_been_done_by_that(
                 # One that has come since was not begun by anybody.
                 await world.receive(api, alice.write(f"/redeem {SECRET}"))
                 assert alice.texts()[1].startswith(NOT_DONE)
+
+    with bot_api() as api:
+        anyio.run(main, api, backend="asyncio")
+        assert api.problems == []
+
+
+def test_what_no_node_reads_was_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use(api: BotApi, world: TelegramDesk) -> None:
+        alice = alice_of(api)
+        world.node.replies[VoucherRedeemRequest] = is_unreadable
+        await world.receive(api, alice.write(f"/redeem {SECRET}"))
+        monkeypatch.setattr(commands, "log_event", fails)
+        await world.receive(api, alice.write(f"/redeem {SECRET}"))
+        assert [text.partition(",")[0] for text in alice.texts()] == [NOT_DONE] * 2
+        assert world.intake.failed == 1
+
+    run(tmp_path, use)
+
+
+def test_what_was_done_is_forgotten_with_its_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The next update that is done has this one forgotten.
+    monkeypatch.setattr(intake, "DONE_MAXIMUM", 1)
+
+    async def main(api: BotApi) -> None:
+        alice = alice_of(api)
+        with open_spool(tmp_path) as spool:
+            number = alice.write(f"/redeem {SECRET}")
+            async with telegram_bot(api) as bot:
+                incoming = read_untrusted(api.given(number))
+                assert incoming is not None
+                await TelegramDesk(spool, bot).intake.take([incoming])
+            async with telegram_desk(api, spool) as world:
+                world.node.replies[VoucherRedeemRequest] = is_redeemed
+                await world.settle()
+                await world.receive(api, alice.write("/help"))
+                assert not world.desk.begun
+                # Telegram may give its number to another one, after idle weeks.
+                monkeypatch.setattr(world.desk.people, "see", fails)
+                await world.receive(api, number)
+                redeemed, _, failed = alice.texts()
+                assert redeemed == "Redeemed: 25 Ɉ."
+                assert failed.startswith(NOT_DONE)
 
     with bot_api() as api:
         anyio.run(main, api, backend="asyncio")
