@@ -818,11 +818,11 @@ nothing or isn't signed. The node's name is its key: with --node it has to be th
     "refused_link-over": (
         "a link of this room was ended when somebody was put out who had come by it; the host has "
         "another",
-        "ссылка этой комнаты закрыта: по ней пришёл тот, кого вывели; новая есть у ведущего",
+        "ссылка этой комнаты закрыта, по ней пришёл тот, кого вывели; новая есть у ведущего",
     ),
     "refused_room-over": (
         "the room of this --id has ended; choose another --id",
-        "комната с этим --id закончилась; выберите другой --id",
+        "комната с этим номером закончилась; выберите другой номер",
     ),
     "refused_wrong-state": ("the call is over already", "звонок уже закончен"),
     "refused_unavailable": (

@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route
 
 from relay.web.page_routes import PAGES
 from relay.web.static_files import CONTENT_TYPES, static_content, static_names
@@ -71,6 +71,7 @@ MARKS = "() => [document.body.dataset.version, document.documentElement.dataset.
 OLD: Final = ["old", "old"]
 NEW: Final = [None, None]
 PACKAGES = ("relay", "billing", "core")
+QUIET_LOOKS = 10
 
 
 @pytest.fixture(scope="module")
@@ -295,11 +296,24 @@ def begin_to_load(chromium: Browser, url: str) -> tuple[Page, Route]:
     page = chromium.new_context(locale="en-GB", service_workers="block").new_page()
     held: list[Route] = []
     page.route("**/static/*/page.js", lambda route: held.append(route), times=1)
+    coming: set[str] = set()
+
+    def asked(request: Request) -> None:
+        coming.add(request.url)
+
+    def came(request: Request) -> None:
+        coming.discard(request.url)
+
+    page.on("request", asked)
+    page.on("requestfinished", came)
     page.goto(url, wait_until="commit")
     end_s = time.monotonic() + PATIENCE_S
-    while not held:
-        assert time.monotonic() < end_s
+    quiet = 0
+    # Whoever has come has asked for its own modules: nothing else is under way, and stays so.
+    while quiet < QUIET_LOOKS:
+        assert time.monotonic() < end_s, coming
         page.wait_for_timeout(20)
+        quiet = quiet + 1 if held and coming == {held[0].request.url} else 0
     return page, held[0]
 
 
