@@ -224,10 +224,11 @@ def _serve() -> None:
         child = os.fork()
         if not child:
             with contextlib.suppress(BrokenPipeError):
+                # By itself: what it has to tell might come before its parent's word.
+                _tell({"started": os.getpid()})
                 ledger = open_small(Path(asked["folder"]))
                 trio.run(_work, ledger, asked["round"], None, _tell)
             os._exit(1)
-        _tell({"started": child})
         _tell({"ended": os.waitpid(child, 0)[1]})
 
 
